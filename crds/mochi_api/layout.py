@@ -1,0 +1,48 @@
+"""Where everything lies in storage: the one module that names keys.
+
+```
+<cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
+<outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last
+<outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  run.yaml
+```
+A directory without its manifest does not exist.
+"""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+REPORT = "report.html"
+METRICS = "metrics.jsonl"
+RUN_FILE = "run.yaml"
+LORA = "artifacts/lora.safetensors"
+WEIGHTS = "artifacts/dit.safetensors"
+
+
+def join(base: str, *parts: str) -> str:
+    """`base` and `parts` with single slashes between them; the scheme of `base` is left alone."""
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def cache_root(output_uri: str, cache_uri: str) -> str:
+    """The address below which embeddings are shared by all runs that name it."""
+    return join(cache_uri or output_uri, "cache")
+
+
+def run_root(output_uri: str, uid: str) -> str:
+    """The address of everything that belongs to one run alone."""
+    return join(output_uri, "runs", uid)
+
+
+def cache_entry(cache: str, stage: str, key: str) -> str:
+    """The directory of one stage's output for one cache key."""
+    return join(cache, stage, key)
+
+
+def checkpoint(run: str, step: int) -> str:
+    """The directory of the checkpoint after `step` steps."""
+    return join(run, "checkpoints", f"step-{step:06d}")
+
+
+def stage_record(run: str, stage: str) -> str:
+    """The JSON in which a stage leaves its result for the report."""
+    return join(run, "stages", f"{stage}.json")

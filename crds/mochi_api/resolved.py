@@ -1,0 +1,50 @@
+"""What the operator makes of a spec: every value that the user may leave open is decided here, in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mochi_api.spec import FineTuneSpec, LoraSpec, TrainingSpec
+
+
+class Gpus(NamedTuple):
+    """GPUs of one pod of each kind."""
+
+    captions: int
+    videos: int
+    training: int
+    sampling: int
+
+
+def replicas(spec: FineTuneSpec) -> int:
+    """Number of training pods."""
+    return spec.workers.replicas or (1 if spec.mode == "lora" else 8)
+
+
+def gpus(spec: FineTuneSpec) -> Gpus:
+    """GPUs of each kind of pod: one for the published model and none for nano, unless the spec says otherwise."""
+    usual = 0 if spec.model.preset == "nano" else 1
+
+    def chosen(value: int | None) -> int:
+        return usual if value is None else value
+
+    return Gpus(
+        captions=chosen(spec.preprocessing.captions.gpus),
+        videos=chosen(spec.preprocessing.videos.gpus),
+        training=chosen(spec.workers.gpus_per_pod),
+        sampling=chosen(spec.sampling.gpus),
+    )
+
+
+def training(spec: FineTuneSpec) -> TrainingSpec:
+    """The training section with warm-up, batch size and adapter filled in."""
+    section = spec.training
+    warmup = min(200, section.steps // 10) if section.warmup_steps is None else section.warmup_steps
+    lora = (section.lora or LoraSpec()) if spec.mode == "lora" else None
+    return section.model_copy(
+        update={
+            "warmup_steps": warmup,
+            "global_batch_size": section.global_batch_size or replicas(spec),
+            "lora": lora,
+        }
+    )

@@ -1,0 +1,244 @@
+"""Rules that span fields, each written once with its two forms side by side: CEL and Python.
+
+The CRD carries the CEL form, so the API server refuses a wrong object with the message. Whoever reads a spec without
+an API server in front (the trainer by hand, tests) calls `violations`. A test feeds both the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mochi_api.spec import FineTuneSpec, Source
+
+NAME_LIMIT = 45
+LORA_FRAMES = 85
+FULL_FRAMES = 163
+PIXELS_480P = 848 * 480
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One rule on the spec. `cel` is true, and `broken` is None, when the spec obeys it."""
+
+    path: str
+    """The field the message is about."""
+    cel: str
+    message: str
+    """CEL expression that makes the message; it names the field, the limit and the value."""
+    broken: Callable[[FineTuneSpec], str | None]
+
+
+def one_source(path: str, cel_path: str, source: Callable[[FineTuneSpec], Source | None]) -> Rule:
+    """Exactly one of s3 and pvc below `path`."""
+
+    def broken(spec: FineTuneSpec) -> str | None:
+        found = source(spec)
+        if found is None or (found.s3 is None) != (found.pvc is None):
+            return None
+        count = 0 if found.s3 is None else 2
+        return f"{path} must have exactly one of s3 and pvc, got {count}"
+
+    optional = f"!has({cel_path}) || " if path.startswith("spec.model") else ""
+    return Rule(
+        path=path,
+        cel=f"{optional}has({cel_path}.s3) != has({cel_path}.pvc)",
+        message=f"'{path} must have exactly one of s3 and pvc, got ' + (has({cel_path}.s3) ? '2' : '0')",
+        broken=broken,
+    )
+
+
+def _frame_grid(spec: FineTuneSpec) -> str | None:
+    frames = spec.preprocessing.frames
+    if frames % 6 == 1:
+        return None
+    lower = frames - (frames + 5) % 6
+    return (
+        f"spec.preprocessing.frames must be 1 more than a multiple of 6, got {frames}; "
+        f"the nearest are {lower} and {lower + 6}"
+    )
+
+
+def _lora_frames(spec: FineTuneSpec) -> str | None:
+    frames = spec.preprocessing.frames
+    if spec.mode != "lora" or frames <= LORA_FRAMES:
+        return None
+    return f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got {frames}"
+
+
+def _pixels(spec: FineTuneSpec) -> str | None:
+    width, height = spec.preprocessing.width, spec.preprocessing.height
+    if width * height <= PIXELS_480P:
+        return None
+    return (
+        f"spec.preprocessing.width x height must be at most {PIXELS_480P} pixels (848x480), "
+        f"got {width}x{height} = {width * height}"
+    )
+
+
+def frames_that_fit(duration_seconds: float, fps: int) -> int:
+    """The largest number of frames, 1 more than a multiple of 6, that lasts at most `duration_seconds`; 0 if none."""
+    whole = int(duration_seconds * fps + 1e-6)
+    return whole - (whole + 5) % 6 if whole >= 1 else 0
+
+
+def _duration(spec: FineTuneSpec) -> str | None:
+    prep = spec.preprocessing
+    if prep.duration_seconds is None:
+        return None
+    seconds = float(prep.duration_seconds)
+    if seconds * prep.fps + 1e-6 >= prep.frames:
+        return None
+    return (
+        f"spec.preprocessing.durationSeconds must be at least frames / fps = {prep.frames} / {prep.fps} s, got "
+        f"{prep.duration_seconds:f}, which holds {int(seconds * prep.fps + 1e-6)} frames; "
+        f"the nearest number of frames that fits is {frames_that_fit(seconds, prep.fps)}"
+    )
+
+
+def _lora_only(spec: FineTuneSpec) -> str | None:
+    if spec.mode == "lora" or spec.training.lora is None:
+        return None
+    return "spec.training.lora must be left out with mode full, which trains all weights"
+
+
+def _lora_pods(spec: FineTuneSpec) -> str | None:
+    replicas = spec.workers.replicas
+    if spec.mode != "lora" or replicas in (None, 1):
+        return None
+    return f"spec.workers.replicas must be 1 with mode lora, got {replicas}"
+
+
+def _published_source(spec: FineTuneSpec) -> str | None:
+    if spec.model.preset != "mochi-1" or spec.model.source is not None:
+        return None
+    return "spec.model.source must be set for preset mochi-1: it names the folder with the published weights"
+
+
+def _batch(spec: FineTuneSpec) -> str | None:
+    replicas = spec.workers.replicas or (1 if spec.mode == "lora" else 8)
+    batch = spec.training.global_batch_size
+    if batch is None or batch % replicas == 0:
+        return None
+    return f"spec.training.globalBatchSize must be a multiple of the {replicas} training pods, got {batch}"
+
+
+def _warmup(spec: FineTuneSpec) -> str | None:
+    warmup, steps = spec.training.warmup_steps, spec.training.steps
+    if warmup is None or warmup <= steps:
+        return None
+    return f"spec.training.warmupSteps must be at most steps = {steps}, got {warmup}"
+
+
+def _targets(spec: FineTuneSpec) -> str | None:
+    targets = spec.training.lora.targets if spec.training.lora else []
+    if len(set(targets)) == len(targets):
+        return None
+    return f"spec.training.lora.targets must not repeat a projection, got {','.join(targets)}"
+
+
+_FRAMES = "self.preprocessing.frames"
+_REPLICAS = "(has(self.workers.replicas) ? self.workers.replicas : (self.mode == 'lora' ? 1 : 8))"
+_HOLDS = "int(double(self.preprocessing.durationSeconds) * double(self.preprocessing.fps) + 0.000001)"
+
+RULES: Sequence[Rule] = (
+    one_source("spec.dataset.source", "self.dataset.source", lambda spec: spec.dataset.source),
+    one_source("spec.model.source", "self.model.source", lambda spec: spec.model.source),
+    Rule(
+        path="spec.model.source",
+        cel="self.model.preset != 'mochi-1' || has(self.model.source)",
+        message="'spec.model.source must be set for preset mochi-1: it names the folder with the published weights'",
+        broken=_published_source,
+    ),
+    Rule(
+        path="spec.preprocessing.frames",
+        cel=f"{_FRAMES} % 6 == 1",
+        message=(
+            f"'spec.preprocessing.frames must be 1 more than a multiple of 6, got ' + string({_FRAMES}) + "
+            f"'; the nearest are ' + string({_FRAMES} - ({_FRAMES} + 5) % 6) + ' and ' + "
+            f"string({_FRAMES} - ({_FRAMES} + 5) % 6 + 6)"
+        ),
+        broken=_frame_grid,
+    ),
+    Rule(
+        path="spec.preprocessing.frames",
+        cel=f"self.mode != 'lora' || {_FRAMES} <= {LORA_FRAMES}",
+        message=(
+            f"'spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got ' + string({_FRAMES})"
+        ),
+        broken=_lora_frames,
+    ),
+    Rule(
+        path="spec.preprocessing.width",
+        cel=f"self.preprocessing.width * self.preprocessing.height <= {PIXELS_480P}",
+        message=(
+            f"'spec.preprocessing.width x height must be at most {PIXELS_480P} pixels (848x480), got ' + "
+            "string(self.preprocessing.width) + 'x' + string(self.preprocessing.height) + ' = ' + "
+            "string(self.preprocessing.width * self.preprocessing.height)"
+        ),
+        broken=_pixels,
+    ),
+    Rule(
+        path="spec.preprocessing.durationSeconds",
+        cel=(
+            "!has(self.preprocessing.durationSeconds) || "
+            f"double(self.preprocessing.durationSeconds) * double(self.preprocessing.fps) + 0.000001 >= double({_FRAMES})"
+        ),
+        message=(
+            f"'spec.preprocessing.durationSeconds must be at least frames / fps = ' + string({_FRAMES}) + ' / ' + "
+            "string(self.preprocessing.fps) + ' s, got ' + self.preprocessing.durationSeconds + ', which holds ' + "
+            f"string({_HOLDS}) + ' frames; the nearest number of frames that fits is ' + "
+            f"string({_HOLDS} >= 1 ? {_HOLDS} - ({_HOLDS} + 5) % 6 : 0)"
+        ),
+        broken=_duration,
+    ),
+    Rule(
+        path="spec.training.lora",
+        cel="self.mode == 'lora' || !has(self.training.lora)",
+        message="'spec.training.lora must be left out with mode full, which trains all weights'",
+        broken=_lora_only,
+    ),
+    Rule(
+        path="spec.workers.replicas",
+        cel="self.mode != 'lora' || !has(self.workers.replicas) || self.workers.replicas == 1",
+        message="'spec.workers.replicas must be 1 with mode lora, got ' + string(self.workers.replicas)",
+        broken=_lora_pods,
+    ),
+    Rule(
+        path="spec.training.globalBatchSize",
+        cel=f"!has(self.training.globalBatchSize) || self.training.globalBatchSize % {_REPLICAS} == 0",
+        message=(
+            f"'spec.training.globalBatchSize must be a multiple of the ' + string({_REPLICAS}) + ' training pods, got ' + "
+            "string(self.training.globalBatchSize)"
+        ),
+        broken=_batch,
+    ),
+    Rule(
+        path="spec.training.warmupSteps",
+        cel="!has(self.training.warmupSteps) || self.training.warmupSteps <= self.training.steps",
+        message=(
+            "'spec.training.warmupSteps must be at most steps = ' + string(self.training.steps) + ', got ' + "
+            "string(self.training.warmupSteps)"
+        ),
+        broken=_warmup,
+    ),
+    Rule(
+        path="spec.training.lora.targets",
+        cel=(
+            "!has(self.training.lora) || "
+            "self.training.lora.targets.all(t, self.training.lora.targets.exists_one(u, u == t))"
+        ),
+        message=(
+            "'spec.training.lora.targets must not repeat a projection, got ' + self.training.lora.targets.join(',')"
+        ),
+        broken=_targets,
+    ),
+)
+
+IMMUTABLE = ("mode", "model", "dataset", "storage", "preprocessing", "training", "sampling", "workers")
+"""Fields of the spec that cannot change; a new object is cheap, since the embeddings are shared."""
+
+
+def violations(spec: FineTuneSpec) -> list[str]:
+    """The messages of all rules that `spec` breaks, in the order of the rules; empty when it obeys them all."""
+    return [message for rule in RULES if (message := rule.broken(spec)) is not None]

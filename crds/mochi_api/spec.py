@@ -1,0 +1,307 @@
+"""The spec of a `MochiFineTune`: what the user writes. CRD, validation and reference docs come from these types.
+
+Defaults are the guide's values. A rule that spans fields is in `mochi_api.rules`, once, in both languages (CEL for the
+API server, Python for everyone else).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mochi_api.base import ApiModel, DecimalString
+
+Uri = Annotated[str, Field(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?$")]
+DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+OptionalDnsName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
+Quantity = Annotated[str, Field(max_length=24, pattern=r"^([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
+
+Mode = Literal["lora", "full"]
+Preset = Literal["mochi-1", "nano"]
+Target = Literal["query", "key", "value", "output"]
+
+
+class S3Source(ApiModel):
+    """A prefix in an S3 bucket."""
+
+    uri: Uri
+    """Address of the prefix, such as `s3://datasets/dissolve/`."""
+
+
+class PvcSource(ApiModel):
+    """A folder of a PersistentVolumeClaim in the same namespace, mounted read-only."""
+
+    claim_name: DnsName
+    """Name of the claim."""
+    path: str = Field(default="/", max_length=512, pattern=r"^/[^\x00-\x1f]*$")
+    """Folder inside the volume."""
+
+
+class Source(ApiModel):
+    """Where files come from: exactly one of the fields is set."""
+
+    s3: S3Source | None = None
+    """A prefix in an S3 bucket."""
+    pvc: PvcSource | None = None
+    """A folder of a PersistentVolumeClaim."""
+
+
+class ModelSpec(ApiModel):
+    """The base model."""
+
+    preset: Preset = "mochi-1"
+    """`mochi-1` is the published 10 B model; `nano` has the same architecture in a few MB and runs on a CPU."""
+    source: Source | None = None
+    """Folder with `dit.safetensors`, `encoder.safetensors`, `decoder.safetensors` and `t5/`. Required for `mochi-1`; `nano` brings its own weights."""
+
+
+class DatasetSpec(ApiModel):
+    """The clips: MP4 or MOV files, each with its caption in a `.txt` file of the same name beside it."""
+
+    source: Source
+    """Where the clips lie."""
+    max_clips: int = Field(default=0, ge=0, le=1_000_000)
+    """Use only the first clips in the order of their names; 0 takes all."""
+
+
+class S3Spec(ApiModel):
+    """How the pods reach S3."""
+
+    endpoint: str = Field(default="", max_length=512, pattern=r"^(https?://[^\s/]+/?)?$")
+    """Address of an S3 server that is not AWS, such as `https://minio.example:9000`."""
+    region: str = Field(default="us-east-1", min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+    """Region of the buckets."""
+    path_style: bool = False
+    """Put the bucket's name into the path instead of the host name; most servers other than AWS need it."""
+    credentials_secret_name: OptionalDnsName = ""
+    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, if any). Empty: the pod's own identity (IRSA, workload identity)."""
+
+
+class StorageSpec(ApiModel):
+    """Where results go."""
+
+    output_uri: Uri = Field(alias="outputURI")
+    """Prefix for checkpoints, samples, artifacts, the report, and the cache of embeddings."""
+    cache_uri: str = Field(default="", alias="cacheURI", max_length=1024, pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?)?$")
+    """Prefix for the cache of embeddings, to share it between runs with different outputs; empty: `outputURI`."""
+    s3: S3Spec = Field(default_factory=S3Spec)
+    """How the pods reach S3."""
+
+
+class CaptionsSpec(ApiModel):
+    """The stage that turns captions into T5 features."""
+
+    gpus: int | None = Field(default=None, ge=0, le=1)
+    """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+
+
+class VideosSpec(ApiModel):
+    """The stage that turns clips into latents."""
+
+    gpus: int | None = Field(default=None, ge=0, le=1)
+    """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    reconstruct_every: int = Field(default=10, ge=0, le=1_000_000)
+    """Every n-th clip is decoded again and scored (PSNR in the report), so that one can check the embeddings; 0: never."""
+
+
+class PreprocessingSpec(ApiModel):
+    """How clips become training data: trim and crop, embed captions, embed videos."""
+
+    frames: int = Field(default=37, ge=7, le=163)
+    """Frames of each clip, counted from its start; 1 more than a multiple of 6. At most 85 for LoRA, 163 for full. The length kept is frames / fps seconds."""
+    width: int = Field(default=848, ge=32, le=848, multiple_of=16)
+    """Width of the training video in pixels."""
+    height: int = Field(default=480, ge=32, le=848, multiple_of=16)
+    """Height of the training video in pixels."""
+    fps: int = Field(default=30, ge=1, le=60)
+    """Frames per second that clips are brought to."""
+    duration_seconds: DecimalString | None = Field(default=None, gt=0, le=60)
+    """Seconds kept by the trim stage, at least frames / fps; when not set just frames / fps. A longer value lets a later run with more frames reuse the trimmed clips."""
+    missing_caption: Literal["Fail", "Empty", "Skip"] = "Fail"
+    """What happens when a clip has no caption: `Fail` ends the run, `Empty` uses the empty prompt, `Skip` leaves the clip out."""
+    max_failed_items_percent: int = Field(default=10, ge=0, le=100)
+    """How many bad clips are tolerated, in percent of all clips; each is reported with its reason."""
+    cache_policy: Literal["Reuse", "Refresh"] = "Reuse"
+    """`Reuse` takes embeddings that an earlier run made from the same clips and settings; `Refresh` makes them anew."""
+    captions: CaptionsSpec = Field(default_factory=CaptionsSpec)
+    """The caption stage."""
+    videos: VideosSpec = Field(default_factory=VideosSpec)
+    """The video stage."""
+
+
+class LoraSpec(ApiModel):
+    """The low-rank adapter."""
+
+    rank: int = Field(default=16, ge=1, le=256)
+    """Width of the two adapter matrices."""
+    alpha: int = Field(default=16, ge=1, le=1024)
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: DecimalString = Field(default=Decimal("0"), ge=0, lt=1)
+    """Share of the adapter's input that is dropped while training."""
+    targets: list[Target] = Field(default_factory=lambda: ["query", "value"], min_length=1, max_length=4)
+    """Projections of the visual stream that get an adapter."""
+
+
+class CheckpointSpec(ApiModel):
+    """When the state of training is saved; the last step always is."""
+
+    every_steps: int = Field(default=200, ge=1, le=1_000_000)
+    """Steps between two checkpoints."""
+    keep_last: int = Field(default=3, ge=1, le=100)
+    """How many of the newest checkpoints are kept."""
+
+
+class TrainingSpec(ApiModel):
+    """The optimisation: AdamW with warm-up."""
+
+    steps: int = Field(default=2000, ge=1, le=1_000_000)
+    """Optimizer steps."""
+    learning_rate: DecimalString = Field(default=Decimal("0.0002"), gt=0, le=1)
+    """Peak learning rate."""
+    warmup_steps: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Steps over which the learning rate rises to its peak; when not set a tenth of `steps`, at most 200."""
+    schedule: Literal["Cosine", "Constant"] = "Cosine"
+    """Course of the learning rate after the warm-up."""
+    weight_decay: DecimalString = Field(default=Decimal("0.01"), ge=0, le=1)
+    """Weight decay of AdamW."""
+    global_batch_size: int | None = Field(default=None, ge=1, le=4096)
+    """Clips per optimizer step over all pods, a multiple of `workers.replicas`; when not set one clip per pod."""
+    gradient_clip: DecimalString = Field(default=Decimal("1.0"), ge=0, le=1_000_000)
+    """Largest norm of the gradient; 0 switches clipping off."""
+    caption_dropout: DecimalString = Field(default=Decimal("0.1"), ge=0, le=1)
+    """Share of samples trained with the empty prompt, which guidance needs."""
+    seed: int = Field(default=42, ge=0, le=2_147_483_647)
+    """Seed of every random draw."""
+    lora: LoraSpec | None = None
+    """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
+    """When the state of training is saved."""
+
+
+class SamplingSpec(ApiModel):
+    """Sample videos made from the tuned weights after training."""
+
+    prompts: list[Annotated[str, Field(min_length=1, max_length=2000)]] = Field(default_factory=list, max_length=16)
+    """One video for each prompt; when empty, one for the first caption of the dataset."""
+    steps: int = Field(default=64, ge=1, le=1000)
+    """Euler steps."""
+    guidance: DecimalString = Field(default=Decimal("6.0"), ge=0, le=100)
+    """Scale of classifier-free guidance."""
+    seed: int = Field(default=12345, ge=0, le=2_147_483_647)
+    """Seed of the starting noise."""
+    gpus: int | None = Field(default=None, ge=0, le=1)
+    """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+
+
+class ResourcesSpec(ApiModel):
+    """What every container of the run asks for besides GPUs; requests equal limits."""
+
+    cpu: Quantity = ""
+    """CPU cores, such as `8` or `500m`; empty: no request."""
+    memory: Quantity = ""
+    """Memory, such as `64Gi`; empty: no request."""
+    ephemeral_storage: Quantity = ""
+    """Disk for weights and clips, such as `200Gi`; empty: no request."""
+
+
+class TolerationSpec(ApiModel):
+    """A toleration as in a pod's spec."""
+
+    key: str = Field(default="", max_length=317)
+    """Key of the taint; empty matches all keys with operator Exists."""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    """How key and value are compared."""
+    value: str = Field(default="", max_length=63)
+    """Value of the taint."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Effect of the taint; empty matches all."""
+
+
+class PodTemplateSpec(ApiModel):
+    """What is merged into every pod of the run."""
+
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(default_factory=dict, max_length=16)
+    """Labels a node must have."""
+    tolerations: list[TolerationSpec] = Field(default_factory=list, max_length=16)
+    """Taints the pods tolerate."""
+    priority_class_name: OptionalDnsName = ""
+    """PriorityClass of the pods."""
+    service_account_name: OptionalDnsName = ""
+    """ServiceAccount of the pods, for IRSA or workload identity; empty: `default`, without a mounted token."""
+    image_pull_secrets: list[DnsName] = Field(default_factory=list, max_length=8)
+    """Names of pull secrets."""
+
+
+class WorkersSpec(ApiModel):
+    """The pods."""
+
+    replicas: int | None = Field(default=None, ge=1, le=64)
+    """Training pods; when not set 1 for LoRA, which allows no other, and 8 for full."""
+    gpus_per_pod: int | None = Field(default=None, ge=0, le=1)
+    """GPUs of a training pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    gpu_resource_name: str = Field(default="nvidia.com/gpu", max_length=128, pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$")
+    """Resource name of the GPUs."""
+    gpu_products: list[Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]] = Field(
+        default_factory=lambda: ["NVIDIA-H100-80GB-HBM3"], max_length=16
+    )
+    """GPU products (node label `nvidia.com/gpu.product`) the pods may run on; an empty list means any."""
+    image: str = Field(default="", max_length=512, pattern=r"^\S*$")
+    """Trainer image; empty: the chart's."""
+    resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
+    """CPU, memory and disk of each pod."""
+    shm_size: Quantity = "64Gi"
+    """Largest size of `/dev/shm`, which NCCL uses."""
+    pod_template: PodTemplateSpec = Field(default_factory=PodTemplateSpec)
+    """What is merged into every pod of the run."""
+
+
+class RetryBackoffSpec(ApiModel):
+    """The wait before the next attempt; it doubles each time."""
+
+    initial_seconds: int = Field(default=30, ge=0, le=86_400)
+    """Wait before the second attempt."""
+    max_seconds: int = Field(default=900, ge=0, le=86_400)
+    """Longest wait."""
+
+
+class RunPolicySpec(ApiModel):
+    """Attempts and limits; may be changed while the run goes on."""
+
+    backoff_limit: int = Field(default=3, ge=0, le=100)
+    """Attempts of the whole training after the first."""
+    retry_backoff: RetryBackoffSpec = Field(default_factory=RetryBackoffSpec)
+    """The wait between attempts."""
+    active_deadline_seconds: int = Field(default=0, ge=0, le=31_536_000)
+    """Longest duration of the whole run, from its creation; 0: none."""
+    pre_running_deadline_seconds: int = Field(default=0, ge=0, le=31_536_000)
+    """Longest wait of a pod until it runs (no free GPU, image pull); 0: none."""
+    stall_timeout_seconds: int = Field(default=900, ge=30, le=86_400)
+    """An attempt that completes no step for so long is ended and tried again."""
+    grace_period_seconds: int = Field(default=180, ge=1, le=3600)
+    """Time a training pod has to save a checkpoint when it is stopped."""
+
+
+class FineTuneSpec(ApiModel):
+    """What to fine-tune, on which clips, and where the results go."""
+
+    mode: Mode
+    """`lora` trains an adapter in one pod; `full` trains all weights in several pods."""
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    """The base model."""
+    dataset: DatasetSpec
+    """The clips and captions."""
+    storage: StorageSpec
+    """Where results go."""
+    preprocessing: PreprocessingSpec = Field(default_factory=PreprocessingSpec)
+    """How clips become training data."""
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
+    """The optimisation."""
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    """Sample videos made after training."""
+    workers: WorkersSpec = Field(default_factory=WorkersSpec)
+    """The pods."""
+    run_policy: RunPolicySpec = Field(default_factory=RunPolicySpec)
+    """Attempts and limits."""
+
