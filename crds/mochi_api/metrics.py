@@ -20,25 +20,41 @@ TRAIN_LOSS = Metric("mochi_train_loss", "gauge", "loss of the last step; NaN whe
 TRAIN_LOSS_EMA = Metric("mochi_train_loss_ema", "gauge", "exponential mean of the loss")
 TRAIN_GRAD_NORM = Metric("mochi_train_grad_norm", "gauge", "norm of the gradient before clipping")
 TRAIN_LEARNING_RATE = Metric("mochi_train_learning_rate", "gauge", "learning rate of the last step")
-TRAIN_NONFINITE = Metric("mochi_train_nonfinite_total", "counter", "losses or gradients that were not finite", ("what",))
+TRAIN_NONFINITE = Metric(
+    "mochi_train_nonfinite_total", "counter", "losses or gradients that were not finite", ("what",)
+)
 TRAIN_STEP_SECONDS = Metric("mochi_train_step_duration_seconds", "histogram", "duration of a step")
-TRAIN_LAST_STEP = Metric("mochi_train_last_step_timestamp_seconds", "gauge", "Unix time of the last completed step")
+TRAIN_LAST_STEP = Metric(
+    "mochi_train_last_step_timestamp_seconds", "gauge", "Unix time of the last completed step"
+)
 TRAIN_LAST_CHECKPOINT = Metric(
     "mochi_train_last_checkpoint_timestamp_seconds", "gauge", "Unix time of the last complete checkpoint"
 )
-TRAIN_LAST_CHECKPOINT_STEP = Metric("mochi_train_last_checkpoint_step", "gauge", "step of the last complete checkpoint")
+TRAIN_LAST_CHECKPOINT_STEP = Metric(
+    "mochi_train_last_checkpoint_step", "gauge", "step of the last complete checkpoint"
+)
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
     TRAIN_STEP_SECONDS, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
 )  # fmt: skip
 
 _RUN = ("namespace", "finetune")
-OPERATOR_RECONCILES = Metric("mochi_operator_reconcile_total", "counter", "reconciliations by result", ("result",))
-OPERATOR_RECONCILE_SECONDS = Metric("mochi_operator_reconcile_duration_seconds", "histogram", "time of a reconciliation")
+OPERATOR_RECONCILES = Metric(
+    "mochi_operator_reconcile_total", "counter", "reconciliations by result", ("result",)
+)
+OPERATOR_RECONCILE_SECONDS = Metric(
+    "mochi_operator_reconcile_duration_seconds", "histogram", "time of a reconciliation"
+)
 OPERATOR_QUEUE_DEPTH = Metric("mochi_operator_queue_depth", "gauge", "keys that wait for a reconciliation")
-OPERATOR_BUILD_INFO = Metric("mochi_operator_build_info", "gauge", "always 1; the version is a label", ("version",))
-FINETUNE_INFO = Metric("mochi_finetune_info", "gauge", "always 1 for each MochiFineTune", (*_RUN, "mode", "uid"))
-FINETUNE_PHASE = Metric("mochi_finetune_phase", "gauge", "1 for the phase a MochiFineTune is in", (*_RUN, "phase"))
+OPERATOR_BUILD_INFO = Metric(
+    "mochi_operator_build_info", "gauge", "always 1; the version is a label", ("version",)
+)
+FINETUNE_INFO = Metric(
+    "mochi_finetune_info", "gauge", "always 1 for each MochiFineTune", (*_RUN, "mode", "uid")
+)
+FINETUNE_PHASE = Metric(
+    "mochi_finetune_phase", "gauge", "1 for the phase a MochiFineTune is in", (*_RUN, "phase")
+)
 FINETUNE_ATTEMPTS = Metric("mochi_finetune_attempts_total", "counter", "training attempts started", _RUN)
 FINETUNE_FAILED_ITEMS = Metric(
     "mochi_finetune_stage_failed_items", "gauge", "clips a stage could not use", (*_RUN, "stage")

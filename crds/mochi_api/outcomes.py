@@ -63,8 +63,15 @@ _R = Reason
 TABLE: tuple[Row, ...] = (
     Row(_R.COMPLETED, 0, False, "nothing to do"),
     Row(_R.BUG, 1, False, "report it with the pod's log: it is a defect of the trainer"),
-    Row(_R.INVALID_INPUT, 2, False, "correct the value named in the message and apply again under a new name"),
-    Row(_R.MISSING_OBJECT, 3, False, "create or upload the object named in the message, or correct its address"),
+    Row(
+        _R.INVALID_INPUT, 2, False, "correct the value named in the message and apply again under a new name"
+    ),
+    Row(
+        _R.MISSING_OBJECT,
+        3,
+        False,
+        "create or upload the object named in the message, or correct its address",
+    ),
     Row(_R.DATASET_REJECTED, 4, False, "mend the clips listed in the report, or raise maxFailedItemsPercent"),
     Row(_R.ACCESS_DENIED, 5, False, "correct the S3 credentials or the permissions of the bucket"),
     Row(_R.STORAGE_ERROR, 6, True, "nothing yet: it is tried again; check the S3 endpoint when it repeats"),
@@ -78,10 +85,20 @@ TABLE: tuple[Row, ...] = (
     Row(_R.STALLED, None, True, "nothing yet: it is tried again; look at the pod's log when it repeats"),
     Row(_R.DEADLINE_EXCEEDED, None, False, "raise the deadline named in the message"),
     Row(_R.BACKEND_DELETED, None, True, "nothing to do: somebody deleted the job, a new attempt is made"),
-    Row(_R.BACKEND_UNAVAILABLE, None, True, "install the Kubeflow training operator (PyTorchJob) in the cluster"),
+    Row(
+        _R.BACKEND_UNAVAILABLE,
+        None,
+        True,
+        "install the Kubeflow training operator (PyTorchJob) in the cluster",
+    ),
     Row(_R.IMAGE_UNAVAILABLE, None, False, "correct workers.image or the pull secret"),
     Row(_R.POD_REFUSED, None, False, "correct what the message names: the cluster refuses to create the pod"),
-    Row(_R.ARTIFACTS_MISSING, None, False, "report it with the pod's log: the job ended well but left no result"),
+    Row(
+        _R.ARTIFACTS_MISSING,
+        None,
+        False,
+        "report it with the pod's log: the job ended well but left no result",
+    ),
     Row(_R.NAME_CONFLICT, None, False, "delete the foreign object named in the message, or use another name"),
     Row(_R.INVALID_SPEC, None, False, "correct the field named in the message and apply again"),
     Row(_R.UNKNOWN, None, True, "look at the pod's log; it is tried again"),
@@ -169,7 +186,9 @@ class Outcome(ApiModel):
             return self.model_copy(update={"stage_result": fewer})
         if self.sample_result is not None and self.sample_result.sample_uris:
             kept = self.sample_result.sample_uris[:-1]
-            return self.model_copy(update={"sample_result": self.sample_result.model_copy(update={"sample_uris": kept})})
+            return self.model_copy(
+                update={"sample_result": self.sample_result.model_copy(update={"sample_uris": kept})}
+            )
         if len(self.message) <= 1:
             raise ValueError(f"an outcome must fit into {TERMINATION_LOG_BYTES} bytes")
         return self.model_copy(update={"message": self.message[: len(self.message) // 2] + "…"})

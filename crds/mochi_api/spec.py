@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mochi_api.base import ApiModel, DecimalString
+from mochi_api.base import ApiModel, Bounds, DecimalString
 
-Uri = Annotated[str, Field(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?$")]
+Uri = Annotated[
+    str, Field(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?$")
+]
 DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 OptionalDnsName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
 Quantity = Annotated[str, Field(max_length=24, pattern=r"^([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
@@ -84,7 +86,12 @@ class StorageSpec(ApiModel):
 
     output_uri: Uri = Field(alias="outputURI")
     """Prefix for checkpoints, samples, artifacts, the report, and the cache of embeddings."""
-    cache_uri: str = Field(default="", alias="cacheURI", max_length=1024, pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?)?$")
+    cache_uri: str = Field(
+        default="",
+        alias="cacheURI",
+        max_length=1024,
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?)?$",
+    )
     """Prefix for the cache of embeddings, to share it between runs with different outputs; empty: `outputURI`."""
     s3: S3Spec = Field(default_factory=S3Spec)
     """How the pods reach S3."""
@@ -117,7 +124,7 @@ class PreprocessingSpec(ApiModel):
     """Height of the training video in pixels."""
     fps: int = Field(default=30, ge=1, le=60)
     """Frames per second that clips are brought to."""
-    duration_seconds: DecimalString | None = Field(default=None, gt=0, le=60)
+    duration_seconds: Annotated[DecimalString, Bounds(more_than=0, at_most=60)] | None = None
     """Seconds kept by the trim stage, at least frames / fps; when not set just frames / fps. A longer value lets a later run with more frames reuse the trimmed clips."""
     missing_caption: Literal["Fail", "Empty", "Skip"] = "Fail"
     """What happens when a clip has no caption: `Fail` ends the run, `Empty` uses the empty prompt, `Skip` leaves the clip out."""
@@ -138,9 +145,9 @@ class LoraSpec(ApiModel):
     """Width of the two adapter matrices."""
     alpha: int = Field(default=16, ge=1, le=1024)
     """The adapter's output is scaled by alpha / rank."""
-    dropout: DecimalString = Field(default=Decimal("0"), ge=0, lt=1)
+    dropout: Annotated[DecimalString, Bounds(at_least=0, less_than=1)] = Decimal("0")
     """Share of the adapter's input that is dropped while training."""
-    targets: list[Target] = Field(default_factory=lambda: ["query", "value"], min_length=1, max_length=4)
+    targets: list[Target] = Field(default=["query", "value"], min_length=1, max_length=4)
     """Projections of the visual stream that get an adapter."""
 
 
@@ -158,19 +165,19 @@ class TrainingSpec(ApiModel):
 
     steps: int = Field(default=2000, ge=1, le=1_000_000)
     """Optimizer steps."""
-    learning_rate: DecimalString = Field(default=Decimal("0.0002"), gt=0, le=1)
+    learning_rate: Annotated[DecimalString, Bounds(more_than=0, at_most=1)] = Decimal("0.0002")
     """Peak learning rate."""
     warmup_steps: int | None = Field(default=None, ge=0, le=1_000_000)
     """Steps over which the learning rate rises to its peak; when not set a tenth of `steps`, at most 200."""
     schedule: Literal["Cosine", "Constant"] = "Cosine"
     """Course of the learning rate after the warm-up."""
-    weight_decay: DecimalString = Field(default=Decimal("0.01"), ge=0, le=1)
+    weight_decay: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.01")
     """Weight decay of AdamW."""
     global_batch_size: int | None = Field(default=None, ge=1, le=4096)
     """Clips per optimizer step over all pods, a multiple of `workers.replicas`; when not set one clip per pod."""
-    gradient_clip: DecimalString = Field(default=Decimal("1.0"), ge=0, le=1_000_000)
+    gradient_clip: Annotated[DecimalString, Bounds(at_least=0, at_most=1_000_000)] = Decimal("1.0")
     """Largest norm of the gradient; 0 switches clipping off."""
-    caption_dropout: DecimalString = Field(default=Decimal("0.1"), ge=0, le=1)
+    caption_dropout: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.1")
     """Share of samples trained with the empty prompt, which guidance needs."""
     seed: int = Field(default=42, ge=0, le=2_147_483_647)
     """Seed of every random draw."""
@@ -183,11 +190,13 @@ class TrainingSpec(ApiModel):
 class SamplingSpec(ApiModel):
     """Sample videos made from the tuned weights after training."""
 
-    prompts: list[Annotated[str, Field(min_length=1, max_length=2000)]] = Field(default_factory=list, max_length=16)
+    prompts: list[Annotated[str, Field(min_length=1, max_length=2000)]] = Field(
+        default_factory=list, max_length=16
+    )
     """One video for each prompt; when empty, one for the first caption of the dataset."""
     steps: int = Field(default=64, ge=1, le=1000)
     """Euler steps."""
-    guidance: DecimalString = Field(default=Decimal("6.0"), ge=0, le=100)
+    guidance: Annotated[DecimalString, Bounds(at_least=0, at_most=100)] = Decimal("6.0")
     """Scale of classifier-free guidance."""
     seed: int = Field(default=12345, ge=0, le=2_147_483_647)
     """Seed of the starting noise."""
@@ -222,7 +231,9 @@ class TolerationSpec(ApiModel):
 class PodTemplateSpec(ApiModel):
     """What is merged into every pod of the run."""
 
-    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(default_factory=dict, max_length=16)
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        default_factory=dict, max_length=16
+    )
     """Labels a node must have."""
     tolerations: list[TolerationSpec] = Field(default_factory=list, max_length=16)
     """Taints the pods tolerate."""
@@ -241,10 +252,12 @@ class WorkersSpec(ApiModel):
     """Training pods; when not set 1 for LoRA, which allows no other, and 8 for full."""
     gpus_per_pod: int | None = Field(default=None, ge=0, le=1)
     """GPUs of a training pod; when not set 1 for `mochi-1` and 0 for `nano`."""
-    gpu_resource_name: str = Field(default="nvidia.com/gpu", max_length=128, pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$")
+    gpu_resource_name: str = Field(
+        default="nvidia.com/gpu", max_length=128, pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$"
+    )
     """Resource name of the GPUs."""
     gpu_products: list[Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]] = Field(
-        default_factory=lambda: ["NVIDIA-H100-80GB-HBM3"], max_length=16
+        default=["NVIDIA-H100-80GB-HBM3"], max_length=16
     )
     """GPU products (node label `nvidia.com/gpu.product`) the pods may run on; an empty list means any."""
     image: str = Field(default="", max_length=512, pattern=r"^\S*$")
@@ -304,4 +317,3 @@ class FineTuneSpec(ApiModel):
     """The pods."""
     run_policy: RunPolicySpec = Field(default_factory=RunPolicySpec)
     """Attempts and limits."""
-

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from mochi_api.base import ApiModel
 
-Phase = Literal["Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed"
+]
 PHASES: tuple[Phase, ...] = (
     "Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed",
 )  # fmt: skip
@@ -33,7 +35,9 @@ class Condition(ApiModel):
     """Name of the condition."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
-    reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
+    ]
     """Why, in one CamelCase word from the table of reasons."""
     message: Annotated[str, Field(max_length=4096)] = ""
     """Why, for a person."""

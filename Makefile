@@ -1,0 +1,72 @@
+# The only entry point. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.complete
+UV_VERSION := 0.13.9
+MODE ?= lora
+KEEP ?=
+CLUSTER ?= dev
+PYTEST_ARGS ?=
+
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden bench e2e images clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+
+prerequisites:
+	@bash scripts/prerequisites.sh
+
+$(STAMP): requirements/dev.txt requirements/demo.txt requirements/uv.txt pyproject.toml | prerequisites
+	@bash scripts/environment.sh $(VENV)
+	@touch $@
+
+setup: $(STAMP) binaries ## Python environment and control-plane binaries (cold about 25 min, warm seconds)
+
+binaries: $(STAMP)
+	@$(PY) -m devcluster build
+
+demo: setup ## the main job on real clips: MODE=full for two pods, KEEP=1 leaves the cluster up (under 5 min)
+	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep)
+
+test: setup ## all tests, the end-to-end ones included (under 12 min)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+check: lint types verify ## everything that needs no test run
+
+lint: $(STAMP) ## format, ruff, import contracts
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check .
+	@$(VENV)/bin/lint-imports
+
+types: $(STAMP) ## mypy strict
+	@$(VENV)/bin/mypy
+
+fmt: $(STAMP) ## format and mend what ruff can
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+
+sync: $(STAMP) ## write CRD, chart schema and reference pages from the types
+	@$(PY) -m mochi_api sync
+
+verify: $(STAMP) ## fail when a generated file differs from the types
+	@$(PY) -m mochi_api verify
+
+golden: setup ## rewrite the golden files; then read the diff
+	@UPDATE_GOLDEN=1 $(PY) -m pytest tests/operator tests/chart tests/trainer/train -q
+
+bench: $(STAMP) ## measurements (not part of the tests)
+	@for file in tests/bench/*.py; do echo "== $$file"; $(PY) $$file; done
+
+e2e: setup ## only the end-to-end tests
+	@$(PY) -m pytest tests/e2e $(PYTEST_ARGS)
+
+images: prerequisites ## build both images with buildah (docs/how-to/build-images.md)
+	@bash tests/images/build.sh
+
+clean: ## stop what a broken run left, remove the environment, outputs and the demo's kept data (not the caches)
+	@if [ -x $(PY) ]; then $(PY) -m demo clean; fi
+	@rm -rf $(VENV) demo-out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

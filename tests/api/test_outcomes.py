@@ -1,0 +1,32 @@
+"""The table of outcomes, and the line a pod leaves behind."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mochi_api import outcomes
+from mochi_api.outcomes import Item, Outcome, Reason, StageResult
+
+
+def test_every_reason_has_one_row_and_every_code_one_reason() -> None:
+    assert sorted(row.reason for row in outcomes.TABLE) == sorted(Reason)
+    codes = [row.exit_code for row in outcomes.TABLE if row.exit_code is not None]
+    assert len(set(codes)) == len(codes)
+
+
+def test_a_code_outside_the_table_is_unknown_and_tried_again() -> None:
+    row = outcomes.row_of_exit_code(137)
+    assert (row.reason, row.retryable) == (Reason.UNKNOWN, True)
+
+
+@given(st.text(max_size=20_000), st.lists(st.text(max_size=1024), max_size=8))
+def test_the_line_always_fits_and_reads_back(message: str, failures: list[str]) -> None:
+    items = [Item(clip=text[:100], message=text) for text in failures]
+    result = StageResult(items_failed=len(items), failures=items)
+    line = Outcome(reason=Reason.DATASET_REJECTED, message=message, stage_result=result).to_line()
+    assert len(line.encode()) <= outcomes.TERMINATION_LOG_BYTES
+    back = Outcome.model_validate_json(line)
+    assert back.reason is Reason.DATASET_REJECTED
+    assert back.stage_result is not None
+    assert back.stage_result.items_failed == len(items)

@@ -1,0 +1,49 @@
+"""Each rule, in its Python form; tests/e2e feeds the same table to the API server, in its CEL form."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mochi_api import rules
+from mochi_api.spec import FineTuneSpec
+from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, spec
+
+
+def test_the_smallest_spec_obeys_all_rules() -> None:
+    assert rules.violations(FineTuneSpec.model_validate(spec())) == []
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), RULE_ERRORS, ids=[row[0] for row in RULE_ERRORS])
+def test_a_broken_rule_names_field_limit_and_value(name: str, changes: dict, message: str) -> None:
+    assert message in rules.violations(FineTuneSpec.model_validate(spec(changes)))
+
+
+@pytest.mark.parametrize(("name", "changes", "words"), FIELD_ERRORS, ids=[row[0] for row in FIELD_ERRORS])
+def test_a_field_out_of_bounds_is_refused(name: str, changes: dict, words: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        FineTuneSpec.model_validate(spec(changes))
+
+
+@given(st.integers(1, 6000), st.integers(1, 60))
+def test_frames_that_fit_is_the_largest_that_lasts_no_longer(hundredths: int, fps: int) -> None:
+    seconds = hundredths / 100
+    frames = rules.frames_that_fit(seconds, fps)
+    if frames == 0:
+        assert seconds * fps < 1
+    else:
+        assert frames % 6 == 1
+        assert frames <= seconds * fps + 1e-6 < frames + 6
+
+
+def test_the_guides_two_and_a_half_seconds_hold_73_frames() -> None:
+    assert rules.frames_that_fit(2.5, 30) == 73
+
+
+def test_the_wire_form_of_a_spec_reads_back_as_the_same_spec() -> None:
+    parsed = FineTuneSpec.model_validate(
+        spec({"training.learningRate": "0.00012", "preprocessing.durationSeconds": "2.9"})
+    )
+    assert FineTuneSpec.model_validate(parsed.to_wire()) == parsed

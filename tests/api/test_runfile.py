@@ -1,0 +1,56 @@
+"""The run file: what the operator renders, the trainer reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from mochi_api import resolved, runfile
+from mochi_api.runfile import Identity, Locations, RunFile, World
+from mochi_api.spec import FineTuneSpec
+from tests.api.wrong_specs import spec
+
+
+def run_file() -> RunFile:
+    parsed = FineTuneSpec.model_validate(spec())
+    return RunFile(
+        stage="trim",
+        run=Identity(namespace="ns", name="dissolve", uid="u-1"),
+        mode=parsed.mode,
+        model=parsed.model,
+        dataset=parsed.dataset,
+        preprocessing=parsed.preprocessing,
+        training=resolved.training(parsed),
+        sampling=parsed.sampling,
+        s3=parsed.storage.s3,
+        locations=Locations(
+            dataset="s3://demo/clips/", cache="s3://demo/out/cache", run="s3://demo/out/runs/u-1"
+        ),
+        world=World(replicas=resolved.replicas(parsed), gpus_per_pod=resolved.gpus(parsed).training),
+    )
+
+
+def test_a_rendered_run_file_reads_back_as_the_same() -> None:
+    assert runfile.parse(run_file().to_yaml()) == run_file()
+
+
+def test_what_the_spec_leaves_open_is_decided_before_the_pod_starts() -> None:
+    training = run_file().training
+    assert (training.warmup_steps, training.global_batch_size) == (200, 1)
+    assert training.lora is not None
+    assert training.lora.rank == 16
+
+
+def test_a_wrong_field_is_named_with_its_value() -> None:
+    text = run_file().to_yaml().replace("frames: 37", "frames: many")
+    with pytest.raises(runfile.RunFileError, match=r"preprocessing\.frames: .*got 'many'"):
+        runfile.parse(text)
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(runfile.RunFileError, match="secret"):
+        runfile.parse(run_file().to_yaml() + "secret: x\n")
+
+
+def test_what_is_not_yaml_is_refused() -> None:
+    with pytest.raises(runfile.RunFileError, match="not YAML"):
+        runfile.parse("a: [")

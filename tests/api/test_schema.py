@@ -1,0 +1,78 @@
+"""The CRD that is made from the types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from mochi_api import generated, schema
+from tests.api.wrong_specs import spec
+
+
+def _nodes(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from _nodes(child, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            yield from _nodes(node[key], f"{path}[]")
+
+
+def _all() -> list[tuple[str, dict[str, Any]]]:
+    root = schema.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    return [*_nodes(root["spec"], "spec"), *_nodes(root["status"], "status")]
+
+
+def test_every_node_has_a_type_and_nothing_a_structural_schema_forbids() -> None:
+    forbidden = {"$ref", "anyOf", "oneOf", "allOf", "title", "const"}
+    assert [path for path, node in _all() if "type" not in node or forbidden & set(node)] == []
+
+
+def test_every_string_list_and_map_is_bounded() -> None:
+    unbounded = []
+    for path, node in _all():
+        bounded = {"string": {"maxLength", "enum"}, "array": {"maxItems"}, "integer": {"format"}}.get(
+            node["type"]
+        )
+        if bounded and not bounded & set(node):
+            unbounded.append(path)
+        if "additionalProperties" in node and "maxProperties" not in node:
+            unbounded.append(path)
+    assert unbounded == []
+
+
+def test_every_field_says_what_it_is() -> None:
+    silent = [path for path, node in _all() if "description" not in node and not path.endswith("[]")]
+    assert silent == []
+
+
+def test_defaults_are_filled_down_to_the_leaves() -> None:
+    tree = schema.spec_schema()
+
+    def filled(node: dict[str, Any], value: Any) -> Any:
+        if "properties" not in node:
+            return value
+        value = dict(value)
+        for name, child in node["properties"].items():
+            if name not in value and "default" in child:
+                value[name] = child["default"]
+            if name in value:
+                value[name] = filled(child, value[name])
+        return value
+
+    document = filled(tree, spec())
+    assert document["preprocessing"]["frames"] == 37
+    assert document["training"]["checkpoint"] == {"everySteps": 200, "keepLast": 3}
+    assert document["workers"]["gpuProducts"] == ["NVIDIA-H100-80GB-HBM3"]
+    assert "lora" not in document["training"]
+
+
+def test_generated_files_agree_with_the_types(project: Any) -> None:
+    for path, text in generated.files().items():
+        assert (project / path).read_text(encoding="utf-8") == text, f"{path}: run `make sync`"
+
+
+def test_the_crd_reads_back_as_what_was_written() -> None:
+    assert yaml.safe_load(schema.crd_yaml()) == schema.crd()
