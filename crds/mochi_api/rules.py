@@ -137,9 +137,21 @@ def _targets(spec: FineTuneSpec) -> str | None:
     return f"spec.training.lora.targets must not repeat a projection, got {','.join(targets)}"
 
 
+def _format(text: str, *values: str) -> str:
+    """A CEL message. One call of `format`: concatenation with `string(int)` has no bound in the API server's cost
+    estimate, so it refuses such a CRD."""
+    return f"'{text}'.format([{', '.join(values)}])"
+
+
 _FRAMES = "self.preprocessing.frames"
+_FPS = "self.preprocessing.fps"
+_WIDTH = "self.preprocessing.width"
+_HEIGHT = "self.preprocessing.height"
+_SECONDS = "self.preprocessing.durationSeconds"
+_HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
+_BATCH = "self.training.globalBatchSize"
+_TARGETS = "self.training.lora.targets"
 _REPLICAS = "(has(self.workers.replicas) ? self.workers.replicas : (self.mode == 'lora' ? 1 : 8))"
-_HOLDS = "int(double(self.preprocessing.durationSeconds) * double(self.preprocessing.fps) + 0.000001)"
 
 RULES: Sequence[Rule] = (
     one_source("spec.dataset.source", "self.dataset.source", lambda spec: spec.dataset.source),
@@ -153,42 +165,45 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.preprocessing.frames",
         cel=f"{_FRAMES} % 6 == 1",
-        message=(
-            f"'spec.preprocessing.frames must be 1 more than a multiple of 6, got ' + string({_FRAMES}) + "
-            f"'; the nearest are ' + string({_FRAMES} - ({_FRAMES} + 5) % 6) + ' and ' + "
-            f"string({_FRAMES} - ({_FRAMES} + 5) % 6 + 6)"
+        message=_format(
+            "spec.preprocessing.frames must be 1 more than a multiple of 6, got %d; the nearest are %d and %d",
+            _FRAMES,
+            f"{_FRAMES} - ({_FRAMES} + 5) % 6",
+            f"{_FRAMES} - ({_FRAMES} + 5) % 6 + 6",
         ),
         broken=_frame_grid,
     ),
     Rule(
         path="spec.preprocessing.frames",
         cel=f"self.mode != 'lora' || {_FRAMES} <= {LORA_FRAMES}",
-        message=(
-            f"'spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got ' + string({_FRAMES})"
+        message=_format(
+            f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got %d",
+            _FRAMES,
         ),
         broken=_lora_frames,
     ),
     Rule(
         path="spec.preprocessing.width",
-        cel=f"self.preprocessing.width * self.preprocessing.height <= {PIXELS_480P}",
-        message=(
-            f"'spec.preprocessing.width x height must be at most {PIXELS_480P} pixels (848x480), got ' + "
-            "string(self.preprocessing.width) + 'x' + string(self.preprocessing.height) + ' = ' + "
-            "string(self.preprocessing.width * self.preprocessing.height)"
+        cel=f"{_WIDTH} * {_HEIGHT} <= {PIXELS_480P}",
+        message=_format(
+            f"spec.preprocessing.width x height must be at most {PIXELS_480P} pixels (848x480), got %dx%d = %d",
+            _WIDTH,
+            _HEIGHT,
+            f"{_WIDTH} * {_HEIGHT}",
         ),
         broken=_pixels,
     ),
     Rule(
         path="spec.preprocessing.durationSeconds",
-        cel=(
-            "!has(self.preprocessing.durationSeconds) || "
-            f"double(self.preprocessing.durationSeconds) * double(self.preprocessing.fps) + 0.000001 >= double({_FRAMES})"
-        ),
-        message=(
-            f"'spec.preprocessing.durationSeconds must be at least frames / fps = ' + string({_FRAMES}) + ' / ' + "
-            "string(self.preprocessing.fps) + ' s, got ' + self.preprocessing.durationSeconds + ', which holds ' + "
-            f"string({_HOLDS}) + ' frames; the nearest number of frames that fits is ' + "
-            f"string({_HOLDS} >= 1 ? {_HOLDS} - ({_HOLDS} + 5) % 6 : 0)"
+        cel=f"!has({_SECONDS}) || double({_SECONDS}) * double({_FPS}) + 0.000001 >= double({_FRAMES})",
+        message=_format(
+            "spec.preprocessing.durationSeconds must be at least frames / fps = %d / %d s, got %s, which holds %d "
+            "frames; the nearest number of frames that fits is %d",
+            _FRAMES,
+            _FPS,
+            _SECONDS,
+            _HOLDS,
+            f"{_HOLDS} >= 1 ? {_HOLDS} - ({_HOLDS} + 5) % 6 : 0",
         ),
         broken=_duration,
     ),
@@ -201,35 +216,34 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.workers.replicas",
         cel="self.mode != 'lora' || !has(self.workers.replicas) || self.workers.replicas == 1",
-        message="'spec.workers.replicas must be 1 with mode lora, got ' + string(self.workers.replicas)",
+        message=_format("spec.workers.replicas must be 1 with mode lora, got %d", "self.workers.replicas"),
         broken=_lora_pods,
     ),
     Rule(
         path="spec.training.globalBatchSize",
-        cel=f"!has(self.training.globalBatchSize) || self.training.globalBatchSize % {_REPLICAS} == 0",
-        message=(
-            f"'spec.training.globalBatchSize must be a multiple of the ' + string({_REPLICAS}) + ' training pods, got ' + "
-            "string(self.training.globalBatchSize)"
+        cel=f"!has({_BATCH}) || {_BATCH} % {_REPLICAS} == 0",
+        message=_format(
+            "spec.training.globalBatchSize must be a multiple of the %d training pods, got %d",
+            _REPLICAS,
+            _BATCH,
         ),
         broken=_batch,
     ),
     Rule(
         path="spec.training.warmupSteps",
         cel="!has(self.training.warmupSteps) || self.training.warmupSteps <= self.training.steps",
-        message=(
-            "'spec.training.warmupSteps must be at most steps = ' + string(self.training.steps) + ', got ' + "
-            "string(self.training.warmupSteps)"
+        message=_format(
+            "spec.training.warmupSteps must be at most steps = %d, got %d",
+            "self.training.steps",
+            "self.training.warmupSteps",
         ),
         broken=_warmup,
     ),
     Rule(
         path="spec.training.lora.targets",
-        cel=(
-            "!has(self.training.lora) || "
-            "self.training.lora.targets.all(t, self.training.lora.targets.exists_one(u, u == t))"
-        ),
-        message=(
-            "'spec.training.lora.targets must not repeat a projection, got ' + self.training.lora.targets.join(',')"
+        cel=f"!has(self.training.lora) || {_TARGETS}.all(t, {_TARGETS}.exists_one(u, u == t))",
+        message=_format(
+            "spec.training.lora.targets must not repeat a projection, got %s", f"{_TARGETS}.join(',')"
         ),
         broken=_targets,
     ),

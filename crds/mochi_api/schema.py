@@ -186,7 +186,7 @@ def _object_schema() -> Schema:
                 "message": f"metadata.name must have at most {rules.NAME_LIMIT} characters",
                 "messageExpression": (
                     f"'metadata.name must have at most {rules.NAME_LIMIT} characters (names of child objects derive "
-                    "from it), got ' + string(size(self.metadata.name))"
+                    "from it), got %d'.format([size(self.metadata.name)])"
                 ),
             }
         ],
