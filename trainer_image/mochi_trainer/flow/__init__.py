@@ -1,0 +1,17 @@
+"""The training objective, noise schedules and the sampler."""
+
+from mochi_trainer.flow.objective import loss, mix, sigmas_uniform, velocity_target
+from mochi_trainer.flow.sampler import Prompt, Velocity, euler, guided
+from mochi_trainer.flow.schedule import linear_quadratic_schedule
+
+__all__ = [
+    "Prompt",
+    "Velocity",
+    "euler",
+    "loss",
+    "guided",
+    "linear_quadratic_schedule",
+    "mix",
+    "sigmas_uniform",
+    "velocity_target",
+]

@@ -1,0 +1,23 @@
+"""Low-rank adapters of peft on a transformer whose own parameters keep their names, and the formats they travel in."""
+
+from mochi_trainer.lora.adapters import (
+    adapter_state,
+    attach,
+    base_state,
+    load_adapter,
+    trainable_parameters,
+)
+from mochi_trainer.lora.export import export_diffusers, export_native
+from mochi_trainer.lora.targets import LoraParams, Target
+
+__all__ = [
+    "LoraParams",
+    "Target",
+    "adapter_state",
+    "attach",
+    "base_state",
+    "export_diffusers",
+    "export_native",
+    "load_adapter",
+    "trainable_parameters",
+]

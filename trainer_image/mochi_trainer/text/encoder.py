@@ -1,0 +1,79 @@
+"""The T5 encoder with its tokenizer: captions to un-padded features.
+
+Shapes: B captions, L tokens, K width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import T5EncoderModel
+
+from mochi_trainer.text.tokenizers import Tokenizer
+
+MAX_TOKENS = 256
+"""Tokens the transformer was trained with; a longer caption loses its end."""
+
+PADDING_ID = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedCaption:
+    """The features of one caption."""
+
+    features: Tensor
+    """(count, K), without padding."""
+
+    count: int
+    """Tokens used; 0 for the empty prompt."""
+
+    truncated: bool
+    """Whether the caption had more than `MAX_TOKENS` tokens, so that its end was cut off."""
+
+
+class TextEncoder:
+    """Runs a T5 encoder; holds no gradient."""
+
+    def __init__(self, model: T5EncoderModel, tokenizer: Tokenizer) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+
+    @property
+    def width(self) -> int:
+        """Width of the features (K)."""
+        return int(self.model.config.d_model)
+
+    @torch.inference_mode()
+    def encode(self, captions: Sequence[str]) -> list[EncodedCaption]:
+        """The features of each caption, in the order given and in the model's type and device.
+
+        Surrounding white space is dropped. The empty caption has no token at all: it is the prompt that guidance and
+        caption dropout call empty, and the model is not asked for it.
+        """
+        ids = [self.tokenizer(text) if (text := caption.strip()) else [] for caption in captions]
+        kept = [
+            tokens[: MAX_TOKENS - 1] + tokens[-1:] if len(tokens) > MAX_TOKENS else tokens for tokens in ids
+        ]
+        features = self._features([tokens for tokens in kept if tokens])
+        empty = torch.empty(0, self.width, dtype=self.model.dtype, device=self.model.device)
+        return [
+            EncodedCaption(next(features) if cut else empty, len(cut), len(whole) > MAX_TOKENS)
+            for cut, whole in zip(kept, ids, strict=True)
+        ]
+
+    def _features(self, batch: list[list[int]]) -> Iterator[Tensor]:
+        if not batch:
+            return iter(())
+        longest = max(map(len, batch))
+        device = self.model.device
+        ids_BL = torch.tensor(
+            [tokens + [PADDING_ID] * (longest - len(tokens)) for tokens in batch], device=device
+        )
+        mask_BL = torch.tensor(
+            [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in batch], device=device
+        )
+        features_BLK = self.model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        return (row[: len(tokens)].clone() for row, tokens in zip(features_BLK, batch, strict=True))

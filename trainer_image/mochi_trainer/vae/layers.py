@@ -1,0 +1,109 @@
+"""Causal convolution, residual block and temporal attention of the autoencoder.
+
+Shapes: B batch; C channels; T, H, W frames, rows, columns. "Causal" means that a frame depends on no later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+PIXELS_PER_CALL = 2**15
+"""Pixels whose attention over time is computed at once; CUDA limits the size of a batch."""
+
+Size = tuple[int, int, int]
+
+
+class CausalConv(nn.Conv3d):
+    """Convolution padded with copies of the border: in time only before the first frame, in space on all sides."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size = (1, 1, 1)) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride)
+        rows, columns = (kernel[1] - 1) // 2, (kernel[2] - 1) // 2
+        self.border = (columns, columns, rows, rows, kernel[0] - 1, 0)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return super().forward(F.pad(x_BCTHW, self.border, mode="replicate"))
+
+
+class FrameNorm(nn.GroupNorm):
+    """Group norm of each frame by itself."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        frames = super().forward(rearrange(x_BCTHW, "B C T H W -> (B T) C H W"))
+        return rearrange(frames, "(B T) C H W -> B C T H W", B=len(x_BCTHW))
+
+
+class TemporalAttention(nn.Module):
+    """Each pixel attends to its own past; queries and keys have length 1."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        q, k, v = self.qkv(x_BTC).chunk(3, dim=-1)
+        if x_BTC.shape[1] > 1:
+            q, k, v = (rearrange(part, "B T (A P) -> B A T P", P=self.head_width) for part in (q, k, v))
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+            v = rearrange(F.scaled_dot_product_attention(q, k, v, is_causal=True), "B A T P -> B T (A P)")
+        out: Tensor = self.out(v)
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Norm and temporal attention, added to the input."""
+
+    def __init__(self, width: int, groups: int, head_width: int) -> None:
+        super().__init__()
+        self.norm = FrameNorm(groups, width)
+        self.attn = TemporalAttention(width, head_width)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        rows, columns = x_BCTHW.shape[-2:]
+        pixels = rearrange(self.norm(x_BCTHW), "B C T H W -> (B H W) T C")
+        out = torch.cat([self.attn(part) for part in pixels.split(PIXELS_PER_CALL)])
+        return x_BCTHW + rearrange(out, "(B H W) T C -> B C T H W", H=rows, W=columns)
+
+
+class ResidualBlock(nn.Module):
+    """Twice norm, SiLU and convolution, added to the input; then temporal attention where the encoder has it."""
+
+    def __init__(self, width: int, groups: int, head_width: int | None = None) -> None:
+        super().__init__()
+        self.stack = nn.Sequential(
+            FrameNorm(groups, width),
+            nn.SiLU(),
+            CausalConv(width, width, (3, 3, 3)),
+            FrameNorm(groups, width),
+            nn.SiLU(),
+            CausalConv(width, width, (3, 3, 3)),
+        )
+        self.attn_block = nn.Identity() if head_width is None else AttentionBlock(width, groups, head_width)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        out: Tensor = self.attn_block(x_BCTHW + self.stack(x_BCTHW))
+        return out
+
+
+def pointwise(function: Callable[[Tensor], Tensor], x_BCTHW: Tensor) -> Tensor:
+    """Apply a function of the channels, such as a linear layer, to every pixel of every frame."""
+    return rearrange(function(rearrange(x_BCTHW, "B C T H W -> B T H W C")), "B T H W C -> B C T H W")
+
+
+def check_widths(widths: tuple[int, ...], groups: int, head_width: int | None = None) -> None:
+    """Raise ValueError unless every width divides into norm groups, and every but the first into heads."""
+    for width in widths:
+        if width % groups:
+            raise ValueError(f"every width must be a multiple of groups = {groups}, got {width}")
+    for width in widths[1:]:
+        if head_width is not None and width % head_width:
+            raise ValueError(
+                f"every width but the first must be a multiple of head_width = {head_width}, got {width}"
+            )
