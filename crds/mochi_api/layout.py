@@ -19,8 +19,8 @@ WEIGHTS = "artifacts/dit.safetensors"
 
 
 def join(base: str, *parts: str) -> str:
-    """`base` and `parts` with single slashes between them; the scheme of `base` is left alone."""
-    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+    """`base` and `parts` with single slashes between them; an empty `base` gives a key relative to a store's root."""
+    return "/".join(part for part in (base.rstrip("/"), *(part.strip("/") for part in parts)) if part)
 
 
 def cache_root(output_uri: str, cache_uri: str) -> str:

@@ -1,0 +1,162 @@
+"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`.
+
+Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
+while the store answers, its record and the report in the run's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
+from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
+from mochi_trainer import cpus, ending, logs
+from mochi_trainer.ending import Ending
+from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.report.publishing import publish
+from mochi_trainer.report.record import StageRecord, versions
+
+log = logging.getLogger("mochi_trainer")
+
+TERMINATION_LOG_ENV = "MOCHI_TERMINATION_LOG"
+HELP: dict[Stage, str] = {
+    "trim": "cut and crop the clips of the dataset to the length and size of training",
+    "captions": "turn the captions into T5 features",
+    "videos": "turn the trimmed clips into latents",
+    "train": "train the adapter (mode lora) or all weights (mode full)",
+    "sample": "make sample videos from the tuned weights",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    stage = cast(Stage, arguments.command)
+    rank = int(os.environ.get("RANK", "0"))
+    logs.set_up(rank=rank if "RANK" in os.environ else None)
+    cpus.limit_threads()
+    if stage != "train":
+        signal.signal(signal.SIGTERM, _preempt)
+    started = datetime.now(UTC)
+    run, ended = _run(stage, arguments.run, rank)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if run is not None:
+        ended = _published(run, ended, started)
+    _tell(ended.outcome)
+    _leave(ended.outcome)
+    return ROWS[ended.outcome.reason].exit_code or 0
+
+
+def _run(stage: Stage, path: Path, rank: int) -> tuple[RunFile | None, Ending]:
+    run: RunFile | None = None
+    try:
+        run = _run_file(path, stage)
+        return run, ending.success(_job(stage)(run), rank)
+    except (Exception, KeyboardInterrupt) as error:
+        ended = ending.failure(error, rank)
+        if ended.outcome.reason is Reason.BUG:
+            log.exception("a defect of the trainer")
+        return run, ended
+
+
+def _run_file(path: Path, stage: Stage) -> RunFile:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"run file {path} cannot be read: {error}") from error
+    return parse(text).model_copy(update={"stage": stage})
+
+
+def _job(stage: Stage) -> Callable[[RunFile], Finished]:
+    """The function of a command; its libraries are imported only now, so that `--help` and trim do without torch."""
+    module = importlib.import_module(f"mochi_trainer.jobs.{stage}")
+    return cast(Callable[[RunFile], Finished], module.execute)
+
+
+def _preempt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise PreemptedError("stopped by SIGTERM; what other runs can reuse is kept")
+
+
+def _published(run: RunFile, ended: Ending, started: datetime) -> Ending:
+    """Store the record and the report; a store that does not answer now changes nothing about how the job ended."""
+    record = StageRecord(
+        stage=run.stage,
+        attempt=run.run.attempt,
+        outcome=ended.outcome,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round((datetime.now(UTC) - started).total_seconds(), 3),
+        failures=list(ended.failures),
+        details=dict(ended.details),
+        versions=versions(),
+    )
+    try:
+        address = publish(run, record)
+    except TrainerError as error:
+        log.warning("the report could not be written: %s", error)
+        return ended
+    result = ended.outcome.sample_result
+    if result is None:
+        return ended
+    result = result.model_copy(update={"report_uri": address})
+    return Ending(
+        outcome=ended.outcome.model_copy(update={"sample_result": result}),
+        failures=ended.failures,
+        details=ended.details,
+    )
+
+
+def _tell(outcome: Outcome) -> None:
+    row = ROWS[outcome.reason]
+    if outcome.reason is Reason.COMPLETED:
+        log.info("%s: %s", outcome.reason, outcome.message or "done")
+    else:
+        log.error("%s: %s; what to do: %s", outcome.reason, outcome.message, row.action)
+
+
+def _leave(outcome: Outcome) -> None:
+    """Write the termination log where there is one; a workstation has none."""
+    path = Path(os.environ.get(TERMINATION_LOG_ENV, TERMINATION_LOG))
+    try:
+        path.write_text(outcome.to_line() + "\n", encoding="utf-8")
+    except OSError as error:
+        log.debug("no termination log at %s: %s", path, error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = [row for row in TABLE if row.exit_code is not None]
+    codes = "\n".join(f"  {row.exit_code:>3}  {row.reason:<18} {row.action}" for row in rows)
+    parser = argparse.ArgumentParser(
+        prog="python -m mochi_trainer",
+        description="Fine-tune Mochi-1, one stage at a time. The order is: " + ", ".join(STAGES) + ".",
+        epilog=f"exit codes, and what to do:\n{codes}\n\nS3 credentials come from the environment "
+        f"(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's identity.\n"
+        f"The outcome is also written as one JSON line to {TERMINATION_LOG} (or ${TERMINATION_LOG_ENV}).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for stage, text in HELP.items():
+        command = commands.add_parser(stage, help=text, description=text.capitalize() + ".")
+        command.add_argument(
+            "--run",
+            type=Path,
+            default=Path(RUN_FILE_PATH),
+            metavar="FILE",
+            help=f"run file (YAML), by default {RUN_FILE_PATH}",
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

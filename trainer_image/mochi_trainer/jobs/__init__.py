@@ -1,0 +1,1 @@
+"""One module for each command: wires storage to the pure parts."""

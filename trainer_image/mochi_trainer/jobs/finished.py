@@ -1,0 +1,26 @@
+"""What a job hands back to `__main__`, which turns it into the outcome, the stage's record and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mochi_api.outcomes import Item, SampleResult, StageResult, TrainingResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A job that ended well; one that does not raises a `TrainerError`."""
+
+    result: StageResult | TrainingResult | SampleResult
+    """Goes to the termination log."""
+
+    message: str = ""
+    """One sentence for the user."""
+
+    failures: Sequence[Item] = ()
+    """All clips that could not be used; the result has only the first of them."""
+
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the report shows beyond the result; plain JSON."""

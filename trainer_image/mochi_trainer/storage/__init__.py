@@ -1,0 +1,28 @@
+"""Where bytes come from and go to: the `Store` protocol, S3, a local directory, and manifests."""
+
+from mochi_trainer.storage.manifest import (
+    Entry,
+    Manifest,
+    find_manifest,
+    get_entry,
+    put_bytes_entry,
+    put_entry,
+    read_manifest,
+    write_manifest,
+)
+from mochi_trainer.storage.opening import open_store
+from mochi_trainer.storage.store import ObjectInfo, Store
+
+__all__ = [
+    "Entry",
+    "Manifest",
+    "ObjectInfo",
+    "Store",
+    "find_manifest",
+    "get_entry",
+    "open_store",
+    "put_bytes_entry",
+    "put_entry",
+    "read_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,27 @@
+"""From an address to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.store import Store
+
+
+def open_store(uri: str, s3: S3Spec) -> Store:
+    """The store rooted at `uri` (`s3://bucket/prefix` or `file:///folder`); no request is made yet.
+
+    Raises InvalidInputError for any other kind of address.
+    """
+    scheme, found, rest = uri.partition("://")
+    if scheme == "file" and rest.startswith("/"):
+        return LocalStore(Path(unquote(rest)))
+    if scheme == "s3" and found:
+        bucket, _, prefix = rest.partition("/")
+        if bucket:
+            return S3Store(bucket, prefix, s3)
+    raise InvalidInputError(f"an address must start with s3://bucket or file:///folder, got {uri}")

@@ -1,0 +1,225 @@
+"""S3 through boto3: time limits, bounded retries, and errors that say whose move it is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import (
+    AccessDeniedError,
+    DiskFullError,
+    MissingObjectError,
+    StorageError,
+    TrainerError,
+    disk_full,
+)
+from mochi_trainer.storage.store import ObjectInfo
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 60
+ATTEMPTS = 4
+PART_BYTES = 8 * 1024 * 1024
+DELETE_AT_ONCE = 1000
+"""Most keys one DeleteObjects request takes."""
+
+_MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
+_DENIED = {
+    "403", "401", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+    "InvalidToken", "TokenRefreshRequired", "AllAccessDisabled", "AccountProblem", "UnauthorizedAccess",
+    "XAdminUserNotFound",
+}  # fmt: skip
+_WRONG_REQUEST = {"InvalidBucketName", "PermanentRedirect", "301", "IllegalLocationConstraintException",
+                  "AuthorizationHeaderMalformed"}  # fmt: skip
+_EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+class S3Store:
+    """Keys below `s3://bucket/prefix/`; the client is made on first use and serves many threads."""
+
+    def __init__(self, bucket: str, prefix: str, spec: S3Spec) -> None:
+        self._bucket = bucket
+        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        self._spec = spec
+        self._client: S3Client | None = None
+
+    def address(self, key: str = "") -> str:
+        return f"s3://{self._bucket}/{self._prefix}{key}"
+
+    def read_bytes(self, key: str) -> bytes:
+        with self._errors(key):
+            return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        if length <= 0:
+            return b""
+        span = f"bytes={start}-{start + length - 1}"
+        with self._errors(key):
+            try:
+                answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=span)
+            except ClientError as error:
+                if _code(error) in {"InvalidRange", "416"}:
+                    return b""
+                raise
+            return answer["Body"].read()
+
+    def get(self, key: str, to: Path) -> None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors(key), tempfile.TemporaryDirectory(prefix=".partial-", dir=to.parent) as folder:
+            partial = Path(folder) / "content"
+            self._s3.download_file(self._bucket, self._prefix + key, str(partial), Config=_transfer())
+            partial.replace(to)
+
+    def put(self, source: Path, key: str) -> None:
+        with self._errors(key), source.open("rb") as file:
+            self._s3.upload_fileobj(file, self._bucket, self._prefix + key, Config=_transfer())
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        with self._errors(key):
+            self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        with self._errors(key):
+            try:
+                self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) in _EXISTS:
+                    return False
+                raise
+        return True
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix
+        )
+        with self._errors(prefix):
+            for page in pages:
+                for found in page.get("Contents", []):
+                    key = found["Key"].removeprefix(self._prefix)
+                    if key and not key.endswith("/"):
+                        yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        with self._errors(key):
+            try:
+                found = self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
+                if _code(error) in {"404", "NoSuchKey", "NotFound"}:
+                    return None
+                raise
+            return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
+
+    def exists(self, key: str) -> bool:
+        return self.head(key) is not None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        rest = iter(keys)
+        while some := tuple(islice(rest, DELETE_AT_ONCE)):
+            self._delete_some(some)
+
+    def _delete_some(self, keys: Sequence[str]) -> None:
+        named: Sequence[ObjectIdentifierTypeDef] = [{"Key": self._prefix + key} for key in keys]
+        with self._errors(keys[0]):
+            answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": named, "Quiet": True})
+        for failure in answer.get("Errors", []):
+            key = failure.get("Key", "").removeprefix(self._prefix)
+            raise self._translated(key, failure.get("Code", ""), failure.get("Message", ""))
+
+    @property
+    def _s3(self) -> S3Client:
+        if self._client is None:
+            with self._errors(""):
+                self._client = _client(self._spec)
+        return self._client
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            details = error.response.get("Error", {})
+            raise self._translated(key, _code(error), details.get("Message", "")) from error
+        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+            raise AccessDeniedError(
+                f"{self.address(key)}: no S3 credentials found in {self._credentials()}"
+            ) from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise StorageError(f"{self.address(key)} at {self._endpoint()}: {_one_line(error)}") from error
+        except OSError as error:
+            if disk_full(error):
+                raise DiskFullError(f"no space left on the local disk for {self.address(key)}") from error
+            raise StorageError(f"{self.address(key)} at {self._endpoint()}: {error}") from error
+
+    def _translated(self, key: str, code: str, message: str) -> TrainerError:
+        address, said = self.address(key), f"{code}: {message}".rstrip(": ")
+        if code == "NoSuchBucket":
+            return MissingObjectError(
+                f"bucket {self._bucket} of {address} does not exist at {self._endpoint()}"
+            )
+        if code in _MISSING:
+            return MissingObjectError(f"{address} does not exist at {self._endpoint()}")
+        if code in _WRONG_REQUEST:
+            return MissingObjectError(
+                f"{address} is not at {self._endpoint()}, region {self._spec.region} ({said})"
+            )
+        if code in _DENIED:
+            return AccessDeniedError(
+                f"{address} refused with the credentials of {self._credentials()} ({said})"
+            )
+        return StorageError(f"{address} at {self._endpoint()}: {said}")
+
+    def _endpoint(self) -> str:
+        return self._spec.endpoint or f"AWS S3 in {self._spec.region}"
+
+    def _credentials(self) -> str:
+        name = self._spec.credentials_secret_name
+        return (
+            f"Secret {name}" if name else "the pod's own identity (storage.s3.credentialsSecretName is empty)"
+        )
+
+
+def _client(spec: S3Spec) -> S3Client:
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        s3={"addressing_style": "path" if spec.path_style else "auto"},
+        # Servers other than AWS often do not know the newer checksum trailers.
+        request_checksum_calculation="when_required" if spec.endpoint else "when_supported",
+        response_checksum_validation="when_required" if spec.endpoint else "when_supported",
+    )
+    return boto3.session.Session().client(
+        "s3", region_name=spec.region, endpoint_url=spec.endpoint or None, config=config
+    )
+
+
+def _transfer() -> TransferConfig:
+    return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

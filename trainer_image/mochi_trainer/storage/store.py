@@ -1,0 +1,69 @@
+"""The edge to storage: what every store can do. Keys are relative to the store's root and use `/`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class ObjectInfo(NamedTuple):
+    """One stored object."""
+
+    key: str
+    size: int
+    """Bytes."""
+    etag: str
+    """Changes when the content changes."""
+
+
+class Store(Protocol):
+    """Objects below one root address.
+
+    Every method may raise `StorageError` (no answer, 5xx) and `AccessDeniedError` (credentials, permissions);
+    a bucket that does not exist is a `MissingObjectError`.
+    """
+
+    def address(self, key: str = "") -> str:
+        """The full address of `key`, for messages and links: `s3://bucket/prefix/key` or `file:///folder/key`."""
+        ...
+
+    def read_bytes(self, key: str) -> bytes:
+        """The whole content; raise `MissingObjectError` when the key does not exist."""
+        ...
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start`, fewer at the end; raise `MissingObjectError` when the key does not exist."""
+        ...
+
+    def get(self, key: str, to: Path) -> None:
+        """Download, making parent folders; raise `MissingObjectError`, or `DiskFullError`; `to` is whole or absent."""
+        ...
+
+    def put(self, source: Path, key: str) -> None:
+        """Upload atomically: readers see the old object or the new one."""
+        ...
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        """As `put`, from memory."""
+        ...
+
+    def write_if_absent(self, key: str, data: bytes) -> bool:
+        """Write unless the key exists; return whether this call wrote it. Of several writers at once one wins."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key starts with `prefix`, by key in the order of their UTF-8 bytes; none is no error."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Size and ETag, or None when the key does not exist."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether the key exists."""
+        ...
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; a key that does not exist is no error."""
+        ...
