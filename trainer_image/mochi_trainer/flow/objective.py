@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 
 def sigmas_uniform(batch: int, generator: torch.Generator) -> Tensor:
@@ -28,4 +28,4 @@ def velocity_target(z_BCTHW: Tensor, noise_BCTHW: Tensor) -> Tensor:
 
 def loss(velocity_BCTHW: Tensor, target_BCTHW: Tensor) -> Tensor:
     """Mean squared error of the whole batch, a float32 scalar."""
-    return F.mse_loss(velocity_BCTHW.float(), target_BCTHW.float())
+    return mse_loss(velocity_BCTHW.float(), target_BCTHW.float())

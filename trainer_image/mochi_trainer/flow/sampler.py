@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import pad
 
 Velocity = Callable[[Tensor, float], Tensor]
 """Latents (B, C, T, H, W) and noise level to velocity, shaped like the latents."""
@@ -66,8 +66,8 @@ def _call(network: Network, z_BCTHW: Tensor, sigma: float, prompt: Prompt) -> Te
 
 def _joined(*prompts: Prompt) -> Prompt:
     longest = max(prompt.text.shape[1] for prompt in prompts)
-    texts = [F.pad(prompt.text, (0, 0, 0, longest - prompt.text.shape[1])) for prompt in prompts]
-    masks = [F.pad(_mask(prompt), (0, longest - prompt.text.shape[1])) for prompt in prompts]
+    texts = [pad(prompt.text, (0, 0, 0, longest - prompt.text.shape[1])) for prompt in prompts]
+    masks = [pad(_mask(prompt), (0, longest - prompt.text.shape[1])) for prompt in prompts]
     return Prompt(torch.cat(texts), torch.cat(masks))
 
 

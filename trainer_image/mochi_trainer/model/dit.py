@@ -7,9 +7,9 @@ parameter names and shapes are kept, so that a published checkpoint loads with `
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import pad, silu
 
 from mochi_trainer.model.layers import (
     FinalLayer,
@@ -72,15 +72,15 @@ class DiT(nn.Module):
         x_BND = self.x_embedder(x_BCTHW.to(dtype))
         y_BLE = self.t5_yproj(text_BLK)
         rotary = rotary_angles(self.pos_frequencies, frames, rows, columns)
-        key_mask_BS = None if text_mask_BL is None else F.pad(text_mask_BL, (x_BND.shape[1], 0), value=True)
+        key_mask_BS = None if text_mask_BL is None else pad(text_mask_BL, (x_BND.shape[1], 0), value=True)
 
         for block in self.blocks:
             x_BND, y_BLE = block(x_BND, y_BLE, c_BD, rotary, key_mask_BS)
 
-        out = self.final_layer(x_BND, c_BD)
+        out: Tensor = self.final_layer(x_BND, c_BD).to(x_BCTHW.dtype)
         return rearrange(
             out, "B (T H W) (p q C) -> B C T (H p) (W q)", T=frames, H=rows, W=columns, p=patch, q=patch
-        ).to(x_BCTHW.dtype)
+        )
 
 
 def without_padding(text_BLK: Tensor, mask_BL: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -109,7 +109,7 @@ class Block(nn.Module):
     def forward(
         self, x_BND: Tensor, y_BLE: Tensor, c_BD: Tensor, rotary: Rotary, key_mask_BS: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        c_BD = F.silu(c_BD)
+        c_BD = silu(c_BD)
         scale_msa, gate_msa, scale_mlp, gate_mlp = self.mod_x(c_BD).chunk(4, dim=-1)
         text_scale_msa, *text_rest = self.mod_y(c_BD).chunk(4 if self.updates_text else 1, dim=-1)
 
@@ -157,7 +157,7 @@ class JointAttention(nn.Module):
         out_BSD = attention(q_BSAP, k_BSAP, v_BSAP, key_mask_BS)
         if key_mask_BS is not None:
             out_BSD = out_BSD * key_mask_BS[..., None]
-        out_x, out_y = out_BSD.split([x_BND.shape[1], y_BLE.shape[1]], dim=1)
+        out_x, out_y = out_BSD.tensor_split([x_BND.shape[1]], dim=1)
         return self.proj_x(out_x), self.proj_y(out_y) if self.updates_text else out_y
 
     def per_head(self, x_BSD: Tensor) -> Tensor:

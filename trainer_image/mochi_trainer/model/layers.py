@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, pad, scaled_dot_product_attention, silu
 
 NORM_EPS = 1e-6
 """Epsilon of the norms without weights."""
@@ -81,7 +81,7 @@ def rotary_angles(frequencies_3AR: Tensor, frames: int, rows: int, columns: int)
 
 def rotated(x_BNAP: Tensor, cos_NAR: Tensor, sin_NAR: Tensor) -> Tensor:
     """Each interleaved pair (even, odd) of a head turned by its token's angle; computed in float32 or wider."""
-    even, odd = wide(x_BNAP).unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = wide(x_BNAP[..., 0::2]), wide(x_BNAP[..., 1::2])
     turned = torch.stack([even * cos_NAR - odd * sin_NAR, even * sin_NAR + odd * cos_NAR], dim=-1)
     return turned.flatten(-2).to(x_BNAP.dtype)
 
@@ -90,7 +90,7 @@ def attention(q_BSAP: Tensor, k_BSAP: Tensor, v_BSAP: Tensor, key_mask_BS: Tenso
     """Softmax attention of every token to every valid one: (B, S, A * P). No mask means that all are valid."""
     q, k, v = (rearrange(x, "B S A P -> B A S P") for x in (q_BSAP, k_BSAP, v_BSAP))
     mask = None if key_mask_BS is None else key_mask_BS[:, None, None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(out, "B A S P -> B S (A P)")
 
 
@@ -125,7 +125,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, linear = self.w1(x).chunk(2, dim=-1)
-        out: Tensor = self.w2(F.silu(gate) * linear)
+        out: Tensor = self.w2(silu(gate) * linear)
         return out
 
 
@@ -138,7 +138,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         frames = rearrange(x_BCTHW, "B C T H W -> (B T) C H W")
-        return rearrange(self.proj(frames), "(B T) D H W -> B (T H W) D", B=len(x_BCTHW))
+        tokens: Tensor = rearrange(self.proj(frames), "(B T) D H W -> B (T H W) D", B=len(x_BCTHW))
+        return tokens
 
 
 class TimestepEmbedding(nn.Module):
@@ -169,7 +170,7 @@ class TextPooling(nn.Module):
         tokens = torch.cat([mean_B1K, text_BLK], dim=1)
         k, v = rearrange(self.to_kv(tokens), "B S (two A P) -> two B S A P", two=2, A=self.heads)
         q = rearrange(self.to_q(mean_B1K), "B S (A P) -> B S A P", A=self.heads)
-        key_mask = None if mask_BL is None else F.pad(mask_BL, (1, 0), value=True)
+        key_mask = None if mask_BL is None else pad(mask_BL, (1, 0), value=True)
         out: Tensor = self.to_out(attention(q, k, v, key_mask))
         return out[:, 0]
 
@@ -191,7 +192,7 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(width, patch * patch * channels)
 
     def forward(self, x_BND: Tensor, condition_BD: Tensor) -> Tensor:
-        shift, scale = self.mod(F.silu(condition_BD))[:, None].chunk(2, dim=-1)
-        x_BND = F.layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+        shift, scale = self.mod(silu(condition_BD))[:, None].chunk(2, dim=-1)
+        x_BND = layer_norm(x_BND, x_BND.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
         out: Tensor = self.linear(x_BND)
         return out

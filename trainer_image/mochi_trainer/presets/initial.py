@@ -30,10 +30,11 @@ def _draw(name: str, parameter: Tensor, seed: int) -> Tensor:
     return 0.02 * noise + (1.0 if name.endswith("weight") else 0.0)
 
 
-def _frequencies(noise_3AR: Tensor) -> Tensor:
+def _frequencies(noise: Tensor) -> Tensor:
     """Random mixtures of frame, row and column: waves of 3 to 30 frames and of 40 to 400 units of the scaled grid."""
     longest = torch.tensor([30.0, 400.0, 400.0])[:, None, None]
-    steps = torch.linspace(0, 1, noise_3AR.shape[-1])
+    steps = torch.linspace(0, 1, noise.shape[-1])
     waves = longest * 10.0 ** (-steps)
-    directions = noise_3AR / noise_3AR.norm(dim=0, keepdim=True)
-    return directions * 2 * math.pi / waves
+    directions = noise / noise.norm(dim=0, keepdim=True)
+    frequencies: Tensor = directions * (2 * math.pi) / waves
+    return frequencies

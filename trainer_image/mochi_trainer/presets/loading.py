@@ -85,14 +85,20 @@ def load_text_encoder(
     folder = _folder(chosen, source) / "t5"
     if not (folder / "config.json").is_file():
         raise MissingObjectError(f"{folder / 'config.json'} does not exist")
-    transformers_logging.disable_progress_bar()  # it would fill the pod's log
-    model, report = T5EncoderModel.from_pretrained(
+    model = _t5(folder, dtype).to(device)  # type: ignore[arg-type]  # transformers declares a narrower `to`
+    tokenizer = byte_tokenizer() if chosen.byte_tokens else t5_tokenizer(folder)
+    return TextEncoder(model, tokenizer)
+
+
+def _t5(folder: Path, dtype: torch.dtype) -> T5EncoderModel:
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would fill the pod's log
+    model: T5EncoderModel
+    model, report = T5EncoderModel.from_pretrained(  # type: ignore[misc,has-type]  # a pair, by the last argument
         str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
     )
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"t5 does not fit: {', '.join(missing[:5])} missing, {len(missing)} in all")
-    tokenizer = byte_tokenizer() if chosen.byte_tokens else t5_tokenizer(folder)
-    return TextEncoder(model.to(device), tokenizer)
+    return model
 
 
 def identity(preset: str, source: Path | None = None, parts: Sequence[Part] = PARTS) -> str:

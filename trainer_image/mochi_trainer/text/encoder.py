@@ -38,7 +38,8 @@ class TextEncoder:
     """Runs a T5 encoder; holds no gradient."""
 
     def __init__(self, model: T5EncoderModel, tokenizer: Tokenizer) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
+        self.model.train(False)
         self.tokenizer = tokenizer
 
     @property

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from mochi_trainer.vae.encoder import COLOURS
 from mochi_trainer.vae.layers import CausalConv, ResidualBlock, check_widths, pointwise
@@ -85,4 +85,4 @@ class Decoder(nn.Module):
         x_BCTHW = z_BCTHW.to(self.output_proj.weight.dtype)
         for block in self.blocks:
             x_BCTHW = block(x_BCTHW)
-        return pointwise(self.output_proj, F.silu(x_BCTHW))
+        return pointwise(self.output_proj, silu(x_BCTHW))

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from mochi_trainer.vae.latents import Posterior, latent_shape
 from mochi_trainer.vae.layers import CausalConv, FrameNorm, ResidualBlock, check_widths, pointwise
@@ -104,6 +104,6 @@ class Encoder(nn.Module):
         x_BCTHW = pointwise(project, x_BCTHW)
         for layer in layers:
             x_BCTHW = layer(x_BCTHW)
-        x_BCTHW = pointwise(self.output_proj, F.silu(self.output_norm(x_BCTHW)))
+        x_BCTHW = pointwise(self.output_proj, silu(self.output_norm(x_BCTHW)))
         mean, logvar = x_BCTHW.chunk(2, dim=1)
         return Posterior(mean, logvar)

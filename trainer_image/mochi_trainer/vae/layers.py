@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import normalize, pad, scaled_dot_product_attention
 
 PIXELS_PER_CALL = 2**15
 """Pixels whose attention over time is computed at once; CUDA limits the size of a batch."""
@@ -27,7 +27,7 @@ class CausalConv(nn.Conv3d):
         self.border = (columns, columns, rows, rows, kernel[0] - 1, 0)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        return super().forward(F.pad(x_BCTHW, self.border, mode="replicate"))
+        return super().forward(pad(x_BCTHW, self.border, mode="replicate"))
 
 
 class FrameNorm(nn.GroupNorm):
@@ -51,8 +51,8 @@ class TemporalAttention(nn.Module):
         q, k, v = self.qkv(x_BTC).chunk(3, dim=-1)
         if x_BTC.shape[1] > 1:
             q, k, v = (rearrange(part, "B T (A P) -> B A T P", P=self.head_width) for part in (q, k, v))
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-            v = rearrange(F.scaled_dot_product_attention(q, k, v, is_causal=True), "B A T P -> B T (A P)")
+            q, k = normalize(q, dim=-1), normalize(k, dim=-1)
+            v = rearrange(scaled_dot_product_attention(q, k, v, is_causal=True), "B A T P -> B T (A P)")
         out: Tensor = self.out(v)
         return out
 
