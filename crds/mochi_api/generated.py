@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mochi_api import reference, schema
+from mochi_api import reference, schema, values
 
 
 def files() -> dict[str, str]:
@@ -11,6 +11,7 @@ def files() -> dict[str, str]:
     return {
         "crds/mochifinetunes.yaml": crd,
         "helm/mochi-operator/files/mochifinetunes.yaml": crd,
+        "helm/mochi-operator/values.schema.json": values.schema_json(),
         "docs/reference/finetune.md": reference.finetune_page(),
         "docs/reference/reasons.md": reference.reasons_page(),
         "docs/reference/metrics.md": reference.metrics_page(),
