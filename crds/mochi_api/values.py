@@ -78,9 +78,9 @@ class ServiceAccountValues(ApiModel):
 class ResourceValues(ApiModel):
     """CPU and memory of the operator."""
 
-    requests: dict[str, QuantityValue] = {"cpu": "100m", "memory": "128Mi"}
+    requests: dict[str, QuantityValue] = {"cpu": "100m", "memory": "128Mi"}  # noqa: RUF012 - pydantic copies it
     """What the scheduler sets aside."""
-    limits: dict[str, QuantityValue] = {"memory": "512Mi"}
+    limits: dict[str, QuantityValue] = {"memory": "512Mi"}  # noqa: RUF012 - pydantic copies it
     """What the container is held to."""
 
 
