@@ -1,0 +1,173 @@
+"""The agent: mirrors the node's pods and the cluster's Services, and keeps one worker a pod."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devcluster.agent import hosts, server
+from devcluster.agent import node as nodes
+from devcluster.agent.api import Access, Api
+from devcluster.agent.host import Host
+from devcluster.agent.images import ImageTable
+from devcluster.agent.process import Launcher
+from devcluster.agent.resources import address_pool, gpu_pool
+from devcluster.agent.watch import Mirror, Objects
+from devcluster.agent.worker import Worker
+
+log = logging.getLogger(__name__)
+LOST_FILE = "node-lost"
+HOSTS_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    access: Access
+    node: nodes.NodeSpec
+    pod_cidr: str
+    state: Path
+    images: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    back_off: float = 10.0
+
+
+class Agent:
+    """One node."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._api = Api(options.access)
+        self._launcher = Launcher()
+        self._workers: dict[str, Worker] = {}
+        self._services: Objects = {}
+        self._lock = threading.Lock()
+        self._hosts_stale = threading.Event()
+        self._stopped = threading.Event()
+        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE)
+        capacity = options.node.capacity
+        self._host = Host(
+            api=self._api,
+            launcher=self._launcher,
+            images=ImageTable(options.images),
+            node_name=options.node.name,
+            node_ip=options.node.ip,
+            allocatable=capacity,
+            state=options.state,
+            addresses=address_pool(options.pod_cidr),
+            gpus=gpu_pool(int(capacity.get(nodes.GPU, 0))),
+            back_off=options.back_off,
+            lost=lambda: self.heartbeat.lost,
+            hosts_file=self._hosts_file,
+            endpoints_changed=self._hosts_stale.set,
+        )
+        query = {"fieldSelector": f"spec.nodeName={options.node.name}"}
+        self._mirrors = (
+            Mirror(self._api, "/api/v1/services", {}, self._set_services),
+            Mirror(self._api, "/api/v1/pods", query, self._set_pods),
+        )
+
+    def start(self) -> None:
+        """Begin. Raises `OSError` when the log server can not be started."""
+        options = self._options
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        certificate, key = options.certificate, options.key
+        if certificate is None or key is None:
+            certificate, key = server.self_signed(options.state / "tls", options.node.ip)
+        self._server = server.serve(options.node.ip, nodes.PORT, certificate, key, self._find_log)
+        self.heartbeat.start()
+        for mirror in self._mirrors:
+            mirror.start()
+        threading.Thread(target=self._follow_hosts, name="hosts", daemon=True).start()
+
+    def stop(self) -> None:
+        """End: every container is killed, nothing is told to the API server."""
+        self._stopped.set()
+        for mirror in self._mirrors:
+            mirror.stop()
+        self.heartbeat.stop()
+        self._launcher.close()
+        self._server.shutdown()
+        self._server.server_close()
+
+    # ---- pods
+
+    def _set_pods(self, found: Objects) -> None:
+        with self._lock:
+            for uid, pod in found.items():
+                worker = self._workers.get(uid)
+                if worker is None:
+                    self._add(uid, pod)
+                elif worker.pod is not pod:
+                    worker.update(pod)
+            for uid in self._workers.keys() - found.keys():
+                self._workers[uid].forget()
+        self._hosts_stale.set()
+
+    def _add(self, uid: str, pod: Mapping[str, Any]) -> None:
+        self._workers[uid] = Worker(self._host, pod, self._remove)
+        self._workers[uid].start()
+
+    def _remove(self, uid: str) -> None:
+        with self._lock:
+            self._workers.pop(uid, None)
+        self._hosts_stale.set()
+
+    def _worker(self, namespace: str, name: str) -> Worker | None:
+        with self._lock:
+            workers = list(self._workers.values())
+        for worker in workers:
+            metadata = worker.pod["metadata"]
+            if (metadata["namespace"], metadata["name"]) == (namespace, name):
+                return worker
+        return None
+
+    def _find_log(self, namespace: str, pod: str, container: str, previous: bool) -> server.LogFile | None:
+        worker = self._worker(namespace, pod)
+        item = worker.container(container) if worker else None
+        if worker is None or item is None or item.attempt < int(previous):
+            return None
+        number = item.attempt - int(previous)
+
+        def running() -> bool:
+            current = worker.container(container)
+            return current is not None and current.attempt == number and current.running is not None
+
+        return server.LogFile(worker.folder.log(container, number), running)
+
+    # ---- names
+
+    def _set_services(self, found: Objects) -> None:
+        self._services = found
+        self._hosts_stale.set()
+
+    def _hosts_file(self, viewer: hosts.Endpoint, pod: Mapping[str, Any]) -> str:
+        with self._lock:
+            endpoints = [worker.endpoint for worker in self._workers.values()]
+        return hosts.render(
+            viewer,
+            list(self._services.values()),
+            endpoints,
+            api_server=self._api.access.host,
+            aliases=pod["spec"].get("hostAliases", ()),
+        )
+
+    def _follow_hosts(self) -> None:
+        while not self._stopped.is_set():
+            self._hosts_stale.wait()
+            self._hosts_stale.clear()
+            with self._lock:
+                workers = list(self._workers.values())
+            for worker in workers:
+                try:
+                    worker.write_hosts()
+                except OSError as error:
+                    log.info("hosts of pod %s are not written: %s", worker.uid, error)
+            time.sleep(HOSTS_PAUSE)
