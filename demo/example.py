@@ -1,0 +1,28 @@
+"""The example that the demo applies, and its two addresses where the site differs from the dev cluster's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from demo.site import CLIPS, Site
+
+FILES = {"lora": "lora-nano.yaml", "full": "full-nano.yaml"}
+
+
+def read(folder: Path, mode: str) -> dict[str, Any]:
+    """The manifest in `examples/` for a mode."""
+    manifest: dict[str, Any] = yaml.safe_load((folder / FILES[mode]).read_text())
+    return manifest
+
+
+def placed(manifest: dict[str, Any], site: Site) -> dict[str, Any]:
+    """The manifest with the bucket and the S3 endpoint of `site`."""
+    spec = manifest["spec"]
+    s3 = {**spec["storage"]["s3"], "endpoint": site.endpoint, "pathStyle": bool(site.endpoint)}
+    root = f"s3://{site.bucket.name}/"
+    storage = {**spec["storage"], "outputURI": root, "s3": s3}
+    dataset = {**spec["dataset"], "source": {"s3": {"uri": f"{root}{CLIPS}/"}}}
+    return {**manifest, "spec": {**spec, "dataset": dataset, "storage": storage}}
