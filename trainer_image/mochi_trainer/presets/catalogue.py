@@ -43,8 +43,8 @@ NANO_DIT = DiTParams(
     timestep_width=64,
     mlp_multiple=64,
 )
-NANO_ENCODER = EncoderParams(widths=(16, 32, 48, 64), blocks=(1, 1, 1, 1, 1), groups=8, head_width=16)
-NANO_DECODER = DecoderParams(widths=(64, 48, 32, 24), blocks=(1, 1, 1, 1, 1), groups=8)
+NANO_ENCODER = EncoderParams(widths=(16, 32, 64, 80), blocks=(0, 1, 1, 1, 1), groups=8, head_width=16)
+NANO_DECODER = DecoderParams(widths=(80, 64, 32, 16), blocks=(1, 1, 1, 1, 0), groups=8)
 
 
 def nano_statistics() -> LatentStatistics:

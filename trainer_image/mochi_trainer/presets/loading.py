@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -92,11 +92,11 @@ def load_text_encoder(
 
 def _t5(folder: Path, dtype: torch.dtype) -> T5EncoderModel:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would fill the pod's log
-    model: T5EncoderModel
-    model, report = T5EncoderModel.from_pretrained(  # type: ignore[misc,has-type]  # a pair, by the last argument
+    loaded: Any = T5EncoderModel.from_pretrained(
         str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
     )
-    if missing := sorted(report["missing_keys"]):
+    model: T5EncoderModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):
         raise WeightsError(f"t5 does not fit: {', '.join(missing[:5])} missing, {len(missing)} in all")
     return model
 
