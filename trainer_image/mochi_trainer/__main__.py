@@ -84,7 +84,7 @@ def _job(stage: Stage) -> Callable[[RunFile], Finished]:
     return cast(Callable[[RunFile], Finished], module.execute)
 
 
-def _preempt(number: int, frame: FrameType | None) -> None:
+def _preempt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise PreemptedError("stopped by SIGTERM; what other runs can reuse is kept")
 

@@ -9,10 +9,7 @@ from typing import Any
 from mochi_api.outcomes import Item, Outcome, Reason, SampleResult, StageResult, TrainingResult
 from mochi_trainer import failures
 from mochi_trainer.errors import DatasetRejectedError
-from mochi_trainer.jobs.finished import Finished
-
-FIRST_FAILURES = 8
-"""As many failures fit into an outcome."""
+from mochi_trainer.jobs.finished import FIRST_FAILURES, Finished
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,8 +50,10 @@ def _of_machine(error: BaseException) -> TrainerError | None:
         return OutOfMemoryError(f"the pod's memory is too small: {_one_line(error)}".rstrip(": "))
     if isinstance(error, OSError) and disk_full(error):
         return DiskFullError(f"no space left on the local disk: {_one_line(error)}")
-    if not isinstance(error, RuntimeError):
-        return None
+    return _of_torch(error) if isinstance(error, RuntimeError) else None
+
+
+def _of_torch(error: RuntimeError) -> TrainerError | None:
     text = _one_line(error)
     lower = text.lower()
     if _is_torch(error, "OutOfMemoryError") or any(part in lower for part in _MEMORY):

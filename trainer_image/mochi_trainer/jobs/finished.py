@@ -8,13 +8,16 @@ from typing import Any
 
 from mochi_api.outcomes import Item, SampleResult, StageResult, TrainingResult
 
+FIRST_FAILURES = 8
+"""As many failures fit into a result; the record and the report have all."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
     """A job that ended well; one that does not raises a `TrainerError`."""
 
-    result: StageResult | TrainingResult | SampleResult
-    """Goes to the termination log."""
+    result: StageResult | TrainingResult | SampleResult | None
+    """Goes to the termination log; None from a training rank other than the first."""
 
     message: str = ""
     """One sentence for the user."""

@@ -56,13 +56,12 @@ class LocalStore:
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
         target = self._path(key)
-        with self._errors(key):
-            with _partial_beside(target) as partial:
-                partial.write_bytes(data)
-                try:
-                    os.link(partial, target)
-                except FileExistsError:
-                    return False
+        with self._errors(key), _partial_beside(target) as partial:
+            partial.write_bytes(data)
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                return False
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:

@@ -85,7 +85,7 @@ def write_manifest(
 ) -> Manifest:
     """Write `prefix/manifest.json`: call it after everything it lists has been stored."""
     listed = {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
-    document = {
+    document: dict[str, Any] = {
         "version": VERSION,
         "entries": [{"name": e.name, "size": e.size, "sha256": e.sha256} for e in listed.values()],
         "details": dict(details or {}),

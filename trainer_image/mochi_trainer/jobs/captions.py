@@ -1,0 +1,94 @@
+"""The stage captions: each caption of the trimmed clips as un-padded T5 features."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from mochi_api import layout
+from mochi_api.runfile import RunFile
+from mochi_trainer.data.dataset import EMPTY_PROMPT
+from mochi_trainer.jobs.cache_keys import cache_key
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.model_files import model_folder, model_identity
+from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
+from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.presets import load_text_encoder
+from mochi_trainer.storage import Store, find_manifest, open_store, put_bytes_entry, write_manifest
+from mochi_trainer.text import EncodedCaption
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raise it when the output for the same input changes."""
+
+BATCH = 8
+"""Captions encoded at once."""
+
+
+def execute(run: RunFile) -> Finished:
+    """Encode the captions of `run` into the cache, or find that it has been done.
+
+    Raises MissingObjectError (output of trim, weights), DeviceUnavailableError, OutOfMemoryError and what the stores
+    raise.
+    """
+    cache = open_store(run.locations.cache, run.s3)
+    clips = read_trimmed(cache, run).clips
+    key = cache_key("captions", VERSION, trim=run.keys.trim, model=model_identity(run, ["t5"]))
+    prefix = layout.cache_entry("", "captions", key)
+    manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
+    hit = manifest is not None
+    if manifest is None:
+        features = _encoded(run, ["", *(clip.caption for clip in clips)])
+        manifest = write_manifest(cache, prefix, *_stored(cache, prefix, clips, features))
+    truncated = manifest.details["truncated"]
+    cut = f", {len(truncated)} longer than 256 tokens cut off" if truncated else ""
+    return Finished(
+        result=stage_result(key, hit=hit, done=len(clips), failures=[]),
+        message=f"{'reused' if hit else 'made'} features of {len(clips)} captions{cut}",
+        details={"truncated": truncated},
+    )
+
+
+def _encoded(run: RunFile, captions: Sequence[str]) -> dict[str, EncodedCaption]:
+    """The features of each different caption, on the CPU; the empty one is always among them."""
+    gpus = run.preprocessing.captions.gpus
+    device = device_for((0 if run.model.preset == "nano" else 1) if gpus is None else gpus)
+    texts = sorted(set(captions))
+    done: dict[str, EncodedCaption] = {}
+    with tempfile.TemporaryDirectory(prefix="mochi-t5-") as folder:
+        source = model_folder(run, ["t5"], Path(folder))
+        encoder = load_text_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            done.update(zip(batch, encoder.encode(batch), strict=True))
+            log.info("captions: %d of %d", len(done), len(texts))
+    return done
+
+
+def _stored(
+    cache: Store, prefix: str, clips: Sequence[TrimmedClip], encoded: Mapping[str, EncodedCaption]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Store the features; return entries and details of the manifest."""
+    entries = [put_bytes_entry(cache, prefix, _file(encoded[""].features), EMPTY_PROMPT)]
+    for clip in clips:
+        data = _file(encoded[clip.caption].features)
+        entries.append(put_bytes_entry(cache, prefix, data, f"{clip.name}.safetensors"))
+    truncated = [clip.source for clip in clips if encoded[clip.caption].truncated]
+    if truncated:
+        log.warning("captions longer than 256 tokens lose their end: %s", ", ".join(truncated))
+    return entries, {
+        "captions": {clip.name: clip.caption for clip in clips},
+        "tokens": {clip.name: encoded[clip.caption].count for clip in clips},
+        "truncated": truncated,
+    }
+
+
+def _file(features: Tensor) -> bytes:
+    return save({"features": features.cpu().contiguous()})

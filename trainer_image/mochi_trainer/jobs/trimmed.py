@@ -1,0 +1,113 @@
+"""The output of the trim stage, as the later stages read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mochi_api import layout
+from mochi_api.outcomes import Item, StageResult
+from mochi_api.runfile import RunFile
+from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
+from mochi_trainer.jobs.finished import FIRST_FAILURES
+from mochi_trainer.storage import Manifest, Store, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrimmedClip:
+    """One clip of the trim stage's output."""
+
+    name: str
+    source: str
+    """Key in the dataset."""
+
+    frames: int
+    width: int
+    height: int
+    caption: str
+    enlargement: float
+    """Above 1: the source is smaller than the training size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trimmed:
+    """All of it."""
+
+    manifest: Manifest
+    clips: Sequence[TrimmedClip]
+    failures: Sequence[Item]
+    skipped: Sequence[str]
+    """Clips left out because they have no caption and the spec says so."""
+
+    def for_frames(self, frames: int) -> Trimmed:
+        """As this, with the clips that have fewer than `frames` frames among the failures."""
+        short = [clip for clip in self.clips if clip.frames < frames]
+        fewer = [
+            Item(clip=clip.source, message=f"too short: {frames} frames are needed, {clip.frames} are there")
+            for clip in short
+        ]
+        return Trimmed(
+            manifest=self.manifest,
+            clips=[clip for clip in self.clips if clip.frames >= frames],
+            failures=[*self.failures, *fewer],
+            skipped=self.skipped,
+        )
+
+
+def details_of(
+    clips: Sequence[TrimmedClip], failures: Sequence[Item], skipped: Sequence[str]
+) -> dict[str, Any]:
+    """The details for the manifest."""
+    return {
+        "clips": [asdict(clip) for clip in clips],
+        "failures": [failure.to_wire() for failure in failures],
+        "skipped": list(skipped),
+    }
+
+
+def trimmed_of(manifest: Manifest) -> Trimmed:
+    """The stage's output as its manifest lists it."""
+    details: Mapping[str, Any] = manifest.details
+    return Trimmed(
+        manifest=manifest,
+        clips=[TrimmedClip(**clip) for clip in details["clips"]],
+        failures=[Item.model_validate(failure) for failure in details["failures"]],
+        skipped=details["skipped"],
+    )
+
+
+def read_trimmed(cache: Store, run: RunFile) -> Trimmed:
+    """All clips of the stage trim; raise MissingObjectError when it is not complete."""
+    if not run.keys.trim:
+        raise InvalidInputError("keys.trim of the run file must name the output of the stage trim, got ''")
+    try:
+        manifest = read_manifest(cache, layout.cache_entry("", "trim", run.keys.trim))
+    except MissingObjectError as error:
+        raise MissingObjectError(f"output of the stage trim is not complete: {error}") from error
+    return trimmed_of(manifest)
+
+
+def check_enough(total: int, done: int, failures: Sequence[Item], most_percent: int) -> None:
+    """Raise DatasetRejectedError when no clip is left, or more than `most_percent` of `total` have failed."""
+    failed = len(failures)
+    if done and failed * 100 <= most_percent * total:
+        return
+    reasons = "; ".join(f"{item.clip}: {item.message}" for item in failures[:3])
+    more = f"; and {failed - 3} more" if failed > 3 else ""
+    limit = "" if not done else f", more than maxFailedItemsPercent = {most_percent} allows"
+    raise DatasetRejectedError(
+        f"{failed} of {total} clips cannot be used{limit}: {reasons}{more}", total=total, failures=failures
+    )
+
+
+def stage_result(key: str, *, hit: bool, done: int, failures: Sequence[Item]) -> StageResult:
+    """The counts of a stage."""
+    return StageResult(
+        cache_key=key,
+        cache_hit=hit,
+        items_total=done + len(failures),
+        items_done=done,
+        items_failed=len(failures),
+        failures=list(failures[:FIRST_FAILURES]),
+    )

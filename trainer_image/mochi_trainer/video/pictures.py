@@ -1,0 +1,51 @@
+"""Still pictures for the report: contact sheets, comparisons, thumbnails."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from mochi_trainer.video.framing import Picture
+from mochi_trainer.video.reading import Frames
+
+GAP = 4
+"""Pixels between pictures."""
+
+
+def contact_sheet(frames: Frames, columns: int, *, rows: int = 2) -> bytes:
+    """PNG of `columns` x `rows` frames spread evenly over (T, H, W, 3); fewer when T is smaller."""
+    count = min(len(frames), columns * rows)
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    height, width = frames.shape[1:3]
+    lines = -(-count // columns)
+    sheet = np.full((lines * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for index, picture in enumerate(chosen):
+        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = picture
+    return png(sheet)
+
+
+def side_by_side(original: Frames, copy: Frames, *, columns: int = 4) -> bytes:
+    """PNG with frames of (T, H, W, 3) in the upper row and the same frames of its copy in the lower one."""
+    chosen = np.linspace(0, len(original) - 1, min(columns, len(original))).round().astype(int)
+    return contact_sheet(np.concatenate([original[chosen], copy[chosen]]), len(chosen))
+
+
+def png(picture: Picture) -> bytes:
+    """A picture (H, W, 3) as PNG."""
+    return _file(Image.fromarray(picture), "PNG")
+
+
+def jpeg(picture: Picture, *, width: int) -> bytes:
+    """A picture (H, W, 3) as a JPEG of at most `width` pixels' width."""
+    image = Image.fromarray(picture)
+    image.thumbnail((width, width))
+    return _file(image, "JPEG")
+
+
+def _file(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, quality=85, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,46 @@
+"""Encode frames: H.264 that plays everywhere, and a lossless form for intermediate clips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+
+from mochi_trainer.video.reading import Frames
+
+BT709 = 1
+LIMITED_RANGE = 1
+
+
+def encode_mp4(frames: Frames, path: Path, *, fps: int) -> None:
+    """Write (T, H, W, 3) uint8 RGB, H and W even, as H.264 4:2:0 with the index in front, for any player."""
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 4:2:0 needs an even width and height, got {width}x{height}")
+    _encode(frames, path, fps, codec="libx264", pixels="yuv420p", options={"crf": "16", "preset": "medium"})
+
+
+def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
+    """Write (T, H, W, 3) uint8 RGB so that reading gives the same pixels."""
+    _encode(frames, path, fps, codec="libx264rgb", pixels="rgb24", options={"qp": "0", "preset": "veryfast"})
+
+
+def _encode(
+    frames: Frames, path: Path, fps: int, *, codec: str, pixels: str, options: Mapping[str, str]
+) -> None:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream: Any = container.add_stream(codec, rate=fps, options=dict(options))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixels
+        context = stream.codec_context
+        if pixels == "yuv420p":
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = LIMITED_RANGE
+        for picture in frames:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if pixels == "yuv420p":
+                frame = frame.reformat(format=pixels, dst_colorspace="ITU709")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
