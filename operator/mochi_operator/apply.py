@@ -1,0 +1,76 @@
+"""Carry out a plan: creates, one status write, deletes, Events, in this order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from mochi_operator import observe
+from mochi_operator.cluster import (
+    KINDS,
+    AlreadyExistsError,
+    Cluster,
+    ClusterError,
+    Manifest,
+    RefusedError,
+)
+from mochi_operator.events import event
+from mochi_operator.plan import Plan
+from mochi_operator.snapshot import ObjectRef, Obstacle, Snapshot
+
+_log = logging.getLogger(__name__)
+
+
+async def create(cluster: Cluster, snapshot: Snapshot, manifests: Sequence[Manifest]) -> tuple[Obstacle, ...]:
+    """Create children in order and stop at the first that cannot be; the answer says why.
+
+    A child that exists already and is ours counts as created: the operator was stopped after it made it, or a second
+    operator made it.
+    """
+    for manifest in manifests:
+        obstacle = await _create(cluster, snapshot, manifest)
+        if obstacle is not None:
+            return (obstacle,)
+    return ()
+
+
+async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
+    """Write the status if it changes, then delete, then record Events; StaleError when somebody was faster."""
+    run = snapshot.run
+    if plan.status is not None:
+        await cluster.write_status(
+            run.namespace, run.name, resource_version=run.resource_version, status=plan.status.to_wire()
+        )
+    for ref in plan.deletes:
+        _log.info("delete %s %s/%s", ref.kind, run.namespace, ref.name)
+        await cluster.delete(KINDS[ref.kind], run.namespace, ref.name, uid=ref.uid)
+    for note in plan.notes if plan.status is not None else ():
+        _log.info("%s/%s: %s: %s", run.namespace, run.name, note.reason, note.message)
+        try:
+            await cluster.record(run.namespace, event(run, note, snapshot.now))
+        except ClusterError as error:
+            _log.warning("event %s of %s/%s is lost: %s", note.reason, run.namespace, run.name, error)
+
+
+async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Obstacle | None:
+    kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
+    try:
+        await cluster.create(kind, snapshot.run.namespace, manifest)
+    except AlreadyExistsError:
+        return await _existing(cluster, snapshot, manifest)
+    except RefusedError as error:
+        ref = ObjectRef(kind=kind.name, name=name, uid="")
+        return Obstacle(ref=ref, reason="Refused" if error.final else "Forbidden", message=str(error))
+    _log.info("created %s %s/%s", kind.name, snapshot.run.namespace, name)
+    return None
+
+
+async def _existing(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Obstacle | None:
+    kind, name, run = KINDS[manifest["kind"]], manifest["metadata"]["name"], snapshot.run
+    found = await cluster.get(kind, run.namespace, name)
+    if found is None or observe.owner_uid(found) == run.uid:
+        return None
+    ref = ObjectRef(kind=kind.name, name=name, uid=found["metadata"]["uid"])
+    if observe.is_leftover(found, run):
+        return Obstacle(ref=ref, reason="Leftover", message="belongs to a deleted run of the same name")
+    return Obstacle(ref=ref, reason="Taken", message="exists and does not belong to this run")

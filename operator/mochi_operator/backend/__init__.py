@@ -1,0 +1,1 @@
+"""What runs the training: one object for each attempt."""

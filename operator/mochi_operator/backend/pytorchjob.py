@@ -1,0 +1,69 @@
+"""Training by a worker-only PyTorchJob of the Kubeflow training operator, one for each attempt.
+
+Worker-only, because a Master makes the training operator add an init container to the workers that Pod Security
+`restricted` refuses. Retries and deadlines are ours: its backoffLimit counts only restarts of running pods, and its
+activeDeadlineSeconds is looked at only when something else happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mochi_api import identity
+from mochi_operator import names, observe
+from mochi_operator.build.metadata import metadata
+from mochi_operator.build.order import Order
+from mochi_operator.build.pod import from_field, template, value
+from mochi_operator.cluster import PYTORCHJOBS, Kind, Manifest
+from mochi_operator.snapshot import Child
+
+_RANK_PATH = f"metadata.labels['{observe.REPLICA_INDEX}']"
+
+
+class PyTorchJobBackend:
+    """`kubeflow.org/v1` PyTorchJob."""
+
+    kind: Kind = PYTORCHJOBS
+
+    def build(self, order: Order) -> Manifest:
+        """The PyTorchJob `<name>-a<n>`."""
+        return {
+            "apiVersion": PYTORCHJOBS.api_version,
+            "kind": PYTORCHJOBS.name,
+            "metadata": metadata(order, order.child),
+            "spec": {
+                "runPolicy": {"cleanPodPolicy": "Running"},
+                "pytorchReplicaSpecs": {
+                    "Worker": {
+                        "replicas": order.resolved.replicas,
+                        "restartPolicy": "Never",
+                        "template": template(
+                            order,
+                            container=identity.TRAINING_CONTAINER,
+                            env=_gang(order),
+                            grace_seconds=order.spec.run_policy.grace_period_seconds,
+                        ),
+                    }
+                },
+            },
+        }
+
+    def observe(self, raw: Mapping[str, Any]) -> Child:
+        """How a PyTorchJob stands; its pods and Services go with it."""
+        return observe.child(raw)
+
+
+def _gang(order: Order) -> list[dict[str, Any]]:
+    """How the ranks find each other; without a Master the training operator sets none of it."""
+    return [
+        from_field("RANK", _RANK_PATH),
+        from_field("PET_NODE_RANK", _RANK_PATH),
+        value("WORLD_SIZE", str(order.resolved.replicas)),
+        value("LOCAL_RANK", "0"),
+        value("MASTER_ADDR", names.master_address(order.child)),
+        value("MASTER_PORT", str(names.master_port(order.run.namespace, order.child))),
+        # A rank that hangs in a collective ends with an error instead of waiting for ever.
+        value("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        value("NCCL_DEBUG", "WARN"),
+    ]

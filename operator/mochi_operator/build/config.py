@@ -1,0 +1,62 @@
+"""The run file of a child and the immutable ConfigMap that carries it."""
+
+from __future__ import annotations
+
+from mochi_api import layout, resolved
+from mochi_api.runfile import Identity, Locations, RunFile, World
+from mochi_api.spec import Source
+from mochi_operator import names
+from mochi_operator.build.metadata import metadata
+from mochi_operator.build.order import Order
+from mochi_operator.cluster import CONFIGMAPS, Manifest
+
+DATASET_MOUNT = "/mnt/mochi/dataset"
+MODEL_MOUNT = "/mnt/mochi/model"
+
+
+def address(source: Source, mount: str) -> str:
+    """Where the pod finds a source: its S3 address, or the folder its volume is mounted on."""
+    if source.s3 is not None:
+        return source.s3.uri
+    assert source.pvc is not None, "a source has exactly one of s3 and pvc"
+    return layout.join(f"file://{mount}", source.pvc.path)
+
+
+def run_file(order: Order) -> RunFile:
+    """Everything the pods of one child need to know."""
+    spec, chosen = order.spec, order.resolved
+    storage, model = spec.storage, spec.model.source
+    return RunFile(
+        stage=order.stage,
+        run=Identity(
+            namespace=order.run.namespace, name=order.run.name, uid=order.run.uid, attempt=order.attempt
+        ),
+        mode=spec.mode,
+        model=spec.model,
+        dataset=spec.dataset,
+        preprocessing=spec.preprocessing,
+        training=resolved.training(spec).model_copy(
+            update={"warmup_steps": chosen.warmup_steps, "global_batch_size": chosen.global_batch_size}
+        ),
+        sampling=spec.sampling,
+        s3=storage.s3,
+        locations=Locations(
+            dataset=address(spec.dataset.source, DATASET_MOUNT),
+            model=None if model is None else address(model, MODEL_MOUNT),
+            cache=layout.cache_root(storage.output_uri, storage.cache_uri),
+            run=layout.run_root(storage.output_uri, order.run.uid),
+        ),
+        keys=order.keys,
+        world=World(replicas=chosen.replicas, gpus_per_pod=chosen.gpus_per_pod),
+    )
+
+
+def config_map(order: Order) -> Manifest:
+    """The ConfigMap of one child, mounted into its pods."""
+    return {
+        "apiVersion": CONFIGMAPS.api_version,
+        "kind": CONFIGMAPS.name,
+        "metadata": metadata(order, names.run_config(order.child)),
+        "immutable": True,
+        "data": {layout.RUN_FILE: run_file(order).to_yaml()},
+    }

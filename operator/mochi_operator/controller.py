@@ -1,0 +1,98 @@
+"""The loops: workers that take keys from the queue, and the resync that puts every run into it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from mochi_operator.backend.protocol import TrainingBackend
+from mochi_operator.cluster import FINETUNES, Cluster, ClusterError, StaleError
+from mochi_operator.gather import Gatherer, Key
+from mochi_operator.metrics import Metrics
+from mochi_operator.pulse import Pulse
+from mochi_operator.reconcile import reconcile
+from mochi_operator.workqueue import WorkQueue
+
+_log = logging.getLogger(__name__)
+
+PASS_SECONDS = 120.0
+"""Bound on one pass; every call in it has its own, shorter one."""
+CONFLICT_SECONDS = 0.5
+
+
+class Controller:
+    """Owns the queue; everything it knows about a run it reads anew at every pass."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        gatherer: Gatherer,
+        backend: TrainingBackend,
+        queue: WorkQueue[Key],
+        metrics: Metrics,
+        pulse: Pulse,
+    ) -> None:
+        self._cluster = cluster
+        self._gatherer = gatherer
+        self._backend = backend
+        self._queue = queue
+        self._metrics = metrics
+        self._pulse = pulse
+        self._known: set[Key] = set()
+
+    async def work(self) -> None:
+        """Take keys and reconcile them, for ever."""
+        while True:
+            key = await self._queue.take()
+            self._metrics.queued(len(self._queue))
+            await self.turn(key)
+
+    async def turn(self, key: Key) -> None:
+        """One pass over one run, whatever becomes of it."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(PASS_SECONDS):
+                result = await reconcile(self._cluster, self._gatherer, self._backend, key)
+        except StaleError:
+            # Somebody wrote the object in between: look again, it is nobody's fault.
+            self._queue.done(key, CONFLICT_SECONDS)
+            self._metrics.passed("conflict", time.monotonic() - begun)
+            return
+        except (ClusterError, TimeoutError) as error:
+            pause = self._queue.failed(key)
+            _log.warning(
+                "%s/%s: %s; tried again after %.0f s", *key, error or "the pass took too long", pause
+            )
+            self._metrics.passed("error", time.monotonic() - begun)
+            return
+        except Exception:
+            # A defect met by one run must not stop the others.
+            pause = self._queue.failed(key)
+            _log.exception("%s/%s: defect of the operator; tried again after %.0f s", *key, pause)
+            self._metrics.passed("error", time.monotonic() - begun)
+            return
+        self._metrics.saw(key, result.seen)
+        self._metrics.passed("ok", time.monotonic() - begun)
+        self._queue.done(key, result.wake_seconds)
+
+    async def resync(self, namespaces: Sequence[str], seconds: float) -> None:
+        """Put every run into the queue, again and again: no watch is relied on."""
+        while True:
+            self._pulse.turned(listed=await self._sweep(namespaces))
+            await asyncio.sleep(seconds)
+
+    async def _sweep(self, namespaces: Sequence[str]) -> bool:
+        found: set[Key] = set()
+        try:
+            for namespace in namespaces or (None,):
+                for raw in await self._cluster.list(FINETUNES, namespace):
+                    found.add((raw["metadata"]["namespace"], raw["metadata"]["name"]))
+        except ClusterError as error:
+            _log.warning("runs cannot be listed: %s", error)
+            return False
+        for key in found | self._known:
+            self._queue.add(key)
+        self._known = found
+        return True

@@ -1,0 +1,67 @@
+"""Names, labels and ports of children: functions of (name, stage, attempt) and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from mochi_api import identity
+from mochi_api.rules import NAME_LIMIT
+
+PART_OF = "mochi-operator"
+APP_NAME = "mochi-trainer"
+
+_DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_PORT_FIRST = 20_000
+_PORT_COUNT = 10_000
+
+
+def problem(name: str) -> str | None:
+    """Why `name` cannot name a run, or None: Services and pods derive their names from it."""
+    if len(name) > NAME_LIMIT:
+        return f"metadata.name must have at most {NAME_LIMIT} characters, got {len(name)}"
+    if _DNS_1035.fullmatch(name) is None:
+        return f"metadata.name must be lower-case letters, digits and '-', starting with a letter, got {name}"
+    return None
+
+
+def stage_job(name: str, stage: str) -> str:
+    """Name of the Job of one stage."""
+    return f"{name}-{stage}"
+
+
+def attempt_job(name: str, attempt: int) -> str:
+    """Name of the training object of one attempt, counted from 1."""
+    return f"{name}-a{attempt}"
+
+
+def run_config(child: str) -> str:
+    """Name of the ConfigMap with the run file of `child`."""
+    return f"{child}-run"
+
+
+def master_address(job: str) -> str:
+    """Host name of rank 0: the headless Service that the training operator makes for each worker."""
+    return f"{job}-worker-0"
+
+
+def master_port(namespace: str, job: str) -> int:
+    """Port of the rendezvous, in 20000..29999, always the same for the same job.
+
+    One fixed port would do with a network of its own for each pod; pods on the host's network, and the pods of the
+    development cluster, share ports, so that two runs side by side would meet.
+    """
+    digest = hashlib.sha256(f"{namespace}/{job}".encode()).digest()
+    return _PORT_FIRST + int.from_bytes(digest[:4], "big") % _PORT_COUNT
+
+
+def labels(name: str, stage: str, attempt: int) -> dict[str, str]:
+    """Labels of everything made for a run, a fresh dict for each caller."""
+    return {
+        identity.LABEL_FINETUNE: name,
+        identity.LABEL_STAGE: stage,
+        identity.LABEL_ATTEMPT: str(attempt),
+        "app.kubernetes.io/name": APP_NAME,
+        "app.kubernetes.io/part-of": PART_OF,
+        "app.kubernetes.io/managed-by": PART_OF,
+    }
