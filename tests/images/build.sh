@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images of the Dockerfile without a Docker engine or a registry and runs their entry points as uid 10001.
 #
-#   tests/images/build.sh [operator] [trainer]      default: operator
+#   tests/images/build.sh [operator] [trainer]      default: both; the trainer needs 40 GB of free disk
 #
 # Needs root, and buildah and debootstrap of Debian. The public base image is replaced by a Debian root file system
 # that debootstrap makes once (1 minute, 275 MB, below $XDG_CACHE_HOME/mochi-operator/images). pip's configuration and
@@ -50,8 +50,6 @@ base_image() {
     rootfs=$(base_rootfs)
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$rootfs" / >/dev/null
-    # The public base has `python`; Debian's has only `python3`.
-    buildah run "$container" -- ln -s python3 /usr/bin/python
     buildah commit --quiet --rm "$container" "$BASE_IMAGE" >/dev/null
 }
 
@@ -106,7 +104,10 @@ sys.exit(f'image must not hold {found}' if found or not u.find_spec(sys.argv[1])
 
 main() {
     local targets=("$@") target
-    ((${#targets[@]})) || targets=(operator)
+    ((${#targets[@]})) || targets=(operator trainer)
+    for target in "${targets[@]}"; do
+        [[ $target == operator || $target == trainer ]] || fail "target must be operator or trainer, got $target"
+    done
     check_machine
     mkdir -p "$CACHE"
     WORK=$(mktemp -d "$CACHE/build.XXXXXX")
@@ -122,7 +123,6 @@ main() {
         case $target in
             operator) check_disk "$WORK" "$NEEDED_GB_OPERATOR"; build operator; check operator torch boto3 av mochi_trainer pip ;;
             trainer) check_disk "$WORK" "$NEEDED_GB_TRAINER"; build trainer; check trainer kubernetes kopf mochi_operator pip ;;
-            *) fail "target must be operator or trainer, got $target" ;;
         esac
     done
 }

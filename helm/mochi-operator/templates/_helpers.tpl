@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Name of a cluster-wide object: two releases of one name in two namespaces must not meet. */}}
+{{/* Name of an object outside the release's namespace: two releases of one name must not meet there. */}}
 {{- define "mochi-operator.clusterName" -}}
 {{- printf "%s:%s" .Release.Namespace (include "mochi-operator.fullname" .) -}}
 {{- end -}}
