@@ -1,0 +1,185 @@
+"""The command train: an adapter in one process (mode lora), or all weights in several (mode full).
+
+What is applied to the model is visible here in one order: load, adapter, recomputation, sharding, optimizer, resume.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from mochi_api import layout
+from mochi_api.outcomes import TrainingResult
+from mochi_api.runfile import RunFile
+from mochi_api.spec import LoraSpec
+from mochi_trainer import failures
+from mochi_trainer.data import Dataset
+from mochi_trainer.errors import InvalidInputError, TrainerError
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.model_files import model_folder
+from mochi_trainer.lora import LoraParams, attach, trainable_parameters
+from mochi_trainer.model import DiT
+from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.parallel.group import Group, joined, time_limit
+from mochi_trainer.parallel.ranks import ranks_of
+from mochi_trainer.parallel.recompute import recompute
+from mochi_trainer.parallel.sharding import shard
+from mochi_trainer.presets import WeightsError, load_dit, preset_named
+from mochi_trainer.storage import Store, open_store
+from mochi_trainer.train.artifacts import Artifact, store_adapter, store_weights
+from mochi_trainer.train.checkpoint import Checkpoints
+from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.loop import Training
+from mochi_trainer.train.meters import Series
+from mochi_trainer.train.optimizer import adamw
+from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.progress import served
+from mochi_trainer.train.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def execute(run: RunFile) -> Finished:
+    """Train from the newest good checkpoint, or from the start, to the last step, and store the result.
+
+    Raises PreemptedError after SIGTERM, when the step at hand is saved; NonFiniteLossError; CollectiveTimeoutError when
+    another rank does not answer; MissingObjectError, InvalidInputError, and what the store raises.
+    """
+    with ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        ranks = ranks_of(os.environ, replicas=_replicas(run))
+        device = device_for(run.world.gpus_per_pod)
+        gauges = Gauges(total_steps=run.training.steps)
+        stack.enter_context(served(gauges, progress=ranks.rank == 0))
+        group = Group()
+        if run.mode == "full":
+            group = stack.enter_context(joined(ranks, device, limit=time_limit(), check=preemption.check))
+        dataset = stack.enter_context(Dataset.open(run))
+        model = _model(run, group, device)
+        optimizer = adamw(trainable_parameters(model), run.training)
+        store = open_store(run.locations.run, run.s3)
+        statistics = preset_named(run.model.preset).latents
+        session = Session(
+            training=Training(
+                model=model,
+                optimizer=optimizer,
+                dataset=dataset,
+                empty=dataset.empty_text(),
+                statistics=statistics,
+                spec=run.training,
+                group=group,
+                device=device,
+            ),
+            checkpoints=Checkpoints(
+                store,
+                group,
+                trainable_parameters(model),
+                optimizer,
+                keep_last=run.training.checkpoint.keep_last,
+            ),
+            fixed=FixedBatch(dataset, statistics, seed=run.training.seed, group=group, device=device),
+            series=Series(store),
+            gauges=gauges,
+            preemption=preemption,
+        )
+        with _failures_at_step(session):
+            session.run()
+            artifact = _stored(store, run, model, group)
+    return _finished(run, session, artifact)
+
+
+def _replicas(run: RunFile) -> int:
+    if run.mode == "lora" and run.world.replicas != 1:
+        raise InvalidInputError(f"world.replicas must be 1 with mode lora, got {run.world.replicas}")
+    return run.world.replicas
+
+
+def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
+    """The model as it is trained: loaded, with its adapter, recomputed on a GPU, and sharded."""
+    full, compute = run.mode == "full", compute_type(device)
+    with tempfile.TemporaryDirectory(prefix="mochi-model-") as folder:
+        try:
+            source = model_folder(run, ["dit"], Path(folder))
+            model = load_dit(
+                run.model.preset,
+                source,
+                device="cpu" if full else device,
+                dtype=torch.float32 if full else compute,
+            )
+        except (WeightsError, FileNotFoundError) as error:
+            raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
+    if full:
+        model.requires_grad_(True)
+    else:
+        attach(model, lora_params(run), seed=run.training.seed)
+    if device.type == "cuda":
+        recompute(model)
+    if full:
+        shard(model, group, device=device, compute=compute)
+    return model
+
+
+def lora_params(run: RunFile) -> LoraParams:
+    """The adapter that the run file asks for."""
+    spec = run.training.lora or LoraSpec()
+    return LoraParams(
+        rank=spec.rank, alpha=float(spec.alpha), dropout=float(spec.dropout), targets=tuple(spec.targets)
+    )
+
+
+@contextmanager
+def _failures_at_step(session: Session) -> Iterator[None]:
+    """Name the step at which the training failed, and store the series, which the report of a failed run needs."""
+    try:
+        yield
+    except (TrainerError, RuntimeError, MemoryError) as error:
+        ours = failures.translated(error)
+        ours.step = session.position.step if ours.step is None else ours.step
+        session.leave_series()
+        if ours is error:
+            raise
+        raise ours from error
+
+
+def _stored(store: Store, run: RunFile, model: DiT, group: Group) -> Artifact | None:
+    steps = run.training.steps
+    if run.mode == "lora":
+        return store_adapter(store, run, model, lora_params(run), steps=steps)
+    dtype = torch.float32 if run.model.preset == "nano" else torch.bfloat16
+    return store_weights(store, run, model, group, dtype, steps=steps)
+
+
+def _finished(run: RunFile, session: Session, artifact: Artifact | None) -> Finished:
+    steps = run.training.steps
+    if artifact is None:
+        return Finished(result=None, message=f"{steps} steps; rank 0 has stored the result")
+    position = session.position
+    result = TrainingResult(
+        artifactURI=artifact.uri,
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+        final_step=position.step,
+        final_loss=position.loss,
+        checkpointURI=layout.checkpoint(run.locations.run, position.step),
+    )
+    first, last = session.fixed_losses()
+    return Finished(
+        result=result,
+        message=f"{steps} steps; loss of the fixed batch {first} before, {last} after",
+        details={
+            "fixedLossBefore": first,
+            "fixedLossAfter": last,
+            "resumedFromStep": session.resumed_from,
+            "skippedSteps": position.non_finite,
+            "trainedParameters": session.trained_parameters,
+            "ranks": run.world.replicas,
+            "device": str(session.training.device),
+        },
+    )

@@ -1,0 +1,1 @@
+"""How several processes train one model: ranks, the process group, sharding, recomputation, devices and threads."""

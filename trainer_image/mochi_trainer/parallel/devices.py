@@ -1,0 +1,25 @@
+"""The device a process computes on, and the type of its numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from mochi_trainer.errors import DeviceUnavailableError
+
+
+def device_for(gpus: int) -> torch.device:
+    """The GPU of this pod, or the CPU when it has none.
+
+    Raises DeviceUnavailableError when a GPU is asked for and torch sees none.
+    """
+    if gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceUnavailableError(f"the run file gives this pod {gpus} GPU, but torch sees none")
+    torch.cuda.set_device(0)
+    return torch.device("cuda", 0)
+
+
+def compute_type(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

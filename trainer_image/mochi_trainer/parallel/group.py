@@ -1,0 +1,192 @@
+"""The process group: how ranks find each other, and the few things they agree on, each with a time limit.
+
+Control collectives run over gloo on the CPU also when the model's run over NCCL. When another rank dies or stays away,
+they raise torch's RuntimeError, which `mochi_trainer.failures` knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # exported at run time
+
+from mochi_api.identity import POD_IP_ENV
+from mochi_trainer.errors import CollectiveTimeoutError
+from mochi_trainer.parallel.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_ENV = "MOCHI_COLLECTIVE_TIMEOUT_SECONDS"
+TIMEOUT_SECONDS = 600.0
+"""Longest wait for another rank, at the start and in every collective."""
+
+_ARRIVED = "mochi/arrived"
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All ranks of one training; every method but `first` is to be called by all of them at the same place."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
+        return self.rank == 0
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """The sums over all ranks, in double precision."""
+        if self.world == 1:
+            return [float(value) for value in values]
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        found: list[float] = sums.tolist()
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says yes."""
+        return self.total([float(flag)])[0] > 0
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.total([0.0])
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all ranks in the order of their ranks, on every rank. Plain data only: it is pickled."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. Plain data only: it is pickled."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        return values[0]
+
+
+def time_limit() -> float:
+    """Seconds that a rank waits for another: the environment's, or the default."""
+    return float(os.environ.get(TIMEOUT_ENV, "") or TIMEOUT_SECONDS)
+
+
+@contextmanager
+def joined(
+    ranks: Ranks, device: torch.device, *, limit: float, check: Callable[[], None] = lambda: None
+) -> Iterator[Group]:
+    """The process group of all `ranks` for the length of the block; one rank makes a group of its own, without network.
+
+    `check` is called while waiting and may raise. Raises CollectiveTimeoutError when the others do not come within
+    `limit` seconds.
+    """
+    store = HashStore() if ranks.world == 1 else _rendezvous(ranks, limit, check)
+    _choose_interface(ranks)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=timedelta(seconds=limit)
+    )
+    log.info("rank %d of %d joined, backend %s", ranks.rank, ranks.world, backend)
+    try:
+        yield Group(ranks.rank, ranks.world)
+    except BaseException:
+        _leave(clean=False)
+        raise
+    _leave(clean=True)
+
+
+def _leave(*, clean: bool) -> None:
+    """Destroy the group; after a failure of NCCL that would wait for ranks that are gone, so the process's end does it."""
+    if clean or not torch.cuda.is_available():
+        dist.destroy_process_group()
+
+
+def _rendezvous(ranks: Ranks, limit: float, check: Callable[[], None]) -> Store:
+    """A store on rank 0 that all ranks have reached."""
+    waiting = _Deadline(limit, check)
+    own = os.environ.get(POD_IP_ENV, "")
+    if ranks.rank == 0:
+        store = TCPStore(
+            own or ranks.address,
+            ranks.port,
+            is_master=True,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=limit),
+            master_listen_fd=_listening(own, ranks.port),
+        )
+    else:
+        _reachable(ranks, waiting)
+        store = TCPStore(ranks.address, ranks.port, is_master=False, timeout=timedelta(seconds=limit))
+    arrived = store.add(_ARRIVED, 1)
+    while arrived < ranks.world:
+        waiting.pause(f"{arrived} of {ranks.world} ranks have come to {ranks.address}:{ranks.port}")
+        arrived = store.add(_ARRIVED, 0)
+    return store
+
+
+class _Deadline:
+    def __init__(self, limit: float, check: Callable[[], None]) -> None:
+        self._limit, self._check = limit, check
+        self._end = time.monotonic() + limit
+
+    def pause(self, state: str) -> None:
+        self._check()
+        if time.monotonic() > self._end:
+            raise CollectiveTimeoutError(f"{state} after {self._limit:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def _reachable(ranks: Ranks, waiting: _Deadline) -> None:
+    """Wait until rank 0 listens; its name may not resolve before its pod is there."""
+    while True:
+        try:
+            socket.create_connection((ranks.address, ranks.port), timeout=2).close()
+            return
+        except OSError as error:
+            waiting.pause(f"rank 0 at {ranks.address}:{ranks.port} does not answer ({error})")
+
+
+def _listening(address: str, port: int) -> int:
+    """A descriptor that listens on this pod's own address only: pods may share one network."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise CollectiveTimeoutError(
+            f"rank 0 cannot listen on {address or 'all addresses'}:{port}: {error}"
+        ) from error
+    return listener.detach()
+
+
+def _choose_interface(ranks: Ranks) -> None:
+    """Let gloo use the loopback interface when rank 0 is there, unless GLOO_SOCKET_IFNAME chooses.
+
+    Otherwise gloo takes the interface of the host's own name, which in a pod is the pod's address.
+    """
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
+    address = ranks.address or "127.0.0.1"
+    try:
+        resolved = socket.getaddrinfo(address, None)[0][4][0]
+    except OSError:
+        return
+    if str(resolved).startswith("127.") or resolved == "::1":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -1,0 +1,77 @@
+"""What the model is shown: a clip's latents, normalised, then mixed with noise; every draw a function of (seed, step, slot).
+
+A slot is a clip's place in the global batch, so that the draws do not depend on how many ranks share it.
+Shapes: B = 1; C, T, H, W as in `mochi_trainer.vae`; L tokens, K text features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mochi_trainer import flow
+from mochi_trainer.data import Latents, TextFeatures
+from mochi_trainer.seeds import Purpose, stream
+from mochi_trainer.vae import LatentStatistics, Posterior, normalise
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One input of the model and what it is to answer."""
+
+    x: Tensor
+    """Latents mixed with noise (B, C, T, H, W)."""
+    sigma: Tensor
+    """Share of noise (B,), float32."""
+    text: Tensor
+    """Caption features (B, L, K) without padding; L = 0 is the empty prompt."""
+    target: Tensor
+    """The velocity z - noise (B, C, T, H, W)."""
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """Mean squared error of the model's velocity, a float32 scalar."""
+        return flow.loss(model(self.x, self.sigma, self.text), self.target)
+
+
+def example(
+    latents: Latents,
+    text: TextFeatures,
+    empty: TextFeatures,
+    statistics: LatentStatistics,
+    *,
+    seed: int,
+    step: int,
+    slot: int,
+    caption_dropout: float,
+    device: torch.device,
+) -> Example:
+    """The example that `slot` of step `step` makes of a clip; the draws are made on the CPU, alike on every device."""
+
+    def draws(purpose: Purpose) -> torch.Generator:
+        return stream(seed, purpose, step=step, rank=slot)
+
+    z = Posterior(latents.mean[None], latents.logvar[None]).sample(draws("posterior"))
+    dropped = float(torch.rand((), generator=draws("caption-dropout"))) < caption_dropout
+    sigma = flow.sigmas_uniform(1, draws("sigma"))
+    return mixed(z, empty if dropped else text, statistics, sigma, draws("noise"), device)
+
+
+def mixed(
+    z_BCTHW: Tensor,
+    text: TextFeatures,
+    statistics: LatentStatistics,
+    sigma_B: Tensor,
+    noise: torch.Generator,
+    device: torch.device,
+) -> Example:
+    """The example at `sigma_B` for latents as the encoder gives them: they are normalised here, before the noise."""
+    z = normalise(z_BCTHW.float(), statistics)
+    eps = torch.randn(z.shape, generator=noise)
+    return Example(
+        flow.mix(z, eps, sigma_B).to(device),
+        sigma_B.to(device),
+        text.features[None].to(device),
+        flow.velocity_target(z, eps).to(device),
+    )

@@ -1,0 +1,103 @@
+"""The training loop: yields every step; the caller decides what to show, store and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mochi_api.spec import TrainingSpec
+from mochi_trainer.data import Dataset, TextFeatures, batch_indices
+from mochi_trainer.errors import NonFiniteLossError
+from mochi_trainer.model import DiT
+from mochi_trainer.parallel.group import Group
+from mochi_trainer.seeds import stream
+from mochi_trainer.train.draws import Example, example
+from mochi_trainer.train.optimizer import learning_rate
+from mochi_trainer.train.step import StepRecord, optimizer_step
+from mochi_trainer.vae import LatentStatistics
+
+NON_FINITE_LIMIT = 3
+"""So many steps in a row with a loss or gradient that is not finite end the training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """Everything a step needs; model and optimizer change in place."""
+
+    model: DiT
+    optimizer: torch.optim.Optimizer
+    dataset: Dataset
+    empty: TextFeatures
+    """The empty prompt."""
+    statistics: LatentStatistics
+    spec: TrainingSpec
+    group: Group
+    device: torch.device
+
+    @property
+    def share(self) -> int:
+        """Clips of one step on this rank."""
+        return (self.spec.global_batch_size or self.group.world) // self.group.world
+
+
+def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
+    """Train from step `done` + 1 to the last one.
+
+    Raises NonFiniteLossError at the third step in a row that is not finite; the weights are those of the last finite one.
+    """
+    spec, bad = training.spec, 0
+    training.model.train()
+    for step in range(done + 1, spec.steps + 1):
+        _seed_dropout(training, step)
+        record = optimizer_step(
+            training.model,
+            training.optimizer,
+            _examples(training, step),
+            step=step,
+            share=training.share,
+            rate=learning_rate(step, spec),
+            clip=float(spec.gradient_clip),
+            group=training.group,
+        )
+        bad = 0 if record.finite else bad + 1
+        yield record
+        if bad >= NON_FINITE_LIMIT:
+            raise NonFiniteLossError(
+                f"loss or gradient was not finite in {bad} steps in a row, the last with loss {record.loss} and "
+                f"gradient norm {record.gradient_norm} at learning rate {record.learning_rate:g}",
+                step=step,
+            )
+
+
+def _examples(training: Training, step: int) -> Iterator[Example]:
+    spec, group, share = training.spec, training.group, training.share
+    clips = batch_indices(
+        len(training.dataset),
+        seed=spec.seed,
+        step=step - 1,
+        batch=share * group.world,
+        rank=group.rank,
+        world=group.world,
+    )
+    for place, clip in enumerate(clips):
+        sample = training.dataset.sample(clip)
+        yield example(
+            sample.latents,
+            sample.text,
+            training.empty,
+            training.statistics,
+            seed=spec.seed,
+            step=step,
+            slot=group.rank * share + place,
+            caption_dropout=float(spec.caption_dropout),
+            device=training.device,
+        )
+
+
+def _seed_dropout(training: Training, step: int) -> None:
+    """Dropout inside the adapter draws from torch's global generator: make it a function of the step as well."""
+    if training.spec.lora is not None and training.spec.lora.dropout:
+        draws = stream(training.spec.seed, "adapter-dropout", step=step, rank=training.group.rank)
+        torch.manual_seed(draws.initial_seed())

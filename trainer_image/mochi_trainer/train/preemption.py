@@ -1,0 +1,38 @@
+"""SIGTERM: remembered, so that the step at hand is finished and saved before the process ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from mochi_trainer.errors import PreemptedError
+
+log = logging.getLogger(__name__)
+
+
+class Preemption:
+    """Holds SIGTERM back for the length of a `with` block, which must run in the main thread."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        """Whether the signal has come."""
+        self._before: Any = None
+
+    def check(self) -> None:
+        """Raise PreemptedError when the signal has come; for places where there is nothing to save."""
+        if self.requested:
+            raise PreemptedError("stopped by SIGTERM before the first step")
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._remember)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature is Python's
+        self.requested = True

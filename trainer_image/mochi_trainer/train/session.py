@@ -1,0 +1,136 @@
+"""One training from resume to the last step: what is saved, shown and measured around each step, and when it stops."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError
+from mochi_trainer.train.checkpoint import Checkpoints, Position
+from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.meters import Series
+from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.step import StepRecord
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 5.0
+"""Time between two lines of the log about progress."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Session:
+    """Runs the loop; `position` is where it stands."""
+
+    training: Training
+    checkpoints: Checkpoints
+    fixed: FixedBatch
+    series: Series
+    gauges: Gauges
+    preemption: Preemption
+    position: Position = field(default_factory=lambda: Position(step=0, loss=None))
+    resumed_from: int = 0
+    _saved_step: int = field(default=0, init=False)
+    _next_line: float = field(default=0.0, init=False)
+
+    @property
+    def trained_parameters(self) -> int:
+        """Numbers that training changes, over all ranks."""
+        return sum(p.numel() for p in self.training.model.parameters() if p.requires_grad)
+
+    def run(self) -> None:
+        """Train to the last step; it is saved in the end. Raises PreemptedError once the step at hand is saved."""
+        self._resume()
+        self._stop_if_asked()
+        if self.position.step == 0:
+            self._evaluate(0)
+        spec, group = self.training.spec, self.training.group
+        for record in steps(self.training, done=self.position.step):
+            self._note(record)
+            last = record.step == spec.steps
+            overdue = record.step - self._saved_step >= spec.checkpoint.every_steps
+            if last or (record.finite and (overdue or record.step % spec.checkpoint.every_steps == 0)):
+                self._evaluate(record.step)
+                self._save()
+            self._stop_if_asked()
+            if group.first:
+                self.series.upload_if_due()
+
+    def fixed_losses(self) -> tuple[float | None, float | None]:
+        """The fixed batch's loss before the first step and after the last one; None where it is not known."""
+        losses = self.series.fixed_losses
+        return losses.get(0), losses.get(self.position.step)
+
+    def leave_series(self) -> None:
+        """Store the series although the training has failed; not being able to is only logged."""
+        if not self.training.group.first:
+            return
+        try:
+            self.series.upload()
+        except (StorageError, AccessDeniedError) as error:
+            log.warning("metrics.jsonl is not up to date: %s", error)
+
+    def _resume(self) -> None:
+        position = self.checkpoints.resume()
+        if position is None:
+            log.info("no checkpoint: training starts at step 1 of %d", self.training.spec.steps)
+            return
+        self.position, self.resumed_from, self._saved_step = position, position.step, position.step
+        self.series.resume(position.step)
+        self.gauges.resumed(position.step, position.non_finite)
+        log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
+
+    def _note(self, record: StepRecord) -> None:
+        before = self.position
+        self.position = Position(
+            step=record.step,
+            loss=record.loss if record.finite else before.loss,
+            non_finite=before.non_finite + (not record.finite),
+            good=record.finite,
+        )
+        self.series.add(record)
+        self.gauges.stepped(record, non_finite=self.position.non_finite)
+        if not record.finite:
+            log.warning(
+                "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
+            )
+        elif record.step == self.training.spec.steps or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LOG_SECONDS
+            log.info(
+                "step %d of %d: loss %.5f, gradient norm %.4f, learning rate %.3g, %.3f s",
+                record.step,
+                self.training.spec.steps,
+                record.loss,
+                record.gradient_norm,
+                record.learning_rate,
+                record.seconds,
+            )
+
+    def _evaluate(self, step: int) -> None:
+        loss = self.fixed.loss(self.training.model)
+        self.series.add_fixed_loss(step, loss)
+        log.info("loss of the fixed batch after step %d: %.5f", step, loss)
+
+    def _save(self) -> None:
+        """The series goes first: a resume drops lines that are too many, but could not make up for missing ones."""
+        if self.training.group.first:
+            self.series.upload()
+        started = time.monotonic()
+        uri = self.checkpoints.save(self.position)
+        self._saved_step = self.position.step
+        self.gauges.saved(self.position.step, uri)
+        log.info("checkpoint of step %d saved in %.2f s", self.position.step, time.monotonic() - started)
+
+    def _stop_if_asked(self) -> None:
+        """All ranks stop after the same step when any of them got SIGTERM; a run that is complete goes on to its end."""
+        step = self.position.step
+        if not self.training.group.any(self.preemption.requested) or step == self.training.spec.steps:
+            return
+        if step > self._saved_step and self.position.good:
+            self._save()
+        raise PreemptedError(
+            f"stopped by SIGTERM after step {step}, saved at step {self._saved_step}", step=step
+        )

@@ -1,0 +1,151 @@
+"""A training state as one safetensors file for each rank: every rank's rows of weights and optimizer moments.
+
+Tensors are called `weight/<name>`, `exp_avg/<name>` and `exp_avg_sq/<name>`. Rows are cut as FSDP2 cuts them, so that any
+number of ranks finds its rows again in the files of any other number. A tensor that is not sharded is in the first
+file only. Nothing here is pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from mochi_trainer.parallel.sharding import own_part, rows_of
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter, shaped like it."""
+
+WEIGHT = "weight"
+
+State = dict[str, dict[str, Tensor]]
+"""By name of the parameter, then by kind of tensor."""
+
+
+class MisfitError(ValueError):
+    """A stored state does not fit the model; the message names the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How many files a stored state has, and the shapes of its whole tensors."""
+
+    files: int
+    shapes: Mapping[str, list[int]]
+    """By name of the parameter."""
+    sharded: bool
+
+
+def shard_name(index: int, files: int) -> str:
+    """The file of one rank."""
+    return f"shard-{index:05d}-of-{files:05d}.safetensors"
+
+
+def write_shard(
+    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, first: bool
+) -> None:
+    """Write this rank's rows; `first` also writes what is not sharded."""
+    state: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        if not (first or isinstance(parameter, DTensor)):
+            continue
+        moments = optimizer.state.get(parameter, {})
+        parts = {WEIGHT: parameter, **{kind: moments[kind] for kind in MOMENTS if kind in moments}}
+        for kind, tensor in parts.items():
+            state[f"{kind}/{name}"] = own_part(tensor.detach()).contiguous().cpu()
+    save_file(state, path)
+
+
+def updates_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """How often the optimizer has changed the parameters."""
+    counts = [int(state["step"]) for p in parameters.values() if (state := optimizer.state.get(p))]
+    return max(counts, default=0)
+
+
+def read_shards(
+    fetch: Callable[[str], Path],
+    layout: Layout,
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    updates: int,
+    rank: int,
+    world: int,
+) -> State:
+    """This rank's rows of a stored state, on the CPU, whatever the number of ranks was.
+
+    `fetch` brings a file by its name; only the files with rows of this rank are asked for. Raises MisfitError.
+    """
+    _compare(layout, parameters)
+    kinds = (WEIGHT, *MOMENTS) if updates else (WEIGHT,)
+    return {
+        name: {kind: _rows(fetch, layout, f"{kind}/{name}", parameter, rank, world) for kind in kinds}
+        for name, parameter in parameters.items()
+    }
+
+
+@torch.no_grad()
+def put_state(
+    state: State, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, updates: int
+) -> None:
+    """Make what `read_shards` returned the state of parameters and optimizer."""
+    for name, parameter in parameters.items():
+        own_part(parameter).copy_(state[name][WEIGHT])
+        if not updates:
+            continue
+        moments = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
+        for kind, moment in moments.items():
+            own_part(moment).copy_(state[name][kind])
+        optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **moments}
+
+
+def _compare(layout: Layout, parameters: Mapping[str, nn.Parameter]) -> None:
+    if strange := sorted(layout.shapes.keys() ^ parameters.keys()):
+        where = "not in the checkpoint" if strange[0] in parameters else "not part of the model"
+        raise MisfitError(f"{strange[0]} is {where}, {len(strange)} such tensors")
+    for name, parameter in parameters.items():
+        if list(parameter.shape) != list(layout.shapes[name]):
+            raise MisfitError(
+                f"{name} must have shape {list(parameter.shape)}, got {list(layout.shapes[name])}"
+            )
+
+
+def _rows(
+    fetch: Callable[[str], Path], layout: Layout, key: str, parameter: nn.Parameter, rank: int, world: int
+) -> Tensor:
+    if not (layout.sharded and isinstance(parameter, DTensor)):
+        return _slice(fetch(shard_name(0, layout.files)), key, None)
+    length = parameter.shape[0]
+    wanted = rows_of(length, rank, world)
+    pieces = [
+        _slice(fetch(shard_name(index, layout.files)), key, part)
+        for index, part in _overlaps(wanted, length, layout.files)
+    ]
+    return torch.cat(pieces) if pieces else torch.empty(0, *parameter.shape[1:], dtype=parameter.dtype)
+
+
+def _overlaps(wanted: range, length: int, files: int) -> Iterator[tuple[int, range]]:
+    """Files that hold some of the `wanted` rows, with these rows counted from the file's first one."""
+    for index in range(files):
+        held = rows_of(length, index, files)
+        start, stop = max(wanted.start, held.start), min(wanted.stop, held.stop)
+        if start < stop:
+            yield index, range(start - held.start, stop - held.start)
+
+
+def _slice(path: Path, key: str, rows: range | None) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        if key not in file.keys():  # noqa: SIM118  # safe_open is no mapping
+            raise MisfitError(f"{path.name} has no tensor {key}")
+        tensor: Tensor = file.get_tensor(key) if rows is None else file.get_slice(key)[rows.start : rows.stop]
+    return tensor
+
+
+def shapes_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[int]]:
+    """The shapes of the whole tensors by name."""
+    return {name: list(parameter.shape) for name, parameter in parameters.items()}
