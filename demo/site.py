@@ -42,13 +42,15 @@ _NEEDED = {
 }
 
 
-def current(*, namespace: str, bucket: str, s3_endpoint: str, pod_endpoint: str) -> Site:
+def current(
+    *, namespace: str, bucket: str, s3_endpoint: str, pod_endpoint: str, binary: str = "kubectl"
+) -> Site:
     """The cluster of the user's current kubeconfig context, where everything must exist already.
 
     Credentials for the bucket come from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Raises SiteError with all that
     is missing.
     """
-    kubectl = Kubectl(binary="kubectl", kubeconfig=None, namespace=namespace)
+    kubectl = Kubectl(binary=binary, kubeconfig=None, namespace=namespace)
     access, secret = os.environ.get("AWS_ACCESS_KEY_ID", ""), os.environ.get("AWS_SECRET_ACCESS_KEY", "")
     missing = [] if bucket else ["--bucket BUCKET: a bucket the pods and this machine can use"]
     if not (access and secret):
@@ -75,5 +77,7 @@ def _absent(kubectl: Kubectl, namespace: str) -> list[str]:
         try:
             kubectl.run("get", kind, name, "-o", "name", seconds=15)
         except KubectlError as error:
-            missing.append(hint if "NotFound" in str(error) else f"{hint} ({error})")
+            if "NotFound" not in str(error):
+                return [f"a cluster that answers: {error}"]
+            missing.append(hint)
     return missing

@@ -1,0 +1,3 @@
+"""placeholder"""
+def stop(): return False
+def dev(*a, **k): ...

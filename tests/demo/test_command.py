@@ -1,0 +1,159 @@
+"""The command line: checks first, one clear message for each thing that lacks, honest exit codes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from demo import embeddings, example, prerequisites
+from demo.__main__ import Stopped, intro, parser, signals
+from demo.bucket import Bucket, BucketError
+from demo.deadline import Deadline, DeadlineError
+from demo.install import namespace, storage_secret
+from demo.kubectl import Kubectl
+from demo.site import Site, SiteError, current
+from demo.steps import Steps
+
+
+def run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "demo", *arguments],
+        cwd=project, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def bucket(name: str = "demo", endpoint: str = "http://127.0.0.1:1") -> Bucket:
+    return Bucket(name=name, endpoint=endpoint, access_key="a", secret_key="very secret")
+
+
+def test_the_current_cluster_is_told_everything_that_lacks_in_one_message(tmp_path: Path) -> None:
+    empty = tmp_path / "kubectl"
+    empty.write_text('#!/bin/bash\necho "Error from server (NotFound): no $*" >&2\nexit 1\n')
+    empty.chmod(0o755)
+    with pytest.raises(SiteError) as caught:
+        current(namespace="nowhere", bucket="", s3_endpoint="", pod_endpoint="", binary=str(empty))
+    for words in ("--bucket", "pytorchjobs.kubeflow.org", "mochifinetunes", "namespace nowhere", "secret mochi-s3"):
+        assert words in str(caught.value)
+
+
+def test_a_cluster_that_does_not_answer_is_said_once_and_ends_with_1(project: Path, tmp_path: Path) -> None:
+    config = tmp_path / "kubeconfig"
+    config.write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}],"
+        " clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: u, user: {}}]}"
+    )
+    done = run(project, "--cluster", "current", "--bucket", "b", KUBECONFIG=str(config), AWS_ACCESS_KEY_ID="")
+    assert done.returncode == 1
+    assert done.stdout.count("a cluster that answers") == 1
+    assert "AWS_ACCESS_KEY_ID" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_missing_prerequisite_is_one_line_and_the_rest_is_still_checked() -> None:
+    found = prerequisites.lacking([lambda: "no bread", lambda: None, lambda: "no butter"])
+    assert found == ["no bread", "no butter"]
+
+
+def test_this_machine_has_what_the_demo_needs() -> None:
+    assert prerequisites.lacking() == []
+
+
+def test_a_deadline_is_shared_and_names_what_was_waited_for() -> None:
+    deadline = Deadline(100)
+    assert deadline.left("helm", 5) == 5
+    assert 99 < deadline.left("helm") <= 100
+    with pytest.raises(DeadlineError, match=r"helm: not done within the limit of 0 s \(--time-limit\)"):
+        Deadline(0).left("helm")
+
+
+def test_sigterm_leaves_through_the_clean_up_and_the_old_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped, match="SIGTERM"), signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_namespaces_admit_only_restricted_pods() -> None:
+    assert namespace("demo")["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def test_the_secret_has_the_keys_that_the_api_documents() -> None:
+    assert set(storage_secret("s", "a", "b")["stringData"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
+def test_a_bucket_does_not_print_its_secret() -> None:
+    assert "very secret" not in repr(bucket())
+
+
+def test_addresses_of_other_buckets_are_refused() -> None:
+    assert bucket().key_of("s3://demo/runs/1/report.html") == "runs/1/report.html"
+    for other in ("s3://demo2/runs/1", "file:///demo/runs", "https://demo/runs"):
+        with pytest.raises(BucketError, match="is not in bucket demo"):
+            bucket().key_of(other)
+
+
+def test_an_s3_that_does_not_answer_is_named() -> None:
+    with pytest.raises(BucketError, match="cannot make the bucket in bucket demo at http://127.0.0.1:1"):
+        bucket().create()
+
+
+def test_forgetting_embeddings_tells_whether_there_were_any(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    (folder / "cache").mkdir(parents=True)
+    assert embeddings.forget(folder)
+    assert not folder.exists()
+    assert not embeddings.forget(folder)
+
+
+def test_an_example_is_placed_into_another_bucket(project: Path) -> None:
+    site = Site(
+        kubectl=Kubectl(binary="kubectl", kubeconfig=None, namespace="x"), bucket=bucket("mine"), endpoint=""
+    )
+    original = example.read(project / "examples", "lora")
+    spec = example.placed(original, site)["spec"]
+    assert spec["dataset"] == {"source": {"s3": {"uri": "s3://mine/clips/"}}}
+    assert spec["storage"]["outputURI"] == "s3://mine/"
+    assert spec["storage"]["s3"] == {"endpoint": "", "pathStyle": False, "credentialsSecretName": "mochi-s3"}
+    assert original == example.read(project / "examples", "lora")
+
+
+def test_in_the_dev_cluster_the_example_is_applied_as_it_stands(project: Path) -> None:
+    site = Site(
+        kubectl=Kubectl(binary="kubectl", kubeconfig=None, namespace="x"),
+        bucket=bucket(),
+        endpoint="http://s3.devcluster.svc:7070",
+    )
+    for mode in example.FILES:
+        assert example.placed(example.read(project / "examples", mode), site) == example.read(project / "examples", mode)
+
+
+def test_a_step_says_what_it_was_and_how_long_it_took() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with Steps(console).step("helm install [x]"):
+        pass
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "✓ helm install [x]  (0 s)\n"
+
+
+def test_a_step_that_fails_is_not_said_to_be_done() -> None:
+    console = Console(file=io.StringIO(), force_terminal=False)
+    with pytest.raises(ValueError, match="no"), Steps(console).step("helm install"):
+        raise ValueError("no")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""
+
+
+def test_the_first_words_say_what_happens_and_how_long_it_takes() -> None:
+    words = intro(parser().parse_args(["--mode", "full"]))
+    assert "trained by two pods" in words
+    assert "Under 5 minutes" in words

@@ -1,0 +1,74 @@
+"""Results on this machine: what is removed, what is drawn, how the loss is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from demo import clips, results
+from demo.results import Result
+from demo.run import size_words, summary
+from mochi_api.status import FineTuneStatus, StageStatus
+
+
+def test_clearing_touches_only_what_the_demo_makes(tmp_path: Path) -> None:
+    for name in ("lora.safetensors", "dit.safetensors", "report.html", "mine.txt", "samples/a.mp4", "photos/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    results.clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["b.png", "mine.txt"]
+
+
+def test_a_contact_sheet_shows_first_and_last_frame(tmp_path: Path) -> None:
+    video = tmp_path / "clip.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index in range(13):
+            grey = np.full((32, 32, 3), index * 20, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
+    sheet = tmp_path / "clip.png"
+    results.contact_sheet(video, sheet)
+    with Image.open(sheet) as image:
+        assert image.size == (4 * 32, 3 * 32)
+        assert image.getpixel((16, 16))[0] < 20
+        assert image.getpixel((3 * 32 + 16, 2 * 32 + 16))[0] > 220
+
+
+def test_losses_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": null}\n{"event": "checkpoint"}\n{"step": 3, "loss": 1}\n')
+    assert results.losses(metrics) == [2.0, 1.0]
+
+
+def test_the_summary_tells_the_course_of_the_loss_and_what_was_reused(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(f'{{"loss": {20 - step}}}\n' for step in range(20)))
+    status = FineTuneStatus(
+        stages=[
+            StageStatus(name="trim", state="Succeeded"),
+            StageStatus(name="videos", state="Succeeded", cache_hit=True),
+        ]
+    )
+    assert summary(status, [Result(what="metrics", path=metrics, uri="")]) == [
+        "loss, mean of the first and of the last tenth of the steps: 19.5000 and 1.5000",
+        "reused from an earlier run, not computed again: videos",
+    ]
+    assert summary(FineTuneStatus(), []) == []
+
+
+def test_sizes_are_words() -> None:
+    assert [size_words(size) for size in (12, 12_345, 12_345_678)] == ["12 B", "12 kB", "12.3 MB"]
+
+
+def test_every_bundled_clip_is_a_video_with_a_caption() -> None:
+    found = clips.bundled()
+    assert [clip.name for clip in found] == ["bigbuckbunny", "bikes", "carphone"]
+    for clip in found:
+        assert len(clip.caption.split()) > 10
+        with av.open(str(clip.path)) as container:
+            assert container.streams.video[0].width >= 176
