@@ -9,6 +9,7 @@ import torch
 
 Purpose = Literal[
     "adapter",
+    "adapter-dropout",
     "augment",
     "caption-dropout",
     "noise",
