@@ -1,0 +1,118 @@
+"""A loopback /24 for each cluster, and ports that nothing else listens on."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+BLOCKS = 64
+"""How many random blocks are tried before giving up."""
+KUBELET_PORT = 10250
+_ANY = "0.0.0.0"  # noqa: S104 - the address the webhook server binds, it has no option for another
+
+
+class AddressError(Exception):
+    """No address or port to be had; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addresses:
+    """Where the parts of one cluster listen. etcd has no address: it is reached over a socket file."""
+
+    block: str
+    """First three numbers, such as 127.12.34."""
+
+    apiserver: Endpoint
+    controller_manager: Endpoint
+    scheduler: Endpoint
+    s3: Endpoint
+    kubelet: Endpoint
+    webhook: Endpoint
+    """The port is held on all addresses."""
+    training_operator_health: Endpoint
+
+    @property
+    def pod_cidr(self) -> str:
+        """The block; pods get .10 to .250."""
+        return f"{self.block}.0/24"
+
+
+def is_free(endpoint: Endpoint) -> bool:
+    """Whether one can listen there now; a listener on all addresses takes the port of every address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((endpoint.host, endpoint.port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def preferred(endpoint: Endpoint, say: Callable[[str], None]) -> Endpoint:
+    """`endpoint`, or the same address with a free port when its port is taken."""
+    if is_free(endpoint):
+        return endpoint
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((endpoint.host, 0))
+        except OSError as error:
+            raise AddressError(f"{endpoint.host} can not be bound: {error.strerror}") from error
+        other = Endpoint(endpoint.host, int(probe.getsockname()[1]))
+    say(f"port {endpoint.port} of {endpoint.host} is taken by another program; using {other.port}")
+    return other
+
+
+@contextlib.contextmanager
+def reserved_block(rng: random.Random | None = None) -> Iterator[str]:
+    """Three numbers of a /24 that no other cluster of this machine has while the context lasts.
+
+    The reservation is a name in the kernel's table of abstract sockets: it holds across users and ends with the
+    process that made it. Raises `AddressError`.
+    """
+    choice = rng or random.SystemRandom()
+    for _ in range(BLOCKS):
+        block = f"127.{choice.randint(16, 254)}.{choice.randint(0, 254)}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+            try:
+                claim.bind(f"\0mochi-devcluster/{block}")
+            except OSError:
+                continue
+            yield block
+            return
+    raise AddressError(f"no free block in 127.0.0.0/8 after {BLOCKS} tries")
+
+
+def allocate(block: str, say: Callable[[str], None]) -> Addresses:
+    """Addresses in `block`, with the usual port of each part where that is free. Raises `AddressError`."""
+    kubelet = Endpoint(f"{block}.3", KUBELET_PORT)
+    if not is_free(kubelet):
+        raise AddressError(
+            f"port {KUBELET_PORT} is taken on every address of this machine (a kubelet?); "
+            "the node agent needs it: stop the other program"
+        )
+    webhook = preferred(Endpoint(_ANY, 9443), say)
+    return Addresses(
+        block=block,
+        apiserver=preferred(Endpoint(f"{block}.1", 6443), say),
+        controller_manager=preferred(Endpoint(f"{block}.1", 10257), say),
+        scheduler=preferred(Endpoint(f"{block}.1", 10259), say),
+        s3=preferred(Endpoint(f"{block}.2", 7070), say),
+        kubelet=kubelet,
+        webhook=Endpoint(f"{block}.4", webhook.port),
+        training_operator_health=preferred(Endpoint(f"{block}.4", 8081), say),
+    )
