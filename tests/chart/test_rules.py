@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mochi_api import metrics, status
+from mochi_api import identity, metrics, runfile, status
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "mochi-operator"
@@ -127,8 +127,11 @@ def test_the_monitors_give_the_job_names_and_the_run_label_that_the_rules_ask_fo
     assert 'job="mochi-operator"' in ALERTS["MochiOperatorDown"]["expr"]
 
     training = by_kind["PodMonitor"]["spec"]
+    assert training["selector"] == {"matchLabels": {identity.LABEL_STAGE: "train"}}
+    assert "train" in runfile.STAGES
     (endpoint,) = training["podMetricsEndpoints"]
-    assert "mochi.finetune.dev/finetune" in training["podTargetLabels"]
+    assert endpoint["port"] == identity.METRICS_PORT_NAME
+    assert identity.LABEL_FINETUNE in training["podTargetLabels"]
     assert {"sourceLabels": ["mochi_finetune_dev_finetune"], "targetLabel": "finetune"} in endpoint[
         "relabelings"
     ]

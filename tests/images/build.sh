@@ -84,21 +84,31 @@ run_in() {  # container, command...: as the image says, without a network and wi
     buildah run --network none "$@"
 }
 
-check() {  # target, module that must be absent
+answers() {  # target, container: the trainer has --help; the operator, which takes no arguments, names what it misses
+    local code=0
+    if [[ $1 == trainer ]]; then
+        run_in "$2" -- python -m mochi_trainer --help >"$WORK/$1.answer" 2>&1
+    else
+        run_in "$2" -- python -m mochi_operator >"$WORK/$1.answer" 2>&1 || code=$?
+        ((code != 0)) && grep -q "MOCHI_TRAINER_IMAGE must name the trainer image" "$WORK/$1.answer"
+    fi
+}
+
+check() {  # target, modules that must be absent
     local container package=mochi_$1
     container=$(buildah from --quiet "localhost/mochi-$1:test")
     local settings
     settings=$(buildah inspect --type image --format '{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}' "localhost/mochi-$1:test")
     [[ $settings == "10001:10001 [python -m $package]" ]] || fail "image $1 must run [python -m $package] as 10001:10001, got $settings"
     [[ $(run_in "$container" -- id -u) == 10001 ]] || fail "image $1 must run as uid 10001"
-    run_in "$container" -- python -m "$package" --help >"$WORK/$1.help" || fail "python -m $package --help failed in image $1"
+    answers "$1" "$container" || fail "python -m $package does not answer as it should in image $1: $(cat "$WORK/$1.answer")"
     run_in "$container" -- python -c "
 import importlib.util as u, sys
 found = [m for m in sys.argv[2:] if u.find_spec(m)]
 sys.exit(f'image must not hold {found}' if found or not u.find_spec(sys.argv[1]) else 0)" "$package" "${@:2}"
     run_in "$container" -- sh -c '! touch /opt/venv/x 2>/dev/null && ! test -e /etc/pip.conf' ||
         fail "image $1 must hold no pip.conf, and its packages must be read-only to uid 10001"
-    say "image $1: $(du -sh "$(buildah mount "$container")" | cut -f1), uid 10001, python -m $package --help exits 0: $(head -1 "$WORK/$1.help")"
+    say "image $1: $(du -sh "$(buildah mount "$container")" | cut -f1), uid 10001, python -m $package says: $(head -1 "$WORK/$1.answer")"
     buildah rm "$container" >/dev/null
 }
 

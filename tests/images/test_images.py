@@ -61,7 +61,7 @@ def test_the_operators_lock_holds_no_training_package_and_the_trainers_no_kubern
     operator, trainer = locked("operator"), locked("trainer")
     assert operator.keys() & TRAINING == set()
     assert trainer.keys() & CLUSTER == set()
-    assert {"kopf", "kubernetes", "pydantic"} <= operator.keys()
+    assert {"kopf", "pydantic"} <= operator.keys()
     assert {"torch", "boto3", "pydantic"} <= trainer.keys()
 
 
