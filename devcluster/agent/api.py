@@ -109,7 +109,7 @@ def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
             file.write(certificate + b"\n" + key)
         context.load_cert_chain(name)
     finally:
-        os.unlink(name)
+        Path(name).unlink()
 
 
 class Api:

@@ -110,6 +110,8 @@ def request(
     folder: PodFolder,
     number: int,
     hidden: Path,
+    pod_ip: str,
+    shared_ports: Sequence[int] = (),
 ) -> Request:
     """The request for attempt `number`; creates the files it names."""
     attempt = folder.attempt(container["name"], number)
@@ -132,6 +134,8 @@ def request(
         "no_new_privileges": security.get("allowPrivilegeEscalation") is False,
         "log": str(folder.log(container["name"], number)),
         "result": str(folder.result(container["name"], number)),
+        "pod_ip": pod_ip,
+        "shared_ports": list(shared_ports),
         "root": {
             "at": str(attempt / "root"),
             "hidden": str(hidden),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
@@ -49,6 +50,12 @@ def _check(result: int, call: str) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{call}: {os.strerror(code)}")
+
+
+def syscall(number: int, *arguments: Any) -> int:
+    """A system call without a wrapper; -1 when refused."""
+    wide = [ctypes.c_long(item) if isinstance(item, int) else item for item in arguments]
+    return int(_libc.syscall(ctypes.c_long(number), *wide))
 
 
 def unshare(flags: int) -> None:

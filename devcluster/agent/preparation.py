@@ -70,7 +70,16 @@ class Preparation:
             variables["NVIDIA_VISIBLE_DEVICES"] = ",".join(host.gpus.take(holder, gpus))
         mounts = container_mounts(spec, paths, variables, agent_written(pod))
         return launch.request(
-            pod, spec, image, variables, mounts=mounts, folder=self.folder, number=number, hidden=host.state
+            pod,
+            spec,
+            image,
+            variables,
+            mounts=mounts,
+            folder=self.folder,
+            number=number,
+            hidden=host.state,
+            pod_ip=self.where.pod_ip,
+            shared_ports=[access.port] if access.host in ("127.0.0.1", "localhost") else [],
         )
 
     def renew(self, pod: Mapping[str, Any], now: float) -> None:

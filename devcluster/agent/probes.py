@@ -84,7 +84,7 @@ def _http(
         status = connection.getresponse().status
     finally:
         connection.close()
-    return status in _SUCCESS, f"HTTP probe failed with statuscode: {status}"
+    return status in _SUCCESS, "" if status in _SUCCESS else f"HTTP probe failed with statuscode: {status}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,9 @@ A folder that lacks a mount point is replaced by a tmpfs folder holding a bind m
 Runs in the container's process before `execve`; nothing here is seen by the host.
 """
 
+# Paths here are names in a root under construction; as text they join by prefix.
+# ruff: noqa: PTH102, PTH106, PTH110, PTH112, PTH114, PTH115, PTH208, PTH211, S108
+
 from __future__ import annotations
 
 import os

@@ -161,7 +161,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is no event."""
-        log.debug("connection of %s ended early", client_address)
+        log.debug("connection %s of %s ended early", request, client_address)
 
 
 def serve(ip: str, port: int, certificate: Path, key: Path, find_log: FindLog) -> ThreadingHTTPServer:

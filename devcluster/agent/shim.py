@@ -13,6 +13,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypedDict
 
-from devcluster.agent import linux, root
+from devcluster.agent import linux, network, root
 
 MAX_LINE = 16384
 """Longest log record in bytes; longer lines are written in parts, as container runtimes do."""
@@ -42,6 +43,9 @@ class Request(TypedDict):
     log: str
     result: str
     """File that will hold the exit event, for an agent that was restarted."""
+    pod_ip: str
+    """The address that stands for all of the pod's; see `network`."""
+    shared_ports: list[int]
     root: root.RootSpec
 
 
@@ -78,27 +82,37 @@ class Container:
     pid: int
     out_of_memory: bool = False
     streams: dict[int, LogStream] = field(default_factory=dict)
+    supervisor: network.Supervisor | None = None
 
     def handle(self, signum: int, _frame: FrameType | None) -> None:
         """Pass a request of the agent on to the container."""
         self.out_of_memory = self.out_of_memory or signum == signal.SIGUSR2
         os.kill(self.pid, signal.SIGTERM if signum == signal.SIGTERM else signal.SIGKILL)
 
-    def write_log(self, path: str) -> None:
-        """Copy output to the log until every writer is gone."""
+    def attend(self, path: str) -> None:
+        """Copy output to the log and answer network calls until the container and all it started are gone."""
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with selectors.DefaultSelector() as selector:
-            for fd in self.streams:
-                selector.register(fd, selectors.EVENT_READ)
-            while selector.get_map():
+            for fd in (*self.streams, os.pidfd_open(self.pid)):
+                selector.register(fd, selectors.EVENT_READ, self._copy if fd in self.streams else self._ended)
+            if self.supervisor is not None:
+                selector.register(self.supervisor.listener, selectors.EVENT_READ, self._answer)
+            while any(key.data != self._answer for key in selector.get_map().values()):
                 for key, _ in selector.select():
-                    stream = self.streams[key.fd]
-                    chunk = os.read(key.fd, _READ_SIZE)
-                    now = datetime.now(UTC)
-                    os.write(log, stream.records(chunk, now) if chunk else stream.last_record(now))
-                    if not chunk:
+                    if not key.data(key.fd, log):
                         selector.unregister(key.fd)
         os.close(log)
+
+    def _copy(self, fd: int, log: int) -> bool:
+        chunk, now = os.read(fd, _READ_SIZE), datetime.now(UTC)
+        os.write(log, self.streams[fd].records(chunk, now) if chunk else self.streams[fd].last_record(now))
+        return bool(chunk)
+
+    def _answer(self, _fd: int, _log: int) -> bool:
+        return self.supervisor is not None and self.supervisor.serve_one()
+
+    def _ended(self, _fd: int, _log: int) -> bool:
+        return False
 
     def wait(self, started_at: float) -> dict[str, Any]:
         """The exit event."""
@@ -114,7 +128,7 @@ class Container:
         }
 
 
-def _become_container(request: Request, output: tuple[int, int]) -> None:
+def _become_container(request: Request, output: tuple[int, int], parent: socket.socket) -> None:
     linux.die_with_parent(0, signal.SIGKILL)
     os.setsid()
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC)
@@ -124,19 +138,22 @@ def _become_container(request: Request, output: tuple[int, int]) -> None:
     os.dup2(output[1], 2)
     os.umask(0o022)
     os.chdir(request["cwd"])
+    listener = network.install()
+    if listener is not None:
+        socket.send_fds(parent, [b"network"], [listener])
     linux.drop_capabilities(no_new_privileges=request["no_new_privileges"])
     linux.die_with_parent(0, signal.SIGKILL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.execvpe(request["argv"][0], request["argv"], request["env"])
+    os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - the container's own program
 
 
-def _fork_container(request: Request, output: tuple[int, int], failure: int) -> int:
+def _fork_container(request: Request, output: tuple[int, int], failure: int, parent: socket.socket) -> int:
     pid = os.fork()
     if pid:
         return pid
     try:
-        _become_container(request, output)
+        _become_container(request, output, parent)
     except BaseException as error:  # the last place in this process: report it, whatever it is
         os.write(failure, f"{type(error).__name__}: {error}".encode()[:4096])
     os._exit(START_ERROR_CODE)
@@ -152,9 +169,11 @@ def run(request: Request) -> dict[str, Any]:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     (out_read, out_write), (err_read, err_write), (fail_read, fail_write) = os.pipe(), os.pipe(), os.pipe()
     started_at = time.time()
-    pid = _fork_container(request, (out_write, err_write), fail_write)
+    ours, theirs = socket.socketpair()
+    pid = _fork_container(request, (out_write, err_write), fail_write, theirs)
     for fd in (out_write, err_write, fail_write):
         os.close(fd)
+    theirs.close()
     container = Container(pid, streams={out_read: LogStream("stdout"), err_read: LogStream("stderr")})
     for signum in signals:
         signal.signal(signum, container.handle)
@@ -163,10 +182,20 @@ def run(request: Request) -> dict[str, Any]:
     if problem:
         os.waitpid(pid, 0)
         return {"event": "failed", "message": problem}
+    container.supervisor = _supervisor(ours, request)
     emit({"event": "started", "at": started_at, "pid": pid})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-    container.write_log(request["log"])
+    container.attend(request["log"])
     return container.wait(started_at)
+
+
+def _supervisor(container: socket.socket, request: Request) -> network.Supervisor | None:
+    """What answers the container's network calls, if it could be made to ask."""
+    with container:
+        _, descriptors, _, _ = socket.recv_fds(container, 16, 1)
+    if not descriptors:
+        return None
+    return network.Supervisor(descriptors[0], request["pod_ip"], frozenset(request["shared_ports"]))
 
 
 def emit(event: dict[str, Any]) -> None:

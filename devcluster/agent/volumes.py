@@ -7,7 +7,6 @@ sizeLimit and medium of emptyDir, fsGroup and file modes of single items are not
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,7 +159,7 @@ def write_atomically(folder: Path, files: Files) -> None:
     """Let `folder` hold exactly `files` (relative path -> content), switching from what it held in one step."""
     if current_files(folder) == files:
         return
-    old = os.readlink(folder / "..data") if (folder / "..data").is_symlink() else None
+    old = str((folder / "..data").readlink()) if (folder / "..data").is_symlink() else None
     number = int(old.removeprefix("..")) + 1 if old else 1
     fresh = folder / f"..{number}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -216,12 +215,12 @@ def container_mounts(
 
 
 def _sub_path(volume: str, part: str) -> str:
-    path = os.path.realpath(os.path.join(volume, part))
-    if not path.startswith(os.path.realpath(volume)):
+    path = (Path(volume) / part).resolve()
+    if not path.is_relative_to(Path(volume).resolve()):
         raise VolumeError(f"subPath {part!r} leads out of its volume")
-    if not os.path.exists(path):
-        os.makedirs(path)
-    return path
+    if not path.exists():
+        path.mkdir(parents=True)
+    return str(path)
 
 
 def agent_written(pod: Mapping[str, Any]) -> list[str]:

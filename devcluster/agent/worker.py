@@ -322,8 +322,10 @@ class Worker:
                 "ErrImagePull",
                 "ImagePullBackOff",
             )
+            self._event_once(item, "Failed", str(error))
             self._wait(item, "ImagePullBackOff" if again else "ErrImagePull", str(error), now + IMAGE_RETRY)
         except ConfigError as error:
+            self._event_once(item, "Failed", str(error))
             self._wait(item, "CreateContainerConfigError", str(error), now + CONFIG_RETRY)
         except (VolumeError, ExhaustedError, kube.ApiError, OSError) as error:
             self._event_once(item, "FailedMount", str(error))
