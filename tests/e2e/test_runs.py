@@ -1,0 +1,139 @@
+"""The whole path on a real control plane: what `make demo` does, at smaller size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from demo.kubectl import KubectlError
+from mochi_api import layout
+from mochi_api.identity import GROUP
+from mochi_api.status import FineTuneStatus
+from tests.e2e.lab import Lab
+
+
+def _condition(status: FineTuneStatus, kind: str) -> Any:
+    return next(condition for condition in status.conditions if condition.type == kind)
+
+
+@pytest.fixture(scope="module")
+def first(lab: Lab) -> FineTuneStatus:
+    """A LoRA run, left alone until it has succeeded."""
+    lab.apply("first")
+    return lab.succeeded("first")
+
+
+def test_a_lora_run_succeeds_stage_by_stage(first: FineTuneStatus) -> None:
+    assert {stage.name: stage.state for stage in first.stages} == dict.fromkeys(
+        ("trim", "captions", "videos", "sample"), "Succeeded"
+    )
+    assert [(stage.items_done, stage.items_failed) for stage in first.stages[:3]] == [(3, 0)] * 3
+    assert _condition(first, "Succeeded").status == "True"
+    assert _condition(first, "Failed").status == "False"
+    assert first.training is not None
+    assert (first.training.step, first.training.progress_percentage) == (24, 100)
+
+
+def test_the_lora_file_loads_and_is_the_one_in_the_status(
+    lab: Lab, first: FineTuneStatus, tmp_path: Path
+) -> None:
+    assert first.artifacts is not None
+    path = lab.fetch(first.artifacts.lora_uri, tmp_path / "lora.safetensors")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == first.artifacts.sha256
+    assert path.stat().st_size == first.artifacts.size_bytes
+    tensors = load_file(path)
+    assert tensors
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    trained = [tensor for name, tensor in tensors.items() if "lora_B" in name]
+    assert any(tensor.abs().max() > 0 for tensor in trained)
+
+
+def test_the_loss_of_the_held_batch_fell(lab: Lab, first: FineTuneStatus) -> None:
+    assert first.artifacts is not None
+    lines = lab.text(layout.join(first.artifacts.run_uri, layout.METRICS)).splitlines()
+    fixed = [row["fixedLoss"] for row in map(json.loads, lines) if row.get("fixedLoss") is not None]
+    assert len(fixed) >= 2
+    assert fixed[-1] < fixed[0]
+
+
+def test_the_report_and_the_sample_are_there(lab: Lab, first: FineTuneStatus, tmp_path: Path) -> None:
+    import av
+
+    assert first.artifacts is not None
+    page = lab.text(first.artifacts.report_uri)
+    assert "first" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://s3.devcluster.svc", "")
+    path = lab.fetch(first.artifacts.sample_uris[0], tmp_path / "sample.mp4")
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 7
+
+
+def test_kubectl_shows_what_a_person_wants_to_know(lab: Lab, first: FineTuneStatus) -> None:
+    header, line = lab.kubectl.run("get", "mft", "first").splitlines()
+    assert header.split() == ["NAME", "MODE", "PHASE", "PROGRESS", "LOSS", "AGE"]
+    assert line.split()[:4] == ["first", "lora", "Succeeded", "100"]
+    assert float(line.split()[4]) > 0
+    lab.kubectl.run("wait", "mft/first", "--for=condition=Succeeded", "--timeout=5s")
+    described = lab.kubectl.run("describe", "mft", "first")
+    assert first.artifacts is not None
+    assert first.artifacts.lora_uri in described
+    assert lab.kubectl.run("logs", "job/first-videos").strip()
+
+
+def test_a_second_run_reuses_the_embeddings_and_survives_the_loss_of_its_pod(
+    lab: Lab, first: FineTuneStatus
+) -> None:
+    lab.apply("second", {"training.steps": 120, "training.checkpoint.everySteps": 10})
+    running = lab.until("second", lambda s: s.training is not None and s.training.step >= 15, "step 15")
+    assert [stage.cache_hit for stage in running.stages[:3]] == [True] * 3
+    lab.kubectl.run("delete", "pod", "-l", f"{GROUP}/finetune=second,{GROUP}/stage=train", "--wait=false")
+    ended = lab.succeeded("second")
+    assert ended.training is not None
+    assert ended.training.step == 120
+    assert ended.training.attempt == 2
+    assert ended.attempts[-1].reason == "Preempted"
+    assert ended.artifacts is not None
+    lines = lab.text(layout.join(ended.artifacts.run_uri, layout.METRICS)).splitlines()
+    steps = [row["step"] for row in map(json.loads, lines) if row["step"] > 0 and row.get("loss") is not None]
+    assert steps == list(range(1, 121))
+    assert "reused" in " ".join(event["message"] for event in lab.events("second"))
+
+
+def test_full_training_in_two_pods_goes_on_while_the_operator_is_killed(
+    lab: Lab, first: FineTuneStatus, tmp_path: Path
+) -> None:
+    lab.apply(
+        "full",
+        {"mode": "full", "training.lora": None, "workers": {"replicas": 2}, "training.learningRate": "0.001"},
+    )
+    lab.until("full", lambda s: s.phase in ("Starting", "Training"), "the training pods")
+    operator = lab.kubectl.within(lab.site.operator_namespace)
+    operator.run(
+        "delete", "pod", "-l", "app.kubernetes.io/name=mochi-operator", "--grace-period=0", "--force"
+    )
+    ended = lab.succeeded("full")
+    assert ended.training is not None
+    assert (ended.training.attempt, ended.training.step) == (1, 24)
+    assert ended.artifacts is not None
+    tensors = load_file(lab.fetch(ended.artifacts.weights_uri, tmp_path / "dit.safetensors"))
+    assert "blocks.0.attn.qkv_x.weight" in tensors
+    lines = lab.text(layout.join(ended.artifacts.run_uri, layout.METRICS)).splitlines()
+    fixed = [row["fixedLoss"] for row in map(json.loads, lines) if row.get("fixedLoss") is not None]
+    assert fixed[-1] < fixed[0]
+
+
+def test_deleting_the_resource_removes_everything_made_for_it(lab: Lab, first: FineTuneStatus) -> None:
+    lab.apply("gone")
+    lab.until("gone", lambda s: any(stage.state == "Running" for stage in s.stages), "a running stage")
+    lab.kubectl.run("delete", "mft", "gone", "--cascade=foreground", "--timeout=90s", seconds=100)
+    left = lab.kubectl.run(
+        "get", "jobs,pytorchjobs,configmaps,pods", "-l", f"{GROUP}/finetune=gone", "-o", "name"
+    )
+    assert left == ""
+    with pytest.raises(KubectlError, match="NotFound"):
+        lab.status("gone")
