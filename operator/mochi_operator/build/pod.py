@@ -51,7 +51,7 @@ def from_field(name: str, path: str) -> dict[str, Any]:
 def _spec(order: Order, container: str, env: Sequence[dict[str, Any]], grace_seconds: int) -> dict[str, Any]:
     extra = order.spec.workers.pod_template
     return {
-        "restartPolicy": "Never",
+        **_restart(order),
         "terminationGracePeriodSeconds": grace_seconds,
         "automountServiceAccountToken": bool(extra.service_account_name),
         "enableServiceLinks": False,
@@ -67,6 +67,11 @@ def _spec(order: Order, container: str, env: Sequence[dict[str, Any]], grace_sec
         **_placement(order),
         **_extra(extra),
     }
+
+
+def _restart(order: Order) -> dict[str, Any]:
+    """The training operator sets it itself, and warns about one that it finds."""
+    return {} if order.stage == "train" else {"restartPolicy": "Never"}
 
 
 def _container(order: Order, name: str, env: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -76,11 +76,11 @@ def _put(draft: Draft, entry: StageStatus) -> Draft:
 
 def _start(snapshot: Snapshot, draft: Draft, entry: StageStatus, stage: Stage) -> Draft:
     job = names.stage_job(snapshot.run.name, stage)
-    draft = draft.starting(Start(stage=stage))
+    begun = entry.model_copy(update={"state": "Running", "job_name": job, "start_time": render(snapshot.now)})
+    draft = _put(draft.starting(Start(stage=stage)), begun)
     if entry.state == "Running":
         return draft.warning(Reason.BACKEND_DELETED, f"{stage}: somebody deleted Job {job}; it is made again")
-    begun = entry.model_copy(update={"state": "Running", "job_name": job, "start_time": render(snapshot.now)})
-    return _put(draft, begun).normal("StageStarted", f"{stage}: Job {job} created")
+    return draft.normal("StageStarted", f"{stage}: Job {job} created")
 
 
 def _adopted(draft: Draft, entry: StageStatus, child: Child) -> Draft:

@@ -1,0 +1,209 @@
+"""A Kubernetes API in memory: the second implementation of `Cluster`, with the manners the operator relies on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from mochi_operator.cluster import (
+    EVENTS,
+    FINETUNES,
+    KINDS,
+    AlreadyExistsError,
+    Kind,
+    Manifest,
+    NotServedError,
+    RefusedError,
+    StaleError,
+    UnavailableError,
+)
+from mochi_operator.timestamps import render
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+Address = tuple[str, str, str]
+
+
+class KilledError(BaseException):
+    """The operator was killed; nothing of its own may catch this."""
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class FakeCluster:
+    """Objects with uid, resourceVersion and generation; 409 for taken names and stale writes; owners and selectors."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.objects: dict[Address, Manifest] = {}
+        self.calls: set[tuple[str, str, str]] = set()
+        """Verb, group and resource of every call."""
+        self.writes: list[tuple[str, str, str]] = []
+        """Verb, kind and name of every call that changed something."""
+        self.absent: set[str] = set()
+        """Kinds that are not installed."""
+        self.refuse: Callable[[Manifest], RefusedError | None] = lambda manifest: None
+        self.kill_after: int | None = None
+        """Number of writes after which the caller is killed; the last of them still takes effect. Between reads there is
+        nothing to lose."""
+        self._version = 0
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        self._count("get", kind)
+        found = None if kind.name in self.absent else self.objects.get((kind.name, namespace, name))
+        return copy.deepcopy(found)
+
+    async def list(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Manifest]:
+        self._count("list", kind)
+        if kind.name in self.absent:
+            raise NotServedError("the server could not find the requested resource")
+        found = [
+            copy.deepcopy(item)
+            for (name, place, _), item in self.objects.items()
+            if name == kind.name and namespace in (None, place) and _has(item, labels or {}, fields or {})
+        ]
+        return found
+
+    async def create(self, kind: Kind, namespace: str, manifest: Manifest) -> None:
+        self._count("create", kind)
+        if kind.name in self.absent:
+            raise NotServedError("the server could not find the requested resource")
+        error = self.refuse(manifest)
+        if error is not None:
+            raise error
+        address = (kind.name, namespace, manifest["metadata"]["name"])
+        if address in self.objects:
+            raise AlreadyExistsError(f"{kind.plural} {address[2]!r} already exists")
+        self.put(manifest)
+        self.writes.append(("create", kind.name, address[2]))
+        self._kill()
+
+    async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
+        self._count("delete", kind)
+        found = self.objects.get((kind.name, namespace, name))
+        if found is not None and found["metadata"]["uid"] == uid:
+            self.remove(kind, namespace, name)
+            self.writes.append(("delete", kind.name, name))
+        self._kill()
+
+    async def write_status(
+        self, namespace: str, name: str, *, resource_version: str, status: Manifest
+    ) -> None:
+        self.calls.add(("patch", FINETUNES.group, f"{FINETUNES.plural}/status"))
+        found = self.objects.get((FINETUNES.name, namespace, name))
+        if found is None:
+            raise NotServedError("not found")
+        if found["metadata"]["resourceVersion"] != resource_version:
+            raise StaleError("the object has been modified")
+        found["status"] = copy.deepcopy(status)
+        self._bump(found)
+        self.writes.append(("patch", FINETUNES.name, name))
+        self._kill()
+
+    async def record(self, namespace: str, event: Manifest) -> None:
+        self.calls |= {("create", EVENTS.group, EVENTS.plural), ("patch", EVENTS.group, EVENTS.plural)}
+        address = (EVENTS.name, namespace, event["metadata"]["name"])
+        if address in self.objects:
+            self.objects[address]["lastTimestamp"] = event["lastTimestamp"]
+        else:
+            self.put(event)
+        self.writes.append(("record", EVENTS.name, event["reason"]))
+        self._kill()
+
+    # What the world does, as opposed to the operator.
+
+    def put(self, manifest: Manifest) -> Manifest:
+        """Store an object as the API server would; the stored one is returned, to be edited in place."""
+        stored = copy.deepcopy(manifest)
+        meta = stored["metadata"]
+        self._version += 1
+        meta.setdefault("uid", f"uid-{self._version}")
+        meta["generation"] = 1
+        meta["creationTimestamp"] = render(self.clock.now)
+        self._bump(stored)
+        self.objects[stored["kind"], meta["namespace"], meta["name"]] = stored
+        return stored
+
+    def remove(self, kind: Kind, namespace: str, name: str) -> None:
+        """Delete an object and, as the garbage collector would, everything it owns."""
+        gone = self.objects.pop((kind.name, namespace, name), None)
+        if gone is None:
+            return
+        for found, place, child in list(self.objects):
+            owners = self.objects[found, place, child]["metadata"].get("ownerReferences") or []
+            if any(owner["uid"] == gone["metadata"]["uid"] for owner in owners):
+                self.remove(KINDS[found], place, child)
+
+    def all(self, kind: str) -> list[Manifest]:
+        """The stored objects of a kind, oldest first."""
+        return [item for (name, _, _), item in self.objects.items() if name == kind]
+
+    def one(self, kind: str, name: str, namespace: str = "videos") -> Manifest:
+        """The stored object of this name."""
+        return self.objects[kind, namespace, name]
+
+    def touch(self, manifest: Manifest) -> None:
+        """The object was edited in place."""
+        self._bump(manifest)
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the stored objects of a kind."""
+        return [item["metadata"]["name"] for item in self.all(kind)]
+
+    def reasons(self) -> list[str]:
+        """Reasons of the Events, oldest first."""
+        return [item["reason"] for item in self.all(EVENTS.name)]
+
+    def _bump(self, manifest: Manifest) -> None:
+        self._version += 1
+        manifest["metadata"]["resourceVersion"] = str(self._version)
+
+    def _count(self, verb: str, kind: Kind) -> None:
+        self.calls.add((verb, kind.group, kind.plural))
+
+    def _kill(self) -> None:
+        if self.kill_after is None:
+            return
+        self.kill_after -= 1
+        if self.kill_after <= 0:
+            self.kill_after = None
+            raise KilledError
+
+
+class AwayCluster(FakeCluster):
+    """An API server that does not answer."""
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
+        raise UnavailableError("no answer")
+
+
+def _has(item: Manifest, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:
+    own = item["metadata"].get("labels") or {}
+    return all(own.get(key) == text for key, text in labels.items()) and all(
+        _field(item, path) == text for path, text in fields.items()
+    )
+
+
+def _field(item: Manifest, path: str) -> object:
+    value: object = item
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

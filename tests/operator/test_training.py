@@ -1,0 +1,262 @@
+"""Attempts, deadlines, health and progress of the training."""
+
+import pytest
+from mochi_api.outcomes import Outcome, Reason
+from mochi_api.progress import Progress
+from mochi_api.spec import RetryBackoffSpec
+from mochi_operator.policy.attempts import backoff_seconds
+
+from tests.operator.world import End, World, failing, lora, well
+
+
+def forever(stage, attempt, rank):
+    return well(stage, attempt, rank) if stage != "train" else None
+
+
+async def trained(world: World) -> World:
+    world.script = forever
+    await world.until(lambda world: world.phase == "Training")
+    return world
+
+
+def progress(world: World, **changes) -> Progress:
+    known = {"step": 5, "total_steps": 20, "loss": 0.5, "grad_norm": 1.25, "step_seconds": 2.0}
+    return Progress(**{**known, "last_step_time": world.clock.now.timestamp(), **changes})
+
+
+async def test_attempts_follow_until_none_is_left():
+    world = World(lora(runPolicy={"backoffLimit": 2, "retryBackoff": {"initialSeconds": 1}}))
+    world.script = failing(Reason.COLLECTIVE_TIMEOUT, 9, until=99)
+    await world.until(lambda world: world.phase == "Failed")
+    assert [item["number"] for item in world.status["attempts"]] == [3, 2, 1]
+    failed = world.condition("Failed")
+    assert failed["reason"] == Reason.COLLECTIVE_TIMEOUT
+    assert "no attempt is left (runPolicy.backoffLimit = 2)" in failed["message"]
+    assert world.condition("Stalled")["status"] == "True"
+    assert world.cluster.reasons().count("AttemptFailed") == 2
+
+
+async def test_a_failure_that_no_attempt_can_mend_ends_the_run_at_once():
+    world = World()
+    world.script = failing(Reason.OUT_OF_MEMORY, 7, until=99, message="needs 90 GiB, has 80")
+    await world.until(lambda world: world.phase == "Failed")
+    assert len(world.status["attempts"]) == 1
+    message = world.condition("Failed")["message"]
+    assert "needs 90 GiB, has 80; use fewer frames" in message
+    assert world.cluster.reasons()[-1] == "Failed"
+
+
+async def test_the_history_keeps_ten_attempts():
+    world = World(lora(runPolicy={"backoffLimit": 11, "retryBackoff": {"initialSeconds": 0}}))
+    world.script = failing(Reason.STORAGE_ERROR, 6, until=12)
+    await world.until(lambda world: world.phase == "Succeeded", turns=200)
+    assert [item["number"] for item in world.status["attempts"]] == list(range(12, 2, -1))
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 30), (2, 60), (3, 120), (6, 900), (100, 900)])
+def test_the_backoff_doubles_up_to_its_limit(failures, seconds):
+    assert backoff_seconds(RetryBackoffSpec(), failures) == seconds
+
+
+async def test_a_larger_backoff_limit_is_honoured_while_the_run_goes_on():
+    world = World(lora(runPolicy={"backoffLimit": 0}))
+    world.script = failing(Reason.STORAGE_ERROR, 6, until=2)
+    await world.until(lambda world: world.pods("dissolve-a1") != [])
+    world.run["spec"]["runPolicy"]["backoffLimit"] = 1
+    world.run["metadata"]["generation"] = 2
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.status["observedGeneration"] == 2
+
+
+async def test_no_step_for_too_long_is_a_stall_and_tried_again():
+    world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
+    world.progress.answer = progress(world)
+    await world.turn()
+    world.clock.advance(61)
+    await world.turn()
+    attempt = world.status["attempts"][0]
+    assert (attempt["reason"], attempt["lastStep"]) == ("Stalled", 5)
+    assert "no step for more than 60 s after step 5" in attempt["message"]
+    assert world.phase == "Retrying"
+
+
+async def test_a_first_step_that_never_comes_is_a_stall():
+    world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
+    world.progress.answer = progress(world, step=0, loss=None, last_step_time=None)
+    world.clock.advance(61)
+    await world.turn()
+    assert world.status["attempts"][0]["reason"] == "Stalled"
+
+
+async def test_export_after_the_last_step_has_more_time():
+    world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
+    world.progress.answer = progress(world, step=20)
+    world.clock.advance(200)
+    await world.turn()
+    assert world.phase == "Training"
+    world.clock.advance(60)
+    await world.turn()
+    assert world.status["attempts"][0]["reason"] == "Stalled"
+
+
+async def test_ranks_that_run_on_after_rank_0_has_ended_are_a_stall():
+    world = await trained(
+        World(lora(mode="full", workers={"replicas": 2}, runPolicy={"stallTimeoutSeconds": 60}))
+    )
+    world.end(world.pods("dissolve-a1")[0], well("train", 1, 0))
+    await world.turn()
+    assert world.phase == "Training"
+    world.clock.advance(241)
+    await world.turn()
+    assert world.status["attempts"][0]["reason"] == "Stalled"
+
+
+async def test_the_run_as_a_whole_has_a_deadline():
+    world = await trained(World(lora(runPolicy={"activeDeadlineSeconds": 3600})))
+    result = await world.turn()
+    assert result.wake_seconds <= 5
+    world.clock.advance(3600)
+    await world.turn()
+    assert world.condition("Failed")["reason"] == Reason.DEADLINE_EXCEEDED
+    assert "runPolicy.activeDeadlineSeconds = 3600" in world.condition("Failed")["message"]
+    assert world.cluster.names("PyTorchJob") == []
+
+
+async def test_progress_is_written_no_more_often_than_the_settings_say():
+    world = await trained(World())
+    world.progress.answer = progress(world)
+    await world.turn()
+    world.progress.answer = progress(world, step=6)
+    world.clock.advance(29)
+    await world.turn()
+    assert world.status["training"]["step"] == 5
+    world.clock.advance(1)
+    await world.turn()
+    training = world.status["training"]
+    assert training["step"] == 6
+    assert training["progressPercentage"] == 30
+    assert training["estimatedRemainingSeconds"] == 28
+    assert training["loss"] == "0.5"
+    assert training["metrics"] == [
+        {"name": "loss", "value": "0.5"},
+        {"name": "gradNorm", "value": "1.25"},
+        {"name": "stepSeconds", "value": "2"},
+    ]
+
+
+async def test_a_checkpoint_is_named():
+    world = await trained(World())
+    world.progress.answer = progress(world, checkpoint_step=4, checkpoint_uri="s3://c/4", checkpoint_time=0.0)
+    await world.turn()
+    assert world.status["checkpoints"] == {
+        "latest": {"step": 4, "uri": "s3://c/4", "time": "1970-01-01T00:00:00Z"}
+    }
+    assert world.condition("CheckpointReady")["message"] == "step 4: s3://c/4"
+
+
+async def test_a_loss_that_is_not_a_number_is_unhealthy_and_said_once():
+    world = await trained(World())
+    world.progress.answer = progress(world, loss=None, non_finite=2)
+    await world.turn()
+    await world.turn()
+    healthy = world.condition("TrainingHealthy")
+    assert (healthy["status"], healthy["reason"]) == ("False", Reason.NON_FINITE_LOSS)
+    assert world.status["training"]["loss"] == "NaN"
+    assert world.cluster.reasons().count(Reason.NON_FINITE_LOSS) == 1
+    world.progress.answer = progress(world, non_finite=2)
+    await world.turn()
+    assert world.condition("TrainingHealthy")["message"] == "2 steps were not finite"
+
+
+async def test_the_time_of_transition_moves_with_the_status_only():
+    world = await trained(World())
+    before = world.condition("TrainingRunning")["lastTransitionTime"]
+    world.clock.advance(100)
+    world.progress.answer = progress(world)
+    await world.turn()
+    assert world.condition("TrainingRunning")["lastTransitionTime"] == before
+    assert world.condition("TrainingHealthy")["lastTransitionTime"] > before
+
+
+async def test_pods_refused_by_admission_end_the_run_with_the_message():
+    world = World()
+    await world.turn()
+    job = world.cluster.one("Job", "dissolve-trim")
+    world.cluster.put(
+        {
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "videos"},
+            "involvedObject": {"uid": job["metadata"]["uid"]}, "type": "Warning", "reason": "FailedCreate",
+            "message": 'Error creating: pods "dissolve-trim-" is forbidden: violates PodSecurity "restricted:latest"',
+        }
+    )  # fmt: skip
+    world.clock.advance(11)
+    await world.turn()
+    assert "violates PodSecurity" in world.condition("Preprocessed")["message"]
+    world.clock.advance(50)
+    await world.turn()
+    assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
+    assert world.status["stages"][0]["state"] == "Failed"
+    assert world.cluster.names("Job") == []
+
+
+async def test_a_missing_secret_is_named():
+    world = World()
+    await world.turn()
+    world.step()
+    pod = world.pods("dissolve-trim")[0]
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
+    pod["status"] = {"phase": "Pending", "held": True, "containerStatuses": [{"state": {"waiting": waiting}}]}
+    world.clock.advance(61)
+    await world.turn()
+    failed = world.condition("Failed")
+    assert failed["reason"] == Reason.MISSING_OBJECT
+    assert 'secret "s3" not found' in failed["message"]
+
+
+async def test_a_failed_stage_names_its_reason_and_the_clips():
+    world = World()
+    result = {
+        "items_total": 2,
+        "items_failed": 2,
+        "failures": [{"clip": "a.mp4", "message": "moov atom not found"}],
+    }
+    outcome = Outcome(reason=Reason.DATASET_REJECTED, message="2 of 2 clips failed", stage_result=result)
+    world.script = lambda stage, attempt, rank: End(4, outcome)
+    await world.until(lambda world: world.phase == "Failed")
+    assert world.condition("Preprocessed")["reason"] == Reason.DATASET_REJECTED
+    assert (
+        "trim: dissolve-trim-x7x7x: 2 of 2 clips failed; mend the clips"
+        in world.condition("Failed")["message"]
+    )
+    stage = world.status["stages"][0]
+    assert (stage["state"], stage["failures"][0]["clip"]) == ("Failed", "a.mp4")
+
+
+async def test_an_unreadable_spec_is_said_and_left_alone():
+    world = World({**lora(), "surprise": 1})
+    result = await world.turn()
+    accepted = world.condition("Accepted")
+    assert (accepted["status"], accepted["reason"], world.phase) == ("False", "InvalidSpec", "Failed")
+    assert "surprise" in accepted["message"]
+    assert result.wake_seconds is None
+    world.cluster.writes.clear()
+    await world.turn()
+    assert world.cluster.writes == []
+    del world.run["spec"]["surprise"]
+    world.run["metadata"]["generation"] = 2
+    await world.until(lambda world: world.phase == "Succeeded")
+
+
+async def test_a_rule_that_spans_fields_is_checked_without_an_api_server_too():
+    world = World(lora(preprocessing={"frames": 86}))
+    await world.turn()
+    assert "spec.preprocessing.frames" in world.condition("Accepted")["message"]
+
+
+async def test_a_status_of_another_version_is_read_as_far_as_it_can_be():
+    world = World()
+    await world.until(lambda world: world.phase == "Training")
+    world.run["status"]["fromTheFuture"] = {"x": 1}
+    world.cluster.touch(world.run)
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.cluster.names("PyTorchJob") == ["dissolve-a1"]
