@@ -26,4 +26,5 @@ class Finished:
     """All clips that could not be used; the result has only the first of them."""
 
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What the report shows beyond the result; plain JSON."""
+    """What the report shows beyond the result; plain JSON. Of the job sample it reads `samples`: a list of
+    {"prompt", "video", "contactSheet", "seed"?}, the middle two as keys in the run's folder."""

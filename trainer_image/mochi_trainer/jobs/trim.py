@@ -34,7 +34,7 @@ from mochi_trainer.storage import (
     put_entry,
     write_manifest,
 )
-from mochi_trainer.video import encode_lossless, read_clip
+from mochi_trainer.video import encode_lossless, read_clip, strip
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,10 @@ VERSION = 1
 
 SHORTEST = 7
 """The fewest frames any run can use."""
+
+THUMBNAILS = 3
+THUMBNAILS_WIDTH = 480
+"""Pixels of all of them side by side."""
 
 CAPTION_BYTES = 64 * 1024
 SPARE_BYTES = 64 << 20
@@ -132,6 +136,7 @@ def _trim(
                 failures.append(Item(clip=clip.source.key, message=str(error)[:1024]))
                 continue
             entries.append(put_entry(cache, prefix, folder / "trimmed.mp4", f"{clip.name}.mp4"))
+            entries.append(put_entry(cache, prefix, folder / "trimmed.jpg", f"{clip.name}.jpg"))
             entries.append(put_bytes_entry(cache, prefix, trimmed.caption.encode(), f"{clip.name}.txt"))
             done.append(trimmed)
             log.info("clip %d of %d, %s: %d frames", number, len(clips), clip.source.key, trimmed.frames)
@@ -139,7 +144,7 @@ def _trim(
 
 
 def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder: Path) -> TrimmedClip:
-    """Make `folder/trimmed.mp4`; raise ClipError when the clip cannot be used."""
+    """Make `folder/trimmed.mp4` and a strip of pictures for the report; raise ClipError when the clip cannot be used."""
     if clip.problem:
         raise ClipError(clip.problem)
     caption = _caption(source, clip)
@@ -151,6 +156,7 @@ def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder:
         local, frames=kept, least=least, fps=spec.fps, width=spec.width, height=spec.height
     )
     encode_lossless(frames, folder / "trimmed.mp4", fps=spec.fps)
+    (folder / "trimmed.jpg").write_bytes(strip(frames, THUMBNAILS, width=THUMBNAILS_WIDTH))
     if enlargement > 1:
         log.warning(
             "%s is smaller than %dx%d: enlarged %.2f times",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.reading import Frames
@@ -33,6 +33,12 @@ def side_by_side(original: Frames, copy: Frames, *, columns: int = 4) -> bytes:
     return contact_sheet(np.concatenate([original[chosen], copy[chosen]]), len(chosen))
 
 
+def strip(frames: Frames, count: int, *, width: int) -> bytes:
+    """JPEG of at most `width` pixels' width with `count` frames of (T, H, W, 3) side by side."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+    return jpeg(np.concatenate(list(chosen), axis=1), width=width)
+
+
 def png(picture: Picture) -> bytes:
     """A picture (H, W, 3) as PNG."""
     return _file(Image.fromarray(picture), "PNG")
@@ -43,6 +49,15 @@ def jpeg(picture: Picture, *, width: int) -> bytes:
     image = Image.fromarray(picture)
     image.thumbnail((width, width))
     return _file(image, "JPEG")
+
+
+def smaller(data: bytes, *, width: int) -> bytes:
+    """Any picture file as a JPEG of at most `width` pixels' width; raise ValueError when it is no picture."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return jpeg(np.asarray(image.convert("RGB")), width=width)
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"not a picture: {error}") from error
 
 
 def _file(image: Image.Image, kind: str) -> bytes:
