@@ -18,14 +18,21 @@ from demo.clips import ClipsError
 from demo.deadline import Deadline, DeadlineError
 from demo.install import InstallError
 from demo.kubectl import KubectlError
-from demo.site import NAMESPACE, Site, SiteError, current
+from demo.sites import NAMESPACE, Site, SiteError, current
 from demo.steps import Steps
+from devcluster.addresses import AddressError
+from devcluster.binaries import BinaryError
+from devcluster.cluster import ClusterError
+from devcluster.state import StateError
 
 ROOT = Path(__file__).resolve().parents[1]
 _INTRO = """\
 mochi-operator demo, mode {mode}: {where}, then three real clips become {what}.
 {how_long} Ctrl-C stops it and cleans up."""
-_ERRORS = (run.RunError, DeadlineError, BucketError, ClipsError, InstallError, KubectlError, SiteError)
+_ERRORS = (
+    run.RunError, DeadlineError, BucketError, ClipsError, InstallError, KubectlError, SiteError,
+    ClusterError, StateError, BinaryError, AddressError,
+)  # fmt: skip
 
 
 class Stopped(BaseException):
@@ -37,11 +44,15 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     result.add_argument("action", nargs="?", choices=("run", "stop", "clean"), default="run",
                         help="run it (default), stop a kept cluster, or stop it and forget kept embeddings")  # fmt: skip
-    result.add_argument("--mode", choices=("lora", "full"), default="lora", help="an adapter, or all weights in two pods")
+    result.add_argument(
+        "--mode", choices=("lora", "full"), default="lora", help="an adapter, or all weights in two pods"
+    )
     result.add_argument("--keep", action="store_true", help="leave the cluster up afterwards")
     result.add_argument("--fresh", action="store_true", help="do not reuse embeddings of an earlier demo")
     result.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for the results")
-    result.add_argument("--time-limit", type=float, default=600, metavar="SECONDS", help="limit for everything, default 600")
+    result.add_argument(
+        "--time-limit", type=float, default=600, metavar="SECONDS", help="limit for everything, default 600"
+    )
     result.add_argument("--cluster", choices=("dev", "current"), default="dev",
                         help="dev starts one on this machine; current takes the kubeconfig's context")  # fmt: skip
     other = result.add_argument_group("with --cluster current")
@@ -85,7 +96,9 @@ def _on(site: Site, arguments: argparse.Namespace, deadline: Deadline, steps: St
         root=ROOT,
         mode=arguments.mode,
         out=arguments.out,
-        kept_embeddings=None if arguments.fresh or arguments.cluster != "dev" else embeddings.default_folder(),
+        kept_embeddings=None
+        if arguments.fresh or arguments.cluster != "dev"
+        else embeddings.default_folder(),
     )
     made = run.run(site, options, deadline, steps)
     for line in run.next_commands(site, made, kept=kept):

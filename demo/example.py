@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from demo.site import CLIPS, Site
+from demo.sites import CLIPS, Site
 
 FILES = {"lora": "lora-nano.yaml", "full": "full-nano.yaml"}
 

@@ -34,9 +34,7 @@ def storage_secret(name: str, access_key: str, secret_key: str) -> dict[str, Any
     }
 
 
-def operator(
-    kubectl: Kubectl, helm: str, chart: Path, values: Mapping[str, Any], *, seconds: float
-) -> None:
+def operator(kubectl: Kubectl, helm: str, chart: Path, values: Mapping[str, Any], *, seconds: float) -> None:
     """Install the chart into the namespace of `kubectl` and wait until the operator is ready.
 
     Raises InstallError after `seconds`, or when Helm refuses.

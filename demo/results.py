@@ -92,7 +92,7 @@ def _missing_sheets(results: Sequence[Result]) -> list[Result]:
 def contact_sheet(video: Path, target: Path) -> None:
     """Draw evenly spaced frames of `video` side by side into a PNG."""
     with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
+        frames = [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     count = min(_SHEET_FRAMES, len(frames))
     chosen = [frames[index * (len(frames) - 1) // max(1, count - 1)] for index in range(count)]
     width, height = chosen[0].size
@@ -103,11 +103,11 @@ def contact_sheet(video: Path, target: Path) -> None:
     sheet.save(target)
 
 
-def losses(metrics: Path) -> list[float]:
-    """The finite losses in `metrics.jsonl`, in their order."""
+def fixed_losses(metrics: Path) -> list[float]:
+    """The finite losses of the fixed batch in `metrics.jsonl`, from before the first step to after the last."""
     found = []
     for line in metrics.read_text().splitlines():
-        value = json.loads(line).get("loss")
+        value = json.loads(line).get("fixedLoss")
         if isinstance(value, int | float):
             found.append(float(value))
     return found

@@ -12,10 +12,10 @@ from rich.table import Table
 from demo import clips, embeddings, evidence, example, results, watch
 from demo.deadline import Deadline
 from demo.kubectl import KubectlError
-from demo.site import CLIPS, Site
+from demo.sites import CLIPS, Site
 from demo.steps import Steps
 from demo.view import duration, view_for
-from mochi_api import identity
+from mochi_api import identity, layout
 from mochi_api.status import FineTuneStatus
 
 
@@ -74,7 +74,13 @@ def apply(site: Site, manifest: dict[str, Any], deadline: Deadline) -> str:
     plural = f"{identity.PLURAL}.{identity.GROUP}"
     limit = deadline.left("removal of the earlier run", 90)
     site.kubectl.run(
-        "delete", plural, name, "--ignore-not-found", "--cascade=foreground", f"--timeout={limit:.0f}s", seconds=limit + 5
+        "delete",
+        plural,
+        name,
+        "--ignore-not-found",
+        "--cascade=foreground",
+        f"--timeout={limit:.0f}s",
+        seconds=limit + 5,
     )
     site.kubectl.apply(manifest)
     return name
@@ -93,7 +99,9 @@ def observe(site: Site, name: str, deadline: Deadline, steps: Steps) -> FineTune
 def collect(site: Site, status: FineTuneStatus, out: Path, steps: Steps) -> list[results.Result]:
     """Bring what the run made to `out`."""
     if status.artifacts is None or not status.artifacts.run_uri:
-        raise RunError("the run succeeded but its status names no artifacts; this is a defect of the operator")
+        raise RunError(
+            "the run succeeded but its status names no artifacts; this is a defect of the operator"
+        )
     with steps.step(f"results in {out}/"):
         return results.fetch(site.bucket, status.artifacts, out)
 
@@ -121,7 +129,9 @@ def size_words(size: int) -> str:
 
 def report(status: FineTuneStatus, made: list[results.Result], steps: Steps) -> None:
     """Say what was made, where it lies, and how the loss went."""
-    table = Table(title="what was made", title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
+    table = Table(
+        title="what was made", title_justify="left", title_style="bold", show_edge=False, pad_edge=False
+    )
     for column in ("what", "file", "size", "in S3"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for result in made:
@@ -131,7 +141,9 @@ def report(status: FineTuneStatus, made: list[results.Result], steps: Steps) -> 
         steps.console.print(table)
     else:
         for result in made:
-            steps.line(f"{result.what:<28} {size_words(result.size):>8}  {result.path}  {result.uri}".rstrip())
+            steps.line(
+                f"{result.what:<28} {size_words(result.size):>8}  {result.path}  {result.uri}".rstrip()
+            )
     steps.line()
     for line in summary(status, made):
         steps.line(line)
@@ -140,11 +152,11 @@ def report(status: FineTuneStatus, made: list[results.Result], steps: Steps) -> 
 def summary(status: FineTuneStatus, made: list[results.Result]) -> list[str]:
     """The course of the loss and which stages were reused, in sentences."""
     lines = []
-    course = next((results.losses(item.path) for item in made if item.path.name == "metrics.jsonl"), [])
+    course = next((results.fixed_losses(item.path) for item in made if item.path.name == layout.METRICS), [])
     if len(course) >= 2:
-        share = max(1, len(course) // 10)
-        first, last = sum(course[:share]) / share, sum(course[-share:]) / share
-        lines.append(f"loss, mean of the first and of the last tenth of the steps: {first:.4f} and {last:.4f}")
+        lines.append(
+            f"loss of the same fixed batch before and after training: {course[0]:.4f} and {course[-1]:.4f}"
+        )
     reused = [stage.name for stage in status.stages if stage.cache_hit]
     if reused:
         lines.append(f"reused from an earlier run, not computed again: {', '.join(reused)}")
@@ -155,7 +167,9 @@ def remove(site: Site, mode: str, root: Path) -> None:
     """Delete the MochiFineTune, in a cluster that is not ours to stop."""
     name = example.read(root / "examples", mode)["metadata"]["name"]
     try:
-        site.kubectl.run("delete", f"{identity.PLURAL}.{identity.GROUP}", name, "--ignore-not-found", "--wait=false")
+        site.kubectl.run(
+            "delete", f"{identity.PLURAL}.{identity.GROUP}", name, "--ignore-not-found", "--wait=false"
+        )
     except KubectlError as error:
         raise RunError(f"could not delete MochiFineTune {name}: {error}") from error
 
@@ -166,7 +180,12 @@ def next_commands(site: Site, made: list[results.Result], *, kept: bool) -> list
     lines = [] if page is None else [f"open the report:   xdg-open {page}"]
     if not kept:
         return [*lines, "look around:       make demo KEEP=1", "all weights:       make demo MODE=full"]
-    return [*lines, "the cluster is still up; look around:", *(f"  {line}" for line in site.look_around), f"stop it:           {site.stop}"]
+    return [
+        *lines,
+        "the cluster is still up; look around:",
+        *(f"  {line}" for line in site.look_around),
+        f"stop it:           {site.stop}",
+    ]
 
 
 def took(deadline: Deadline) -> str:

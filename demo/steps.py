@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 from demo.view import duration
 
@@ -22,12 +23,12 @@ class Steps:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """Say `what` around the work of the block."""
+    def step(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Say `what` around the work of the block, and what the block says of its progress: in place, or as lines."""
         start = time.monotonic()
         if self.console.is_terminal:
-            with self.console.status(what):
-                yield
+            with self.console.status(escape(what)) as status:
+                yield lambda news: status.update(escape(f"{what}: {news}"))
         else:
-            yield
+            yield lambda news: self.line(f"  {news}")
         self.line(f"✓ {what}  ({duration(time.monotonic() - start)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from types import TracebackType
 from typing import Protocol
 
@@ -17,7 +18,12 @@ from rich.text import Text
 from demo.watch import Event, Observation, Point, parse_time
 from mochi_api.status import StageStatus, TrainingStatus
 
-MARKS = {"Pending": ("·", "dim"), "Running": ("●", "cyan"), "Succeeded": ("✓", "green"), "Failed": ("✗", "red")}
+MARKS = {
+    "Pending": ("·", "dim"),
+    "Running": ("●", "cyan"),
+    "Succeeded": ("✓", "green"),
+    "Failed": ("✗", "red"),
+}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _EVENTS_SHOWN = 5
 
@@ -38,7 +44,7 @@ def sparkline(losses: Sequence[Point], width: int = 48) -> str:
         return ""
     count = min(width, len(losses))
     edges = [index * len(losses) // count for index in range(count + 1)]
-    values = [sum(point.loss for point in losses[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    values = [sum(point.loss for point in losses[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(values), max(values)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
@@ -122,7 +128,10 @@ def _event_line(event: Event, now: datetime) -> Text:
 def picture(seen: Observation, elapsed: float, now: datetime) -> RenderableType:
     """The whole picture of one moment."""
     head = Text.assemble(
-        (seen.name, "bold"), f"  {seen.mode}  ", (seen.status.phase, "bold cyan"), (f"  {duration(elapsed)}", "dim")
+        (seen.name, "bold"),
+        f"  {seen.mode}  ",
+        (seen.status.phase, "bold cyan"),
+        (f"  {duration(elapsed)}", "dim"),
     )
     parts: list[RenderableType] = [Text(), head, Padding(_steps(seen), (1, 0, 1, 2))]
     parts += [_event_line(event, now) for event in seen.events[-_EVENTS_SHOWN:]]

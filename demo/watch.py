@@ -64,10 +64,11 @@ class Observation:
 
 
 def end(status: FineTuneStatus) -> End | None:
-    """How the run ended, or None while it goes on."""
-    for condition in status.conditions:
-        if condition.type in ("Succeeded", "Failed") and condition.status == "True":
-            return End(condition.type == "Succeeded", condition.reason, condition.message)
+    """How the run ended, or None while it goes on; a run that is given up without a verdict (Stalled) has ended."""
+    true = {condition.type: condition for condition in status.conditions if condition.status == "True"}
+    for kind in ("Succeeded", "Failed", "Stalled"):
+        if kind in true:
+            return End(kind == "Succeeded", true[kind].reason, true[kind].message)
     return None
 
 
@@ -108,7 +109,9 @@ def look(kubectl: Kubectl, name: str, losses: tuple[Point, ...] = ()) -> Observa
     )
 
 
-def follow(kubectl: Kubectl, name: str, deadline: Deadline, *, interval: float = 1.5) -> Iterator[Observation]:
+def follow(
+    kubectl: Kubectl, name: str, deadline: Deadline, *, interval: float = 1.5
+) -> Iterator[Observation]:
     """Yield what is seen every `interval` seconds; the last one is of the ended run.
 
     Raises DeadlineError when the time is up, KubectlError when the API server is silent for `PATIENCE_SECONDS`.

@@ -21,12 +21,16 @@ VIDEOS = StageStatus(name="videos", state="Succeeded", items_total=3, items_done
 
 
 def seen(step: int = 62, *, loss: str = "0.8123") -> Observation:
-    training = TrainingStatus(attempt=1, step=step, total_steps=120, loss=loss, estimated_remaining_seconds=35)
+    training = TrainingStatus(
+        attempt=1, step=step, total_steps=120, loss=loss, estimated_remaining_seconds=35
+    )
     return Observation(
         name="bunny",
         mode="lora",
         status=FineTuneStatus(
-            phase="Training", stages=[TRIM, VIDEOS, StageStatus(name="sample", state="Pending")], training=training
+            phase="Training",
+            stages=[TRIM, VIDEOS, StageStatus(name="sample", state="Pending")],
+            training=training,
         ),
         events=(Event(NOW, "Warning", "ClipFailed", "bikes.mp4 is [broken]"),),
         losses=(Point(1, 2.0), Point(2, 1.0)),

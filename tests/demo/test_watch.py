@@ -46,7 +46,9 @@ def kubectl(tmp_path: Path) -> Kubectl:
 
 def answers(kubectl: Kubectl, *statuses: FineTuneStatus | None) -> None:
     lines = [
-        "" if one is None else json.dumps({"metadata": {"uid": "u"}, "spec": {"mode": "lora"}, "status": one.to_wire()})
+        ""
+        if one is None
+        else json.dumps({"metadata": {"uid": "u"}, "spec": {"mode": "lora"}, "status": one.to_wire()})
         for one in statuses
     ]
     (Path(kubectl.binary).parent / "answers").write_text("\n".join(lines) + "\n")
@@ -56,7 +58,16 @@ def test_a_run_goes_on_until_succeeded_or_failed_is_true() -> None:
     assert end(status()) is None
     assert end(status(condition("Succeeded", "Unknown"), condition("Failed", "False"))) is None
     assert end(status(condition("Succeeded", "True"))) == End(True, "Completed", "")
-    assert end(status(condition("Failed", "True", "MissingObject", "no bucket"))) == End(False, "MissingObject", "no bucket")
+    assert end(status(condition("Failed", "True", "MissingObject", "no bucket"))) == End(
+        False, "MissingObject", "no bucket"
+    )
+
+
+def test_a_run_that_is_given_up_has_ended_too() -> None:
+    given_up = status(
+        condition("Accepted", "False", "InvalidSpec"), condition("Stalled", "True", "InvalidSpec", "x")
+    )
+    assert end(given_up) == End(False, "InvalidSpec", "x")
 
 
 def test_the_action_of_a_failure_comes_from_the_table_of_reasons() -> None:
