@@ -19,7 +19,9 @@ INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    result = argparse.ArgumentParser(prog="python -m devcluster", description="a local Kubernetes control plane")
+    result = argparse.ArgumentParser(
+        prog="python -m devcluster", description="a local Kubernetes control plane"
+    )
     commands = result.add_subparsers(dest="command", required=True)
     for name, text in (
         ("up", "start a cluster, or say that it runs"),
@@ -28,11 +30,15 @@ def parser() -> argparse.ArgumentParser:
         ("kubeconfig", "print the path of a running cluster's kubeconfig"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--name", default="default", help="several clusters may run (default: %(default)s)")
+        command.add_argument(
+            "--name", default="default", help="several clusters may run (default: %(default)s)"
+        )
         command.add_argument("--dir", type=Path, help="state folder, instead of one chosen by name")
     _add_up_options(commands.choices["up"])
     build = commands.add_parser("build", help="build every program that is not there yet")
-    build.add_argument("tool", nargs="*", help=f"of {', '.join(tool.name for tool in binaries.TOOLS)} (default: all)")
+    build.add_argument(
+        "tool", nargs="*", help=f"of {', '.join(tool.name for tool in binaries.TOOLS)} (default: all)"
+    )
     return result
 
 
@@ -40,8 +46,12 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--images", type=Path, help="JSON: image reference -> entrypoint, env")
     up.add_argument("--capacity", default="", help="what the node reports, such as nvidia.com/gpu=8")
     up.add_argument("--owner-pid", type=int, help="end the cluster when this process ends")
-    up.add_argument("--node-loss-seconds", type=int, default=20, help="silence until the node is lost (%(default)s)")
-    up.add_argument("--eviction-seconds", type=int, default=15, help="pods stay on a lost node for (%(default)s)")
+    up.add_argument(
+        "--node-loss-seconds", type=int, default=20, help="silence until the node is lost (%(default)s)"
+    )
+    up.add_argument(
+        "--eviction-seconds", type=int, default=15, help="pods stay on a lost node for (%(default)s)"
+    )
 
 
 def _config(arguments: argparse.Namespace) -> cluster.Config:
@@ -83,7 +93,9 @@ def _down(arguments: argparse.Namespace) -> int:
 def _kubeconfig(arguments: argparse.Namespace) -> int:
     found = cluster.find(_config(arguments).folder)
     if found is None:
-        sys.stderr.write(f"devcluster: cluster {arguments.name} does not run; start it with: python -m devcluster up\n")
+        sys.stderr.write(
+            f"devcluster: cluster {arguments.name} does not run; start it with: python -m devcluster up\n"
+        )
         return FAILED
     sys.stdout.write(f"{found.kubeconfig}\n")
     return 0
@@ -95,7 +107,8 @@ def _status(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"cluster {arguments.name} does not exist\n")
         return FAILED
     rows = [("PART", "PID", "ADDRESS", "STATE", "SINCE")]
-    for part in found.parts:
+    supervisor = state.Part(name="supervisor", process=found.supervisor, address="", since=found.since)
+    for part in (supervisor, *found.parts):
         since = datetime.fromtimestamp(part.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         condition = "running" if part.process.alive() else "ended"
         rows.append((part.name, str(part.process.pid), part.address, condition, since))

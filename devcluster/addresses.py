@@ -63,9 +63,12 @@ def is_free(endpoint: Endpoint) -> bool:
     return True
 
 
-def preferred(endpoint: Endpoint, say: Callable[[str], None]) -> Endpoint:
-    """`endpoint`, or the same address with a free port when its port is taken."""
-    if is_free(endpoint):
+Free = Callable[[Endpoint], bool]
+
+
+def preferred(endpoint: Endpoint, say: Callable[[str], None], free: Free = is_free) -> Endpoint:
+    """`endpoint`, or the same address with a free port when its port is taken. Raises `AddressError`."""
+    if free(endpoint):
         return endpoint
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
@@ -97,22 +100,22 @@ def reserved_block(rng: random.Random | None = None) -> Iterator[str]:
     raise AddressError(f"no free block in 127.0.0.0/8 after {BLOCKS} tries")
 
 
-def allocate(block: str, say: Callable[[str], None]) -> Addresses:
+def allocate(block: str, say: Callable[[str], None], free: Free = is_free) -> Addresses:
     """Addresses in `block`, with the usual port of each part where that is free. Raises `AddressError`."""
     kubelet = Endpoint(f"{block}.3", KUBELET_PORT)
-    if not is_free(kubelet):
+    if not free(kubelet):
         raise AddressError(
             f"port {KUBELET_PORT} is taken on every address of this machine (a kubelet?); "
             "the node agent needs it: stop the other program"
         )
-    webhook = preferred(Endpoint(_ANY, 9443), say)
+    webhook = preferred(Endpoint(_ANY, 9443), say, free)
     return Addresses(
         block=block,
-        apiserver=preferred(Endpoint(f"{block}.1", 6443), say),
-        controller_manager=preferred(Endpoint(f"{block}.1", 10257), say),
-        scheduler=preferred(Endpoint(f"{block}.1", 10259), say),
-        s3=preferred(Endpoint(f"{block}.2", 7070), say),
+        apiserver=preferred(Endpoint(f"{block}.1", 6443), say, free),
+        controller_manager=preferred(Endpoint(f"{block}.1", 10257), say, free),
+        scheduler=preferred(Endpoint(f"{block}.1", 10259), say, free),
+        s3=preferred(Endpoint(f"{block}.2", 7070), say, free),
         kubelet=kubelet,
         webhook=Endpoint(f"{block}.4", webhook.port),
-        training_operator_health=preferred(Endpoint(f"{block}.4", 8081), say),
+        training_operator_health=preferred(Endpoint(f"{block}.4", 8081), say, free),
     )

@@ -63,7 +63,9 @@ class Tool:
     @property
     def version(self) -> str:
         """The pinned version, such as v1.34.4."""
-        found = re.search(rf"^(?:require )?\s*{re.escape(self.module)} (v\S+)", (self.folder / "go.mod").read_text(), re.M)
+        found = re.search(
+            rf"^(?:require )?\s*{re.escape(self.module)} (v\S+)", (self.folder / "go.mod").read_text(), re.M
+        )
         if found is None:
             raise BinaryError(f"{self.folder / 'go.mod'} does not require {self.module}")
         return found[1]
@@ -174,7 +176,9 @@ def build(tool: Tool, say: Say) -> Path:
     with _lock(target.with_name(f".{target.name}.lock"), tool, say):
         if target.is_dir():
             return target
-        say(f"building {tool.name} {tool.version}; with a cold cache this takes about {tool.usual_seconds} s on two cores")
+        say(
+            f"building {tool.name} {tool.version}; with a cold cache this takes about {tool.usual_seconds} s on two cores"
+        )
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f".{tool.name}-", dir=target.parent) as name:
             made = Path(name) / "bin"
@@ -220,13 +224,17 @@ def _go_version(tool: Tool) -> str:
     least = wanted[1] if wanted else "1.24"
     program = shutil.which("go")
     if program is None:
-        raise BinaryError(f"{tool.name} must be built and there is no go on the path: install Go {least} or newer")
+        raise BinaryError(
+            f"{tool.name} must be built and there is no go on the path: install Go {least} or newer"
+        )
     done = subprocess.run(
         [program, "env", "GOVERSION"], capture_output=True, text=True, timeout=VERSION_LIMIT, check=False
     )
     have = done.stdout.strip()
     if _numbers(have) < _numbers(least):
-        raise BinaryError(f"{tool.name} {tool.version} needs Go {least} or newer, {program} is {have or 'unknown'}")
+        raise BinaryError(
+            f"{tool.name} {tool.version} needs Go {least} or newer, {program} is {have or 'unknown'}"
+        )
     return have.split()[0]
 
 
@@ -236,7 +244,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _linker_flags(tool: Tool) -> str:
     major, minor = _numbers(tool.version)[:2]
-    values = {key: text.format(version=tool.version, major=major, minor=minor) for key, text in tool.linker_values.items()}
+    values = {
+        key: text.format(version=tool.version, major=major, minor=minor)
+        for key, text in tool.linker_values.items()
+    }
     return " ".join(["-s", "-w", *(f"-X {key}={value}" for key, value in values.items())])
 
 
@@ -257,7 +268,9 @@ def _go(tool: Tool, arguments: list[str]) -> str:
         raise BinaryError(f"go {arguments[0]} of {tool.name} took more than {BUILD_LIMIT:.0f} s") from error
     if done.returncode:
         last = "\n  ".join(done.stderr.strip().splitlines()[-10:])
-        raise BinaryError(f"go {arguments[0]} of {tool.name} {tool.version} ended with {done.returncode}:\n  {last}")
+        raise BinaryError(
+            f"go {arguments[0]} of {tool.name} {tool.version} ended with {done.returncode}:\n  {last}"
+        )
     return done.stdout
 
 
@@ -296,7 +309,9 @@ def _lock(path: Path, tool: Tool, say: Say) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise BinaryError(f"another process has been building {tool.name} for {LOCK_LIMIT:.0f} s") from None
+                    raise BinaryError(
+                        f"another process has been building {tool.name} for {LOCK_LIMIT:.0f} s"
+                    ) from None
                 if not told:
                     say(f"waiting for another process that builds {tool.name}")
                     told = True

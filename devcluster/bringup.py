@@ -51,7 +51,6 @@ class Bringup:
         self._check = check
         self._say = say
         self._tokens = credentials.tokens()
-        self._began = time.monotonic()
         self.s3 = S3(
             endpoint=f"http://{layout.addresses.s3}",
             pod_endpoint=f"http://s3.{objects.NAMESPACE}.svc:{layout.addresses.s3.port}",
@@ -66,6 +65,7 @@ class Bringup:
         self._start(parts.apiserver(self._at))
         self._start(parts.s3(self._at, self.s3.access_key, self.s3.secret_key))
         self._wait("kube-apiserver", self._apiserver_ready)
+        self._say(f"the API server answers at {self._at.addresses.apiserver}")
         self._api = self._connect()
         self._start(parts.controller_manager(self._at))
         self._start(parts.scheduler(self._at))
@@ -73,27 +73,39 @@ class Bringup:
         self._apply_objects()
         self._start(parts.training_operator(self._at))
         self._wait("s3", lambda: _answers(f"{self.s3.endpoint}/health"))
-        self._wait("kube-controller-manager", lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"))
+        self._wait(
+            "kube-controller-manager",
+            lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"),
+        )
         self._wait("kube-scheduler", lambda: _answers(f"https://{self._at.addresses.scheduler}/healthz"))
         self._wait("agent", self._node_ready)
+        self._say(f"controllers, scheduler and S3 server work; node {parts.NODE} is ready")
         self._wait("training-operator", self._certificates_copied)
         self._wait("training-operator", self._webhook_refuses)
+        self._say("the training operator validates PyTorchJobs")
 
     def _write_files(self) -> None:
         for name in ("etcd", "s3/attributes", "s3/data", "training-operator", "agent", "logs"):
             (self._at.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
-        credentials.write_private(Path(self._at.path("pki", "service-accounts.key")), credentials.signing_key())
+        credentials.write_private(
+            Path(self._at.path("pki", "service-accounts.key")), credentials.signing_key()
+        )
         tokens = credentials.token_file(self._tokens)
         credentials.write_private(Path(self._at.path("credentials", "tokens.csv")), tokens)
 
     def _wait(self, part: str, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT
-        while not ready():
+        why = ""
+        while True:
             self._check()
+            try:
+                if ready():
+                    return
+            except (ApiError, OSError) as error:
+                why = f" ({error})"
             if time.monotonic() > deadline:
-                raise PartError(part, f"is not ready after {LIMIT:.0f} s")
+                raise PartError(part, f"is not ready after {LIMIT:.0f} s{why}")
             time.sleep(POLL_SECONDS)
-        self._say(f"{part} works after {time.monotonic() - self._began:.1f} s")
 
     def _connect(self) -> Api:
         """Write the kubeconfigs, now that the API server has made its certificate."""
@@ -119,7 +131,7 @@ class Bringup:
         return self._api.find(path) is not None
 
     def _apply_objects(self) -> None:
-        crd = yaml.load(Path(self._at.binaries[PYTORCHJOB_CRD]).read_text(), _LOADER)
+        crd = yaml.load(Path(self._at.binaries[PYTORCHJOB_CRD]).read_text(), _LOADER)  # noqa: S506 - a safe loader
         name = crd["metadata"]["name"]
         self._apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", crd)
         for path, manifest in objects.paths(self._at.addresses):

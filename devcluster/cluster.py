@@ -24,6 +24,8 @@ STOP_GRACE = 40.0
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
 
 Say = Callable[[str], None]
+_launched: dict[Path, subprocess.Popen[str]] = {}
+"""Supervisors that are children of this process, to be waited for when they end."""
 
 
 class ClusterError(Exception):
@@ -116,9 +118,13 @@ def up(config: Config, say: Say = _discard) -> Cluster:
             return running_one
         if _clear(folder):
             say(f"removed what a crash had left in {folder}")
-        _write_config(config, folder, programs)
         began = time.monotonic()
-        _launch(folder, say)
+        try:
+            _write_config(config, folder, programs)
+            _launch(folder, say)
+        except BaseException:
+            state.remove(folder)
+            raise
         started = find(folder)
         if started is None:
             raise ClusterError(f"cluster {config.name} ended right after its start")
@@ -152,6 +158,8 @@ def _clear(folder: Path) -> bool:
         return False
     if found.alive:
         _stop(found.supervisor)
+    if folder in _launched:
+        _launched.pop(folder).wait(STOP_GRACE)
     left = [part.process for part in found.parts]
     if not processes.end(left, grace=0):
         alive = ", ".join(str(item.pid) for item in left if item.alive())
@@ -169,13 +177,14 @@ def _stop(supervisor: processes.Identity) -> None:
 
 
 def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    images = config.images.read_text() if config.images else "{}"
     launcher = processes.identity(os.getpid())
     owner = processes.identity(config.owner) if config.owner is not None else None
     if launcher is None or (config.owner is not None and owner is None):
         raise ClusterError(f"there is no process {config.owner} to own the cluster")
-    placeholder = state.State(name=config.name, supervisor=launcher)
-    state.write(folder, placeholder)  # the folder is ours from here on, also after a crash
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    nobody = processes.Identity(0, 0)
+    state.write(folder, state.State(name=config.name, supervisor=nobody))  # from here on the folder is ours
     document = {
         "name": config.name,
         "launcher": asdict(launcher),
@@ -186,7 +195,7 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
         "eviction_seconds": config.eviction_seconds,
     }
     (folder / "config.json").write_text(json.dumps(document, indent=1))
-    (folder / "images.json").write_text(config.images.read_text() if config.images else "{}")
+    (folder / "images.json").write_text(images)
     (folder / "logs").mkdir(exist_ok=True)
 
 
@@ -212,11 +221,11 @@ def _launch(folder: Path, say: Say) -> None:
         except subprocess.TimeoutExpired:
             supervisor.kill()
             supervisor.wait()
-        state.remove(folder)
         raise
     finally:
         if supervisor.stdout is not None:
             supervisor.stdout.close()
+    _launched[folder] = supervisor
 
 
 def _follow(supervisor: subprocess.Popen[str], say: Say) -> None:
@@ -228,7 +237,7 @@ def _follow(supervisor: subprocess.Popen[str], say: Say) -> None:
             raise ClusterError(event["failed"])
         if "ready" in event:
             return
-    raise ClusterError("the supervisor ended without a word; see its log above")
+    raise ClusterError("the supervisor was killed while the cluster started")
 
 
 def _events(stream: IO[str] | None) -> Iterator[dict[str, str]]:

@@ -45,7 +45,9 @@ def token_file(token_of: dict[str, str]) -> str:
     """Lines of --token-auth-file: token, user, uid, group."""
     lines = []
     for name, (user, group) in USERS.items():
-        lines.append(",".join([token_of[name], user, user, f'"{group}"'] if group else [token_of[name], user, user]))
+        lines.append(
+            ",".join([token_of[name], user, user, f'"{group}"'] if group else [token_of[name], user, user])
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +57,10 @@ def kubeconfig(server: str, ca: bytes, token: str, *, name: str) -> str:
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
-            {"name": name, "cluster": {"server": server, "certificate-authority-data": base64.b64encode(ca).decode()}}
+            {
+                "name": name,
+                "cluster": {"server": server, "certificate-authority-data": base64.b64encode(ca).decode()},
+            }
         ],
         "users": [{"name": name, "user": {"token": token}}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],

@@ -118,6 +118,8 @@ def controller_manager(at: Layout) -> Program:
         "use-service-account-credentials": "true",
         "leader-elect": "false",
         "controllers": ",".join(["*", *(f"-{name}-controller" for name in endpoint_controllers)]),
+        "kube-api-qps": "200",
+        "kube-api-burst": "400",
         "node-monitor-period": "1s",
         "node-monitor-grace-period": f"{at.node_loss_seconds}s",
         **_serving(at.addresses.controller_manager),

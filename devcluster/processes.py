@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,22 +49,12 @@ def identity(pid: int) -> Identity | None:
     return Identity(pid, found.start) if found else None
 
 
-def _every() -> Iterator[tuple[Identity, _Stat]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (found := _stat(int(entry.name))) is not None:
-            yield Identity(int(entry.name), found.start), found
-
-
-def zombies(parent: int) -> list[Identity]:
-    """Ended children of `parent` that nobody has waited for."""
-    return [item for item, found in _every() if found.parent == parent and found.state == "Z"]
-
-
 def descendants(pid: int) -> list[Identity]:
     """Every process below `pid`, parents first."""
     children: dict[int, list[Identity]] = {}
-    for item, found in _every():
-        children.setdefault(found.parent, []).append(item)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := _stat(int(entry.name))) is not None:
+            children.setdefault(found.parent, []).append(Identity(int(entry.name), found.start))
     result: list[Identity] = []
     level = children.get(pid, [])
     while level:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 from devcluster.agent import linux
 
@@ -15,6 +16,7 @@ from devcluster.agent import linux
 def main(arguments: list[str]) -> int:
     """Never returns when all goes well; 1 with one line on stderr when the kernel forbids namespaces."""
     folder, program, *rest = arguments
+    name = Path(program).name
     parent = os.getppid()
     descriptor = os.open(program, os.O_RDONLY | os.O_CLOEXEC)  # the program itself may lie below /tmp
     try:
@@ -23,10 +25,10 @@ def main(arguments: list[str]) -> int:
         linux.mount("none", "/", "", linux.MS_REC | linux.MS_SLAVE)
         linux.bind(folder, "/tmp", read_only=False)  # noqa: S108 - the point of this program
     except OSError as error:
-        sys.stderr.write(f"devcluster: {os.path.basename(program)} needs a mount namespace ({error}); {ADVICE}\n")
+        sys.stderr.write(f"devcluster: {name} needs a mount namespace ({error}); {ADVICE}\n")
         return 1
     linux.die_with_parent(parent, signal.SIGKILL)  # again: a change of user namespace may clear it
-    os.execve(descriptor, [program, *rest], dict(os.environ))
+    return os.execve(descriptor, [program, *rest], dict(os.environ))  # noqa: S606
 
 
 ADVICE = (

@@ -66,6 +66,9 @@ class State:
 
     name: str
     supervisor: Identity
+    since: float = 0.0
+    """Unix time of the supervisor's start."""
+
     parts: tuple[Part, ...] = ()
     s3: S3 | None = None
     binaries: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +91,9 @@ def read(folder: Path) -> State | None:
     except NotADirectoryError:
         raise StateError(f"{folder} is not a folder") from None
     except ValueError:
-        raise StateError(f"{folder / MARKER} is damaged: see which processes run from {folder}, then delete it") from None
+        raise StateError(
+            f"{folder / MARKER} is damaged: see which processes run from {folder}, then delete it"
+        ) from None
     return _parse(raw)
 
 
@@ -97,6 +102,7 @@ def _parse(raw: Mapping[str, Any]) -> State:
     return State(
         name=raw["name"],
         supervisor=Identity(**raw["supervisor"]),
+        since=raw["since"],
         parts=tuple(parts),
         s3=S3(**raw["s3"]) if raw["s3"] else None,
         binaries=raw["binaries"],

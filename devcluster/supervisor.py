@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,9 @@ class Config:
     def read(path: Path) -> Config:
         """The file written by `up`."""
         raw = json.loads(path.read_text())
-        identities = {key: processes.Identity(**raw[key]) if raw[key] else None for key in ("launcher", "owner")}
+        identities = {
+            key: processes.Identity(**raw[key]) if raw[key] else None for key in ("launcher", "owner")
+        }
         return Config(**{**raw, **identities})
 
 
@@ -71,7 +74,9 @@ class Supervisor:
         own = processes.identity(os.getpid())
         if own is None:
             raise OSError("/proc does not show this process: is it mounted?")
-        self.state = state.State(name=config.name, supervisor=own, binaries=config.binaries)
+        self.state = state.State(
+            name=config.name, supervisor=own, since=time.time(), binaries=config.binaries
+        )
 
     def save(self, **changes: Any) -> None:
         """Change the state and write it."""
@@ -129,9 +134,9 @@ class Supervisor:
 
 def _reap_strangers(known: set[int]) -> None:
     """Collect orphans that came to us; our own children are left to `subprocess`."""
-    for item in processes.zombies(os.getpid()):
-        if item.pid not in known:
-            os.waitpid(item.pid, os.WNOHANG)
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while (ended := os.waitid(os.P_ALL, 0, options)) is not None and ended.si_pid not in known:
+        os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def _stop(_signum: int, _frame: FrameType | None) -> None:
@@ -180,6 +185,8 @@ def run(folder: Path) -> None:
         pass
     except (PartError, addresses.AddressError, OSError) as error:
         _fail(config.launcher, _explain(error, supervisor))
+    except Exception:  # a fault of ours: its log goes with the folder, so the launcher gets it
+        _fail(config.launcher, traceback.format_exc())
     finally:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
@@ -202,7 +209,11 @@ def _explain(error: Exception, supervisor: Supervisor) -> str:
         return str(error)
     log = supervisor.log(error.part)
     lines = log.read_text(errors="replace").splitlines()[-15:] if log.exists() else []
-    return "\n  ".join([f"{error.part} {error}; the end of its log:", *lines]) if lines else f"{error.part} {error}"
+    return (
+        "\n  ".join([f"{error.part} {error}; the end of its log:", *lines])
+        if lines
+        else f"{error.part} {error}"
+    )
 
 
 def main(arguments: list[str]) -> int:

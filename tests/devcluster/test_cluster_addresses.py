@@ -1,0 +1,56 @@
+"""Blocks and ports."""
+
+from __future__ import annotations
+
+import random
+import socket
+
+import pytest
+
+from devcluster import addresses
+from devcluster.addresses import Endpoint
+
+
+def test_two_reservations_never_share_a_block() -> None:
+    with addresses.reserved_block(random.Random(1)) as first:
+        with addresses.reserved_block(random.Random(1)) as second:
+            assert first != second
+    with addresses.reserved_block(random.Random(1)) as again:
+        assert again == first
+
+
+def test_a_listener_on_all_addresses_takes_the_port_of_each() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert not addresses.is_free(Endpoint("127.9.9.9", port))
+    assert addresses.is_free(Endpoint("127.9.9.9", port))
+
+
+def test_a_taken_port_is_replaced_and_named() -> None:
+    with socket.create_server(("127.9.9.9", 0)) as listener:
+        taken = Endpoint("127.9.9.9", listener.getsockname()[1])
+        said: list[str] = []
+        other = addresses.preferred(taken, said.append)
+    assert other.host == taken.host
+    assert other.port != taken.port
+    assert said == [f"port {taken.port} of 127.9.9.9 is taken by another program; using {other.port}"]
+
+
+def test_the_kubelet_port_can_not_be_replaced() -> None:
+    with pytest.raises(addresses.AddressError, match="port 10250 is taken"):
+        addresses.allocate("127.9.9", print, free=lambda endpoint: endpoint.port != 10250)
+
+
+def test_every_part_has_an_address_of_its_own() -> None:
+    found = addresses.allocate("127.9.9", print, free=lambda _: True)
+    endpoints = [
+        found.apiserver,
+        found.controller_manager,
+        found.scheduler,
+        found.s3,
+        found.kubelet,
+        found.webhook,
+        found.training_operator_health,
+    ]
+    assert len(set(endpoints)) == len(endpoints)
+    assert found.pod_cidr == "127.9.9.0/24"
