@@ -44,6 +44,7 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
         adapter_name=ADAPTER,
     )
     _initialise(model, seed)
+    model.train(model.training)  # modules made here start in training mode, with dropout
 
 
 def _initialise(model: nn.Module, seed: int) -> None:

@@ -49,7 +49,10 @@ def psnr(video: Tensor, reconstruction: Tensor) -> float:
 @torch.no_grad()
 def calm(encoder: Encoder) -> None:
     """Make a random encoder easy to train: its Fourier features start faint, and its posterior narrow."""
-    encoder.layers[0].weight[:, 3:] *= 0.1
+    colours_in = encoder.layers[0]
+    if not isinstance(colours_in, nn.Linear):
+        raise TypeError(f"the encoder must begin with a linear layer, got {type(colours_in).__name__}")
+    colours_in.weight[:, 3:] *= 0.1
     _, logvar = encoder.output_proj.weight.chunk(2)
     logvar.mul_(0.2).sub_(0.36)
 
@@ -93,7 +96,7 @@ def train_autoencoder(encoder: Encoder, decoder: Decoder, effort: Effort, report
         out = decoder(posterior.sample(draws))
         kl = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
         value = mse_loss(out, video) + 0.2 * l1_loss(out, video) + KL_WEIGHT * kl
-        value.backward()
+        torch.autograd.backward(value)
         _step(optimizer, peak, step, effort.autoencoder_steps)
         if step % REPORT_EVERY == 0:
             report("autoencoder_psnr", step, psnr(video, out.detach()))
@@ -125,7 +128,7 @@ def train_transformer(
         text, mask = _features(t5, [ids[index] for index in chosen])
         mask = mask & (torch.rand(effort.batch, 1, generator=draws) >= CAPTION_DROPOUT)
         value = flow_loss_at(model, z[chosen], text, mask, draws)
-        value.backward()
+        torch.autograd.backward(value)
         _step(optimizer, peak, step, effort.transformer_steps)
         if step % REPORT_EVERY == 0:
             report("transformer_loss", step, value.item())

@@ -1,0 +1,122 @@
+"""Exported adapters do in other tools what they do here."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from diffusers import MochiTransformer3DModel
+from torch import Tensor
+
+from mochi_trainer.lora import (
+    LoraParams,
+    adapter_state,
+    attach,
+    export_diffusers,
+    export_native,
+    trainable_parameters,
+)
+from mochi_trainer.lora.targets import PROJECTIONS
+from mochi_trainer.model import DiT
+from mochi_trainer.presets.diffusers_layout import dit_layout
+from tests.trainer.numerics import TINY, difference, draw, tiny_dit
+
+PARAMS = {
+    "query and value": LoraParams(rank=4, alpha=10),
+    "every target": LoraParams(rank=3, alpha=2, targets=tuple(PROJECTIONS)),
+}
+SIGMA = 0.4
+
+
+def trained(params: LoraParams) -> DiT:
+    model = copy.deepcopy(tiny_dit(torch.float32))
+    attach(model, params)
+    with torch.no_grad():
+        for index, (name, parameter) in enumerate(trainable_parameters(model).items()):
+            if "lora_B" in name:
+                parameter.copy_(0.3 * draw(*parameter.shape, seed=index))
+    return model
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    return draw(1, 12, 2, 4, 6, dtype=torch.float32), draw(1, 5, 64, seed=1, dtype=torch.float32)
+
+
+@torch.no_grad()
+def velocity(model: DiT) -> Tensor:
+    x, text = inputs()
+    return model(x, torch.tensor([SIGMA]), text)
+
+
+@torch.no_grad()
+def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
+    model = MochiTransformer3DModel(
+        num_attention_heads=TINY.heads,
+        attention_head_dim=TINY.head_width,
+        num_layers=TINY.depth,
+        pooled_projection_dim=TINY.text_width,
+        text_embed_dim=TINY.text_feature_width,
+    )
+    model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
+    model.load_lora_adapter(adapter, prefix="transformer")
+    x, text = inputs()
+    mask = torch.ones(1, text.shape[1], dtype=torch.bool)
+    timestep = torch.tensor([(1 - SIGMA) * 1000])
+    return model.eval()(x, text, timestep=timestep, encoder_attention_mask=mask, return_dict=False)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
+def test_diffusers_loads_the_adapter_and_gives_the_same_velocity(params: LoraParams) -> None:
+    model = trained(params)
+    ours = velocity(model)
+    theirs = velocity_of_diffusers(export_diffusers(adapter_state(model), params))
+    assert difference(theirs, ours) <= 2e-5
+    assert difference(velocity(tiny_dit(torch.float32)), ours) > 1e-2
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
+def test_the_fused_adapter_added_to_the_published_weights_gives_the_same_velocity(params: LoraParams) -> None:
+    model = trained(params)
+    tensors, _ = export_native(adapter_state(model), params)
+    merged = copy.deepcopy(tiny_dit(torch.float32))
+    with torch.no_grad():
+        for name, a in tensors.items():
+            if name.endswith("lora_A"):
+                layer = merged.get_submodule(name.removesuffix(".lora_A"))
+                layer.weight += tensors[name.replace("lora_A", "lora_B")] @ a
+    assert difference(velocity(merged), velocity(model)) <= 2e-5
+
+
+def test_fused_names_ranks_and_metadata_are_those_that_loaders_expect() -> None:
+    params = LoraParams(rank=4, alpha=10, targets=("query", "value", "output"))
+    tensors, metadata = export_native(adapter_state(trained(params)), params)
+    assert {
+        name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("blocks.0.")
+    } == {
+        "blocks.0.attn.qkv_x.lora_A": (8, 96),
+        "blocks.0.attn.qkv_x.lora_B": (288, 8),
+        "blocks.0.attn.proj_x.lora_A": (4, 96),
+        "blocks.0.attn.proj_x.lora_B": (96, 4),
+    }
+    assert json.loads(metadata["kwargs"]) == {
+        "qkv_proj_lora_rank": 8,
+        "qkv_proj_lora_alpha": 8,
+        "qkv_proj_lora_dropout": 0.0,
+        "out_proj_lora_rank": 4,
+        "out_proj_lora_alpha": 4,
+        "out_proj_lora_dropout": 0.0,
+    }
+
+
+def test_names_for_diffusers_are_those_of_its_layers() -> None:
+    params = LoraParams(targets=("query", "value"))
+    names = export_diffusers(adapter_state(trained(params)), params)
+    assert set(names) == {
+        f"transformer.transformer_blocks.{block}.attn1.{layer}.lora_{matrix}.weight"
+        for block in range(TINY.depth)
+        for layer in ("to_q", "to_v")
+        for matrix in "AB"
+    }
