@@ -16,10 +16,10 @@ from devcluster.agent.agent import Agent, Options
 from devcluster.agent.api import ApiError, read_kubeconfig
 
 NOTICE = """devcluster agent: runs pods as processes of this machine. It does not provide
-  isolation    pods share the network and can read what you can read; they can write to their volumes only
+  isolation    pods share the network and read what you can read; they can write to their volumes only
   images       an image name stands for a command in {images}
   networking   no network policies, no kube-proxy: a Service name is the address of one ready pod, ports are the pod's;
-               two pods that listen on all addresses and the same port collide
+               no DNS for pods, names are in /etc/hosts; UDP ports are shared with the machine
   limits       CPU, memory and storage limits are not enforced; GPUs are numbers without devices
   also absent  exec, port-forward, exec and grpc probes, preStop and postStart hooks, fsGroup, sidecar init containers
 """

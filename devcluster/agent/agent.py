@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from devcluster.agent.api import Access, Api
 from devcluster.agent.host import Host
 from devcluster.agent.images import ImageTable
 from devcluster.agent.process import Launcher
-from devcluster.agent.resources import address_pool, gpu_pool
+from devcluster.agent.resources import ExhaustedError, address_pool, gpu_pool
 from devcluster.agent.watch import Mirror, Objects
 from devcluster.agent.worker import Worker
 
@@ -49,6 +50,7 @@ class Agent:
         self._workers: dict[str, Worker] = {}
         self._services: Objects = {}
         self._lock = threading.Lock()
+        self._swept = False
         self._hosts_stale = threading.Event()
         self._stopped = threading.Event()
         self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE)
@@ -64,7 +66,7 @@ class Agent:
             addresses=address_pool(options.pod_cidr),
             gpus=gpu_pool(int(capacity.get(nodes.GPU, 0))),
             back_off=options.back_off,
-            lost=lambda: self.heartbeat.lost,
+            lost=lambda: self.heartbeat.lost or self._stopped.is_set(),
             hosts_file=self._hosts_file,
             endpoints_changed=self._hosts_stale.set,
         )
@@ -93,6 +95,9 @@ class Agent:
         for mirror in self._mirrors:
             mirror.stop()
         self.heartbeat.stop()
+        with self._lock:
+            for worker in self._workers.values():
+                worker.halt()
         self._launcher.close()
         self._server.shutdown()
         self._server.server_close()
@@ -100,6 +105,9 @@ class Agent:
     # ---- pods
 
     def _set_pods(self, found: Objects) -> None:
+        if not self._swept:
+            self._sweep(found)
+            self._swept = True
         with self._lock:
             for uid, pod in found.items():
                 worker = self._workers.get(uid)
@@ -112,8 +120,20 @@ class Agent:
         self._hosts_stale.set()
 
     def _add(self, uid: str, pod: Mapping[str, Any]) -> None:
-        self._workers[uid] = Worker(self._host, pod, self._remove)
-        self._workers[uid].start()
+        try:
+            worker = Worker(self._host, pod, self._remove)
+        except (ExhaustedError, OSError) as error:
+            log.warning("pod %s is not taken on yet: %s", pod["metadata"]["name"], error)
+            return
+        self._workers[uid] = worker
+        worker.start()
+
+    def _sweep(self, found: Objects) -> None:
+        """Remove what earlier runs of the agent left of pods that are gone."""
+        pods = self._options.state / "pods"
+        for folder in pods.iterdir() if pods.exists() else ():
+            if folder.name not in found:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _remove(self, uid: str) -> None:
         with self._lock:

@@ -48,7 +48,6 @@ class Preparation:
         content = self.host.hosts_file(viewer, pod).encode()
         if path.exists() and path.read_bytes() == content:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("r+b" if path.exists() else "wb", buffering=0) as file:
             file.write(content)
             file.truncate()

@@ -27,6 +27,10 @@ _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 LOST_CODE = 137
 
 
+class ClosedError(Exception):
+    """The agent is stopping: no container is started any more."""
+
+
 class StartError(Exception):
     """The container's process could not be started; the message says why."""
 
@@ -100,9 +104,12 @@ class Launcher:
     def start(self, request: Request, on_exit: Callable[[Exit], None]) -> Process:
         """Start a container and wait until its program runs.
 
-        `on_exit` is called once, from another thread. Raises `StartError`.
+        `on_exit` is called once, from another thread. Raises `StartError` or `ClosedError`.
         """
-        shim = self._starter.submit(self._spawn, request).result(START_TIMEOUT)
+        try:
+            shim = self._starter.submit(self._spawn, request).result(START_TIMEOUT)
+        except RuntimeError as error:  # the thread has ended
+            raise ClosedError from error
         guard = threading.Timer(START_TIMEOUT, shim.kill)
         guard.start()
         event = _next_event(shim)
@@ -118,7 +125,7 @@ class Launcher:
 
     def _spawn(self, request: Request) -> subprocess.Popen[str]:
         if self._closed:
-            raise StartError("the agent is stopping")
+            raise ClosedError
         shim = subprocess.Popen(
             [sys.executable, "-S", "-m", "devcluster.agent.shim"],
             stdin=subprocess.PIPE,

@@ -48,6 +48,10 @@ class Mirror:
                 version = None
                 log.warning("watch of %s is interrupted, listing again: %s", self._path, error)
                 self._stopped.wait(RETRY_SECONDS)
+            except Exception:  # a bug; without this thread the node would be deaf
+                version = None
+                log.exception("watch of %s is interrupted, listing again", self._path)
+                self._stopped.wait(RETRY_SECONDS)
 
     def _list(self) -> str:
         listing = self._api.get(self._path, self._query)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import shutil
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devcluster.agent import api as kube
-from devcluster.agent import cluster, launch, logs, pods, status
+from devcluster.agent import cluster, launch, logs, pods, record, status
 from devcluster.agent.containers import (
     LOST,
     Container,
@@ -21,10 +20,8 @@ from devcluster.agent.containers import (
     Terminated,
     Waiting,
     by_name,
-    from_json,
     from_status,
     lost,
-    to_json,
 )
 from devcluster.agent.env import ConfigError
 from devcluster.agent.hooks import OOM_ANNOTATION
@@ -33,7 +30,7 @@ from devcluster.agent.hosts import Endpoint
 from devcluster.agent.images import ImageError
 from devcluster.agent.preparation import Preparation
 from devcluster.agent.probes import Health, Prober
-from devcluster.agent.process import Exit, Process, StartError, read_exit
+from devcluster.agent.process import ClosedError, Exit, Process, StartError, read_exit
 from devcluster.agent.report import Report, final
 from devcluster.agent.resources import ExhaustedError
 from devcluster.agent.shim import Request
@@ -66,6 +63,7 @@ class Worker:
         self._pod = pod
         self._ended = ended
         self._gone = False
+        self._halted = False
         self._inbox = Inbox()
         self._processes: dict[str, Process] = {}
         self._probers: dict[str, Prober] = {}
@@ -88,6 +86,11 @@ class Worker:
     def forget(self) -> None:
         """The API server has the pod no more: end it at once."""
         self._gone = True
+        self._inbox.wake.set()
+
+    def halt(self) -> None:
+        """The agent is stopping: do nothing more; what became of the containers is told by the next agent."""
+        self._halted = True
         self._inbox.wake.set()
 
     @property
@@ -126,12 +129,17 @@ class Worker:
     # ---- the loop
 
     def _run(self) -> None:
-        while True:
+        while not self._halted:
             try:
                 wait = self._sync()
-            except (kube.ApiError, OSError, ExhaustedError) as error:
+            except ClosedError:
+                return
+            except (kube.ApiError, OSError) as error:
                 log.warning("pod %s: %s; trying again", self._name, error)
                 wait = ERROR_RETRY
+            except Exception:  # a bug, or a pod no kubelet was ever given: the other pods go on
+                log.exception("pod %s is not handled; trying again in %.0f s", self._name, SYNC_SECONDS)
+                wait = SYNC_SECONDS
             if wait is None:
                 self._ended(self.uid)
                 return
@@ -184,18 +192,14 @@ class Worker:
     # ---- state on disk
 
     def _load(self) -> None:
-        now = time.time()
-        try:
-            record = json.loads(self.folder.record.read_text())
-        except (OSError, ValueError):
-            record = None
-        if record is not None:
-            self._host.addresses.reserve(self.uid, record["ip"])
-            found = [self._survivor(from_json(item), now) for item in record["containers"]]
-        else:
+        now, known = time.time(), record.read(self.folder.record)
+        if known is None:
             found = from_status(self._pod, now)
+        else:
+            self._host.addresses.reserve(self.uid, known.ip)
+            found = [self._survivor(item, now) for item in known.containers]
         ip = self._host.addresses.take(self.uid)[0]
-        started_at = record["started_at"] if record else now
+        started_at = known.started_at if known else now
         self._where = status.Address(pod_ip=ip, host_ip=self._host.node_ip, started_at=started_at)
         self._containers = by_name(found)
         self._save()
@@ -208,15 +212,8 @@ class Worker:
         return lost(item, now, self._terminated(item, ended) if ended else None)
 
     def _save(self) -> None:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        record = {
-            "ip": self._where.pod_ip,
-            "started_at": self._where.started_at,
-            "containers": [to_json(item) for item in self._containers.values()],
-        }
-        part = self.folder.record.with_suffix(".part")
-        part.write_text(json.dumps(record))
-        part.replace(self.folder.record)
+        where = self._where
+        record.write(self.folder.record, where.pod_ip, where.started_at, self._containers.values())
 
     # ---- news from containers
 

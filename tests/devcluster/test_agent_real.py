@@ -1,0 +1,478 @@
+"""Pods of every kind the project uses, on a real control plane."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devcluster import binaries, cluster
+from devcluster.agent import hooks
+from devcluster.agent.api import Api, read_kubeconfig
+
+pytestmark = pytest.mark.e2e
+WAIT = 20.0
+PODS = "/api/v1/namespaces/{}/pods"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs() -> None:
+    """A cold build takes many minutes: it is asked for, never a surprise inside a test."""
+    names = [name for tool in binaries.CLUSTER_TOOLS for name in tool.packages]
+    missing = [name for name in names if binaries.find(name) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not built yet: python -m devcluster build")
+
+
+class Namespace:
+    """A namespace of one test."""
+
+    def __init__(self, running: cluster.Cluster, name: str) -> None:
+        self.name = name
+        self.running = running
+        self.api = Api(read_kubeconfig(running.kubeconfig))
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        bundle = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        self.kubectl("apply", "-f", "-", document=bundle)
+
+    def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> str:
+        done = subprocess.run(
+            [self.running.kubectl, "-n", self.name, *arguments],
+            env=self.running.env(),
+            input=None if document is None else json.dumps(document),
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout if check else done.stdout + done.stderr
+
+    def pods(self, label: str = "") -> list[dict[str, Any]]:
+        query = {"labelSelector": label} if label else None
+        return self.api.get(PODS.format(self.name), query)["items"]
+
+    def pod(self, name: str) -> dict[str, Any] | None:
+        return self.api.find(f"{PODS.format(self.name)}/{name}")
+
+    def wait(self, what: str, condition: Callable[[], Any], limit: float = WAIT) -> Any:
+        until = time.monotonic() + limit
+        while not (found := condition()):
+            assert time.monotonic() < until, (
+                f"{what} within {limit:.0f} s; pods: {self.kubectl('get', 'pods')}"
+            )
+            time.sleep(0.1)
+        return found
+
+    def wait_phase(self, name: str, *phases: str) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            found = self.pod(name)
+            return found if found and found["status"].get("phase") in phases else None
+
+        return self.wait(f"pod {name} is {phases}", reached)
+
+
+@pytest.fixture
+def namespace(control_plane: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    table = control_plane.dir / "images.json"
+    known = json.loads(table.read_text()) if table.exists() else {}
+    venv = str(Path(sys.executable).parent)
+    known |= {
+        "test/shell": {"entrypoint": [], "env": {"PATH": "/usr/bin:/bin"}},
+        "test/python": {"entrypoint": [sys.executable, "-u"], "env": {"PATH": f"{venv}:/usr/bin:/bin"}},
+    }
+    table.write_text(json.dumps(known))
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    made = Namespace(control_plane, name)
+    made.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    made.wait(
+        "the default service account",
+        lambda: made.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"),
+    )
+    yield made
+    for item in made.pods():
+        made.api.request(
+            "DELETE", f"{PODS.format(name)}/{item['metadata']['name']}", {"gracePeriodSeconds": 0}
+        )
+    made.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def pod(name: str, script: str, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    container = {"name": "main", "image": "test/shell:1", "command": ["sh", "-c", script]}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels or {}},
+        "spec": {"restartPolicy": "Never", "containers": [container | spec.pop("container", {})], **spec},
+    }
+
+
+def ended(item: dict[str, Any]) -> dict[str, Any]:
+    return item["status"]["containerStatuses"][0]["state"]["terminated"]
+
+
+def test_a_job_runs_to_its_end_with_config_and_message(namespace: Namespace) -> None:
+    template = pod(
+        "",
+        'cat /etc/mochi/run.yaml; id -u; printf \'{"index": "%s"}\' $JOB_COMPLETION_INDEX > /dev/termination-log; '
+        "exit $JOB_COMPLETION_INDEX",
+        container={
+            "volumeMounts": [{"name": "run", "mountPath": "/etc/mochi"}],
+            "resources": {"limits": {"nvidia.com/gpu": 1}},
+        },
+        volumes=[{"name": "run", "configMap": {"name": "run"}}],
+        securityContext={"runAsUser": 10001, "runAsNonRoot": True},
+    )
+    failure_rule = {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1]}}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "trim"},
+        "spec": {
+            "completions": 2,
+            "parallelism": 2,
+            "completionMode": "Indexed",
+            "backoffLimitPerIndex": 3,
+            "podFailurePolicy": {"rules": [failure_rule]},
+            "template": {"metadata": {"labels": {"of": "trim"}}, "spec": template["spec"]},
+        },
+    }
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "run"},
+        "data": {"run.yaml": "x: 1\n"},
+    }
+    namespace.apply(config, job)
+    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/trim"
+    status = namespace.wait(
+        "the job ends", lambda: (s := namespace.api.get(path)["status"]).get("conditions") and s
+    )
+    assert (status["completedIndexes"], status["failedIndexes"]) == ("0", "1")
+    messages = {ended(item)["exitCode"]: ended(item)["message"] for item in namespace.pods("of=trim")}
+    assert messages == {0: '{"index": "0"}', 1: '{"index": "1"}'}
+    first = next(item for item in namespace.pods("of=trim") if ended(item)["exitCode"] == 0)
+    assert namespace.kubectl("logs", first["metadata"]["name"]) == "x: 1\n10001\n"
+
+
+SERVER = """
+import http.server, json, os, ssl, urllib.request
+folder = "/var/run/secrets/kubernetes.io/serviceaccount/"
+token, name = open(folder + "token").read(), open(folder + "namespace").read()
+address = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
+url = f"{address}/api/v1/namespaces/{name}/configmaps/allowed"
+request = urllib.request.Request(url, headers={"Authorization": "Bearer " + token})
+with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=folder + "ca.crt"), timeout=10) as answer:
+    print("read", json.load(answer)["data"]["k"])
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+http.server.HTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
+"""
+
+
+def test_a_deployment_becomes_available_and_may_use_its_token(namespace: Namespace) -> None:
+    role = "rbac.authorization.k8s.io/v1"
+    account = {"kind": "ServiceAccount", "name": "reader", "namespace": namespace.name}
+    container = {
+        "name": "server",
+        "image": "test/python",
+        "args": ["-c", SERVER],
+        "ports": [{"name": "http", "containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1},
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "initialDelaySeconds": 10},
+        "securityContext": {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False},
+    }
+    namespace.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "allowed"}, "data": {"k": "v"}},
+        {
+            "apiVersion": role,
+            "kind": "Role",
+            "metadata": {"name": "reader"},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}],
+        },
+        {
+            "apiVersion": role,
+            "kind": "RoleBinding",
+            "metadata": {"name": "reader"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
+            "subjects": [account],
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "server"},
+            "spec": {
+                "replicas": 2,  # both listen on port 8080 of all addresses
+                "selector": {"matchLabels": {"app": "server"}},
+                "template": {
+                    "metadata": {"labels": {"app": "server"}},
+                    "spec": {
+                        "serviceAccountName": "reader",
+                        "securityContext": {"runAsUser": 10001},
+                        "terminationGracePeriodSeconds": 1,
+                        "containers": [container],
+                    },
+                },
+            },
+        },
+    )
+    path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/server"
+    namespace.wait(
+        "both replicas are available", lambda: namespace.api.get(path)["status"].get("availableReplicas") == 2
+    )
+    addresses = {item["status"]["podIP"] for item in namespace.pods("app=server")}
+    assert len(addresses) == 2
+    for item in namespace.pods("app=server"):
+        assert namespace.kubectl("logs", item["metadata"]["name"]).startswith("read v\n")
+        assert item["status"]["containerStatuses"][0]["restartCount"] == 0
+    namespace.api.request("DELETE", path)
+
+
+def test_logs_are_followed_to_the_end(namespace: Namespace) -> None:
+    namespace.apply(pod("talker", "for i in 1 2 3 4 5; do echo line $i; sleep 0.2; done; echo err >&2"))
+    namespace.wait_phase("talker", "Running")
+    lines = namespace.kubectl("logs", "-f", "talker").splitlines()
+    assert lines == ["line 1", "line 2", "line 3", "line 4", "line 5", "err"]
+    stamped = namespace.kubectl("logs", "--timestamps", "--tail=1", "talker").split()
+    assert (stamped[0][:2], stamped[0][-1], stamped[1]) == ("20", "Z", "err")
+
+
+def test_a_deleted_pod_may_say_goodbye(namespace: Namespace, tmp_path: Path) -> None:
+    save = f"trap 'echo saved > {tmp_path}/checkpoint; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    shared = {
+        "volumes": [{"name": "d", "hostPath": {"path": str(tmp_path)}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": str(tmp_path)}]},
+    }
+    namespace.apply(
+        pod("polite", save, terminationGracePeriodSeconds=10, **shared),
+        pod("deaf", "trap '' TERM; echo up; while :; do sleep 0.05; done", terminationGracePeriodSeconds=2),
+    )
+    for name in ("polite", "deaf"):
+        namespace.wait_phase(name, "Running")
+        namespace.wait(f"{name} is up", lambda name=name: "up" in namespace.kubectl("logs", name))
+    refused = namespace.kubectl("exec", "deaf", "--", "ls", check=False)
+    assert "exec is not supported by the devcluster agent" in refused
+    began = time.monotonic()
+    for name in ("polite", "deaf"):
+        namespace.api.request("DELETE", f"{PODS.format(namespace.name)}/{name}")
+    namespace.wait("the polite pod is gone", lambda: namespace.pod("polite") is None)
+    polite_seconds = time.monotonic() - began
+    namespace.wait("the deaf pod is gone", lambda: namespace.pod("deaf") is None)
+    deaf_seconds = time.monotonic() - began
+    assert (tmp_path / "checkpoint").read_text() == "saved\n"
+    assert polite_seconds < 2 <= deaf_seconds < 8
+
+
+def test_pods_reach_each_other_by_headless_name(namespace: Namespace) -> None:
+    rendezvous = """
+import os, socket, sys, time
+rank, peer = int(os.environ["RANK"]), os.environ["MASTER_ADDR"]
+if rank == 0:
+    with socket.create_server(("", 23456)) as server:
+        connection, address = server.accept()
+        connection.sendall(socket.gethostname().encode())
+        print("peer", address[0])
+else:
+    while True:
+        try:
+            connection = socket.create_connection((peer, 23456), timeout=5)
+            break
+        except OSError:
+            time.sleep(0.1)
+    print("met", connection.recv(100).decode(), connection.getpeername()[0])
+"""
+    rank = {"name": "RANK", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['index']"}}}
+    master = {"name": "MASTER_ADDR", "value": "x-worker-0"}
+    container = {"image": "test/python", "command": None, "args": ["-c", rendezvous], "env": [rank, master]}
+    for index in ("1", "0"):
+        labels = {"job": "x", "index": index}
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": f"x-worker-{index}"},
+            "spec": {"clusterIP": "None", "selector": labels, "ports": [{"port": 23456}]},
+        }
+        namespace.apply(service, pod(f"x-worker-{index}", "", labels, container=container))
+    first, second = (namespace.wait_phase(f"x-worker-{index}", "Succeeded", "Failed") for index in (0, 1))
+    assert (ended(first)["exitCode"], ended(second)["exitCode"]) == (0, 0)
+    assert namespace.kubectl("logs", "x-worker-1") == f"met x-worker-0 {first['status']['podIP']}\n"
+
+
+def test_what_is_missing_is_told_in_the_status(namespace: Namespace) -> None:
+    absent = {"name": "A", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}}
+    namespace.apply(
+        pod("no-image", "", container={"image": "ghcr.io/none/such:1"}),
+        pod("no-secret", "exit 0", container={"env": [absent]}),
+        pod("no-program", "", container={"command": ["/nope"]}),
+        pod("deadline", "sleep 60", activeDeadlineSeconds=1, terminationGracePeriodSeconds=1),
+    )
+
+    def waiting(name: str) -> dict[str, str]:
+        statuses = (namespace.pod(name) or {}).get("status", {}).get("containerStatuses", [{}])
+        return statuses[0].get("state", {}).get("waiting", {})
+
+    pull = namespace.wait("the image is missed", lambda: waiting("no-image"))
+    assert pull["reason"] in ("ErrImagePull", "ImagePullBackOff")
+    assert 'image "ghcr.io/none/such:1" is not in the agent\'s table' in pull["message"]
+    missed = namespace.wait("the secret is missed", lambda: waiting("no-secret"))
+    assert missed == {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
+    assert ended(namespace.wait_phase("no-program", "Failed"))["reason"] == "StartError"
+    assert namespace.wait_phase("deadline", "Failed")["status"]["reason"] == "DeadlineExceeded"
+    namespace.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": {"id": "aWQ="}}
+    )
+    namespace.wait_phase("no-secret", "Succeeded")
+
+
+def test_eviction_and_out_of_memory_look_as_in_a_cluster(namespace: Namespace) -> None:
+    deaf = "trap '' TERM; while :; do sleep 0.05; done"
+    namespace.apply(
+        *(pod(name, deaf, terminationGracePeriodSeconds=1) for name in ("by-api", "by-node", "oom"))
+    )
+    for name in ("by-api", "by-node", "oom"):
+        namespace.wait_phase(name, "Running")
+    common = ["--kubeconfig", str(namespace.running.kubeconfig), namespace.name]
+    for command in (["evict", *common, "by-api"], ["evict", "--by", "node", *common, "by-node"]):
+        assert hooks.run(hooks.parser().parse_args(command)) == 0
+    assert hooks.run(hooks.parser().parse_args(["oom-kill", *common, "oom", "main"])) == 0
+    leaving = namespace.pod("by-api")
+    assert leaving is not None
+    reasons = {item["type"]: item.get("reason") for item in leaving["status"]["conditions"]}
+    assert reasons["DisruptionTarget"] == "EvictionByEvictionAPI"
+    namespace.wait("the evicted pod is gone", lambda: namespace.pod("by-api") is None)
+    evicted = namespace.wait_phase("by-node", "Failed")
+    assert (evicted["status"]["reason"], ended(evicted)["exitCode"]) == ("Evicted", 137)
+    killed = ended(namespace.wait_phase("oom", "Failed"))
+    assert (killed["reason"], killed["exitCode"]) == ("OOMKilled", 137)
+
+
+def test_a_crashing_container_is_restarted_and_its_previous_log_kept(namespace: Namespace) -> None:
+    namespace.apply(pod("crash", "echo run $$$$; exit 3", restartPolicy="Always"))
+
+    def restarted() -> dict[str, Any] | None:
+        statuses = (namespace.pod("crash") or {}).get("status", {}).get("containerStatuses", [{}])
+        looping = statuses[0].get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        return statuses[0] if looping else None
+
+    status = namespace.wait("the container is in back-off", restarted)
+    assert (status["restartCount"], status["lastState"]["terminated"]["exitCode"]) == (1, 3)
+    assert namespace.kubectl("logs", "--previous", "crash") == "run 1\n"
+
+
+def test_a_projected_label_file_follows_the_label(namespace: Namespace) -> None:
+    volume = {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}
+    namespace.apply(
+        pod(
+            "labels",
+            "until grep -q green /info/labels; do sleep 0.1; done",
+            {"colour": "blue"},
+            container={"volumeMounts": [{"name": "info", "mountPath": "/info"}]},
+            volumes=[{"name": "info", **volume}],
+        )
+    )
+    namespace.wait_phase("labels", "Running")
+    namespace.kubectl("label", "--overwrite", "pod", "labels", "colour=green")
+    assert ended(namespace.wait_phase("labels", "Succeeded", "Failed"))["exitCode"] == 0
+
+
+def lease_renewal(namespace: Namespace, node: str) -> str:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node}"
+    return namespace.api.get(path)["spec"]["renewTime"]
+
+
+def test_a_lost_node_is_silent_until_it_is_back(namespace: Namespace) -> None:
+    (node,) = (item["metadata"]["name"] for item in namespace.api.get("/api/v1/nodes")["items"])
+    namespace.apply(pod("short", "sleep 1.5", terminationGracePeriodSeconds=0))
+    namespace.wait_phase("short", "Running")
+    toggle = namespace.running.dir / "agent" / "node-lost"
+    toggle.touch()
+    try:
+        time.sleep(0.5)
+        before = lease_renewal(namespace, node)
+        time.sleep(4)
+        assert lease_renewal(namespace, node) == before
+        silent = namespace.pod("short")
+        assert silent is not None
+        assert silent["status"]["phase"] == "Running", "the end of the container is not reported"
+    finally:
+        toggle.unlink()
+    namespace.wait("the heartbeat is back", lambda: lease_renewal(namespace, node) != before)
+    namespace.wait_phase("short", "Succeeded")
+
+
+@contextlib.contextmanager
+def second_agent(namespace: Namespace, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    flags = {
+        "kubeconfig": namespace.running.kubeconfig,
+        "node-name": "second",
+        "node-ip": "127.251.3.3",
+        "pod-cidr": "127.251.3.0/24",
+        "state-dir": folder / "state",
+        "images": namespace.running.dir / "images.json",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    with (folder / "agent.log").open("ab") as log:
+        agent = subprocess.Popen([sys.executable, "-m", "devcluster.agent", *words], stdout=log, stderr=log)
+        try:
+            yield agent
+        finally:
+            agent.terminate()
+            agent.wait(WAIT)
+
+
+def test_a_killed_agent_takes_its_containers_along_and_reports_them_when_it_is_back(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs"
+    log.mkdir()
+    shared = {
+        "nodeName": "second",
+        "tolerations": [{"operator": "Exists"}],
+        "terminationGracePeriodSeconds": 0,
+        "volumes": [{"name": "d", "hostPath": {"path": str(log)}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/runs"}]},
+    }
+    script = "echo x >> /runs/$(hostname); while :; do date +%s%N > /runs/alive-$(hostname); sleep 0.05; done"
+    with second_agent(namespace, tmp_path) as agent:
+        namespace.wait("the second node is there", lambda: namespace.api.find("/api/v1/nodes/second"))
+        namespace.apply(pod("once", script, **shared), pod("again", script, restartPolicy="Always", **shared))
+        for name in ("once", "again"):
+            namespace.wait_phase(name, "Running")
+            namespace.wait(f"{name} runs", (log / f"alive-{name}").exists)
+        agent.kill()
+        agent.wait(WAIT)
+        time.sleep(0.3)
+        stopped = (log / "alive-once").read_text()
+    with second_agent(namespace, tmp_path):
+        failed = namespace.wait_phase("once", "Failed")
+        namespace.wait("the other is started again", lambda: (log / "again").read_text() == "x\nx\n")
+        restarted = namespace.wait_phase("again", "Running")
+        for name in ("once", "again"):
+            namespace.api.request("DELETE", f"{PODS.format(namespace.name)}/{name}")
+        namespace.wait("both pods are gone", lambda: not namespace.pods())
+    namespace.api.request("DELETE", "/api/v1/nodes/second")
+    assert (log / "alive-once").read_text() == stopped
+    assert ((log / "once").read_text(), ended(failed)["reason"]) == ("x\n", "ContainerStatusUnknown")
+    assert restarted["status"]["containerStatuses"][0]["restartCount"] == 1
+
+
+def test_the_node_is_what_it_claims(namespace: Namespace) -> None:
+    (node,) = namespace.api.get("/api/v1/nodes")["items"]
+    assert node["status"]["allocatable"]["nvidia.com/gpu"] == "8"
+    assert node["metadata"]["labels"]["nvidia.com/gpu.product"] == "NVIDIA-H100-80GB-HBM3"
+    ready = next(item for item in node["status"]["conditions"] if item["type"] == "Ready")
+    assert ready["status"] == "True"
+    assert os.cpu_count() == int(node["status"]["capacity"]["cpu"])
