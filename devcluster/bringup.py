@@ -67,11 +67,14 @@ class Bringup:
         self._wait("kube-apiserver", self._apiserver_ready)
         self._say(f"the API server answers at {self._at.addresses.apiserver}")
         self._api = self._connect()
+        self._apply_objects()
+        self._start(
+            parts.training_operator(self._at)
+        )  # first: it looks for its certificates every few seconds
         self._start(parts.controller_manager(self._at))
         self._start(parts.scheduler(self._at))
         self._start(parts.agent(self._at))
-        self._apply_objects()
-        self._start(parts.training_operator(self._at))
+        self._wait("training-operator", self._certificates_copied)
         self._wait("s3", lambda: _answers(f"{self.s3.endpoint}/health"))
         self._wait(
             "kube-controller-manager",
@@ -80,7 +83,6 @@ class Bringup:
         self._wait("kube-scheduler", lambda: _answers(f"https://{self._at.addresses.scheduler}/healthz"))
         self._wait("agent", self._node_ready)
         self._say(f"controllers, scheduler and S3 server work; node {parts.NODE} is ready")
-        self._wait("training-operator", self._certificates_copied)
         self._wait("training-operator", self._webhook_refuses)
         self._say("the training operator validates PyTorchJobs")
 

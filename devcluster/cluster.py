@@ -80,9 +80,17 @@ class Cluster:
         return binaries.ensure("helm", _discard)
 
     def env(self) -> dict[str, str]:
-        """This process's environment, with access to the cluster and its object store, and kubectl on the path."""
+        """This process's environment, with access to the cluster and its object store, and kubectl on the path.
+
+        What kubectl and helm keep goes to the cluster's folder, not to the home directory.
+        """
+        kept = self.dir / "clients"
         return {
             **os.environ,
+            "KUBECACHEDIR": str(kept / "kubectl"),
+            **{
+                f"HELM_{kind}_HOME": str(kept / "helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")
+            },
             "KUBECONFIG": str(self.kubeconfig),
             "PATH": os.pathsep.join([str(self.kubectl.parent), os.environ.get("PATH", "")]),
             "AWS_ACCESS_KEY_ID": self.s3.access_key,

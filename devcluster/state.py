@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +19,7 @@ from typing import Any
 from devcluster.processes import Identity
 
 MARKER = "devcluster.json"
-LOCK_LIMIT = 90.0
+LOCK_LIMIT = 300.0
 """Seconds a command waits for another one on the same cluster."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
@@ -146,30 +148,25 @@ def _make_writable(function: Callable[[str], Any], path: str, _: object) -> None
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold the cluster's lock, a file beside `folder` that goes with its last holder. Raises `StateError`."""
-    path = folder.with_name(f".{folder.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the cluster's lock. Raises `StateError`.
+
+    It is a name in the kernel's table of abstract sockets: no file, and it ends with the process that holds it.
+    """
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()
     deadline = time.monotonic() + LOCK_LIMIT
-    descriptor = _try_lock(path)
-    while descriptor is None:
-        if time.monotonic() > deadline:
-            raise StateError(f"another command has held {path} for {LOCK_LIMIT:.0f} s")
-        time.sleep(0.1)
-        descriptor = _try_lock(path)
-    try:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        while not _claimed(held, f"\0mochi-devcluster/lock/{name}"):
+            if time.monotonic() > deadline:
+                raise StateError(f"another command has been at work on {folder} for {LOCK_LIMIT:.0f} s")
+            time.sleep(0.1)
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
-def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _claimed(held: socket.socket, name: str) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass  # held by another, or removed between the two calls
-    os.close(descriptor)
-    return None
+        held.bind(name)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise
+    return True

@@ -108,7 +108,9 @@ class Supervisor:
         return self.folder / "logs" / f"{name}.log"
 
     def check(self) -> None:
-        """Raise `PartError` when a part has ended."""
+        """Raise `PartError` when a part has ended, `StopRequested` when nobody waits for the cluster any more."""
+        if not self.config.launcher.alive():
+            raise StopRequested
         for name, (child, _) in self._children.items():
             if child.poll() is not None:
                 raise PartError(name, f"ended with code {child.returncode}")
@@ -143,15 +145,13 @@ def _stop(_signum: int, _frame: FrameType | None) -> None:
     raise StopRequested
 
 
-def _report(launcher: processes.Identity, **event: object) -> None:
-    """One line to the launcher. Raises `StopRequested` when it is gone: nobody would ever use the cluster."""
+def _report(**event: object) -> None:
+    """One line to the launcher. Raises `StopRequested` when it is gone."""
     try:
         sys.stdout.write(json.dumps(event) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         raise StopRequested from None
-    if not launcher.alive():
-        raise StopRequested
 
 
 def _bring_up(supervisor: Supervisor, block: str, say: Callable[[str], None]) -> None:
@@ -174,32 +174,32 @@ def run(folder: Path) -> None:
     config = Config.read(folder / "config.json")
     supervisor = Supervisor(folder, config)
     supervisor.save()
-    say = functools.partial(_say, config.launcher)
     try:
         with addresses.reserved_block() as block:
-            _bring_up(supervisor, block, say)
-            _report(config.launcher, ready=True)
+            _bring_up(supervisor, block, _say)
+            supervisor.check()
+            _report(ready=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             supervisor.watch()
     except StopRequested:
         pass
     except (PartError, addresses.AddressError, OSError) as error:
-        _fail(config.launcher, _explain(error, supervisor))
+        _fail(_explain(error, supervisor))
     except Exception:  # a fault of ours: its log goes with the folder, so the launcher gets it
-        _fail(config.launcher, traceback.format_exc())
+        _fail(traceback.format_exc())
     finally:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
         supervisor.tear_down()
 
 
-def _say(launcher: processes.Identity, text: str) -> None:
-    _report(launcher, progress=text)
+def _say(text: str) -> None:
+    _report(progress=text)
 
 
-def _fail(launcher: processes.Identity, text: str) -> None:
+def _fail(text: str) -> None:
     try:
-        _report(launcher, failed=text)
+        _report(failed=text)
     except StopRequested:
         sys.stderr.write(f"{text}\n")
 

@@ -12,9 +12,9 @@ from devcluster.addresses import Endpoint
 
 
 def test_two_reservations_never_share_a_block() -> None:
-    with addresses.reserved_block(random.Random(1)) as first:
-        with addresses.reserved_block(random.Random(1)) as second:
-            assert first != second
+    same = random.Random
+    with addresses.reserved_block(same(1)) as first, addresses.reserved_block(same(1)) as second:
+        assert first != second
     with addresses.reserved_block(random.Random(1)) as again:
         assert again == first
 

@@ -107,7 +107,7 @@ def test_a_build_lands_whole_in_the_cache_and_is_told(nothing: Path) -> None:
 
 def test_a_failed_build_leaves_nothing_in_the_cache(nothing: Path) -> None:
     fake_go(nothing, "go1.26.8", body="echo no space left >&2; exit 1")
-    with pytest.raises(BinaryError, match="(?s)go build of helm .* ended with 1.*no space left"):
+    with pytest.raises(BinaryError, match=r"(?s)go build of helm .* ended with 1.*no space left"):
         binaries.build(HELM, print)
     assert [path for path in binaries.cache_dir().iterdir() if path.suffix != ".lock"] == []
 

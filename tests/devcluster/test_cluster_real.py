@@ -117,10 +117,10 @@ def test_every_part_runs_and_status_says_so(control_plane: cluster.Cluster) -> N
         "etcd",
         "kube-apiserver",
         "s3",
+        "training-operator",
         "kube-controller-manager",
         "kube-scheduler",
         "agent",
-        "training-operator",
     ]
     assert all("running" in row for row in rows[1:])
     assert done.returncode == 0

@@ -98,7 +98,7 @@ def test_descendants_reach_grandchildren() -> None:
             processes.end([grandchild], grace=1)
 
 
-def test_the_lock_is_held_by_one_and_leaves_no_file(tmp_path: Path) -> None:
+def test_the_lock_is_held_by_one_and_leaves_nothing(tmp_path: Path) -> None:
     order = []
 
     def second() -> None:
