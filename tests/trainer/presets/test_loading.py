@@ -83,7 +83,7 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
 
 def test_an_extra_tensor_is_named(folder: Path) -> None:
     change(folder, stranger=torch.zeros(1))
-    with pytest.raises(WeightsError, match="stranger is not part of the model$"):
+    with pytest.raises(WeightsError, match=r"stranger is not part of the model$"):
         load_dit("nano", folder)
 
 
@@ -96,12 +96,12 @@ def test_a_wrong_shape_is_named(folder: Path) -> None:
 def test_a_truncated_file_is_refused(folder: Path) -> None:
     path = folder / "dit.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="dit.safetensors is not a whole safetensors file"):
+    with pytest.raises(WeightsError, match=r"dit.safetensors is not a whole safetensors file"):
         load_dit("nano", folder)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingObjectError, match="dit.safetensors does not exist"):
+    with pytest.raises(MissingObjectError, match=r"dit.safetensors does not exist"):
         load_dit("nano", tmp_path)
     with pytest.raises(MissingObjectError, match=r"t5/config.json does not exist"):
         load_text_encoder("nano", tmp_path)
@@ -114,17 +114,17 @@ def test_a_text_encoder_without_a_tensor_is_refused(folder: Path) -> None:
     state = load_file(path)
     del state["encoder.final_layer_norm.weight"]
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match="t5 does not fit: encoder.final_layer_norm.weight missing"):
+    with pytest.raises(WeightsError, match=r"t5 does not fit: encoder.final_layer_norm.weight missing"):
         load_text_encoder("nano", folder)
 
 
 def test_mochi_1_needs_a_source() -> None:
-    with pytest.raises(InvalidInputError, match="model.source is required: preset mochi-1 brings no weights"):
+    with pytest.raises(InvalidInputError, match=r"model.source is required: preset mochi-1 brings no weights"):
         identity("mochi-1")
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="model.preset must be one of mochi-1, nano, got mochi-2"):
+    with pytest.raises(InvalidInputError, match=r"model.preset must be one of mochi-1, nano, got mochi-2"):
         load_dit("mochi-2")
 
 

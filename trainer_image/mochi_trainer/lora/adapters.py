@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from mochi_trainer import seeds
@@ -26,6 +25,11 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
 
     A starts from `seed`, B from zero, so that nothing changes yet. Raises ValueError when `model` has adapters already.
     """
+    from peft import (
+        LoraConfig,
+        inject_adapter_in_model,
+    )  # takes seconds to import, and exports do not need it
+
     if any("lora_" in name for name, _ in model.named_parameters()):
         raise ValueError("the model must have no adapters yet")
     chosen = [PROJECTIONS[target] for target in params.targets]

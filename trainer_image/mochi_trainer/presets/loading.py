@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
-from transformers import T5EncoderModel
-from transformers.utils import logging as transformers_logging
 
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.model import DiT
@@ -18,6 +16,9 @@ from mochi_trainer.presets.catalogue import Preset, preset_named
 from mochi_trainer.presets.weights import WeightsError, load_weights
 from mochi_trainer.text import TextEncoder, byte_tokenizer, t5_tokenizer
 from mochi_trainer.vae import Decoder, Encoder
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
 
 Part = Literal["dit", "encoder", "decoder", "t5"]
 PARTS: tuple[Part, ...] = ("dit", "encoder", "decoder", "t5")
@@ -91,6 +92,9 @@ def load_text_encoder(
 
 
 def _t5(folder: Path, dtype: torch.dtype) -> T5EncoderModel:
+    from transformers import T5EncoderModel  # takes seconds to import, and only captions need it
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would fill the pod's log
     loaded: Any = T5EncoderModel.from_pretrained(
         str(folder), dtype=dtype, local_files_only=True, output_loading_info=True

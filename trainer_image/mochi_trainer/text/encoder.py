@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import T5EncoderModel
 
 from mochi_trainer.text.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
 
 MAX_TOKENS = 256
 """Tokens the transformer was trained with; a longer caption loses its end."""
