@@ -53,7 +53,7 @@ class Agent:
         self._swept = False
         self._hosts_stale = threading.Event()
         self._stopped = threading.Event()
-        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE)
+        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE, self._wake_all)
         capacity = options.node.capacity
         self._host = Host(
             api=self._api,
@@ -134,6 +134,11 @@ class Agent:
         for folder in pods.iterdir() if pods.exists() else ():
             if folder.name not in found:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            for worker in self._workers.values():
+                worker.update(worker.pod)
 
     def _remove(self, uid: str) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,13 +108,14 @@ class Heartbeat:
     """Registers the node, then renews its Lease and its status until stopped.
 
     The node is lost while `lose` is in force or the file `toggle` exists: nothing is renewed, and `lost` says so,
-    for the agent to keep silent about its pods too.
+    for the agent to keep silent about its pods too. `recovered` is called after the first beat that follows.
     """
 
-    def __init__(self, api: kube.Api, node: NodeSpec, toggle: Path) -> None:
+    def __init__(self, api: kube.Api, node: NodeSpec, toggle: Path, recovered: Callable[[], None]) -> None:
         self._api = api
         self._node = node
         self._toggle = toggle
+        self._recovered = recovered
         self._lost = threading.Event()
         self._stopped = threading.Event()
         self.registered = threading.Event()
@@ -141,10 +142,16 @@ class Heartbeat:
         self._stopped.set()
 
     def _run(self) -> None:
+        silent = False
         while not self._stopped.is_set():
             try:
-                if not self.lost:
+                if self.lost:
+                    silent = True
+                else:
                     self._beat()
+                    if silent:
+                        self._recovered()
+                    silent = False
             except (kube.ApiError, OSError) as error:
                 log.warning("heartbeat of node %s is not delivered, trying again: %s", self._node.name, error)
                 self._stopped.wait(1)
