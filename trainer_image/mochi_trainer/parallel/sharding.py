@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -21,6 +23,8 @@ def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtyp
     The sharded weights keep their type (float32 master weights) and are computed with in `compute`; gradients are
     averaged over ranks in float32.
     """
+    # The last block hands its text through unchanged, and nobody reads it.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (group.world,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     model.pos_frequencies.data = model.pos_frequencies.data.to(device)
