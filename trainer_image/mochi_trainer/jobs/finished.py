@@ -27,4 +27,4 @@ class Finished:
 
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the report shows beyond the result; plain JSON. Of the job sample it reads `samples`: a list of
-    {"prompt", "video", "contactSheet", "seed"?}, the middle two as keys in the run's folder."""
+    {"prompt", "video", "sheet", "seed"}, video and sheet as addresses below the run's folder."""

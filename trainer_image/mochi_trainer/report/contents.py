@@ -168,34 +168,27 @@ def _metrics(store: Store) -> list[Mapping[str, Any]]:
     return [lines[step] for step in sorted(lines)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Described:
-    prompt: str = ""
-    video: str = ""
-    contact_sheet: str = ""
-    seed: str = ""
-
-
 def _samples(store: Store, records: Sequence[StageRecord]) -> list[SampleVideo]:
-    found: list[SampleVideo] = []
-    for record in records:
-        for raw in record.details.get("samples", ()) if record.stage == "sample" else ():
-            described = _Described(
-                *(str(raw.get(name) or "") for name in ("prompt", "video", "contactSheet", "seed"))
-            )
-            found.append(_sample(store, described))
-    return found
+    return [
+        _sample(store, described)
+        for record in records
+        if record.stage == "sample"
+        for described in record.details.get("samples", ())
+    ]
 
 
-def _sample(store: Store, described: _Described) -> SampleVideo:
-    info = store.head(described.video) if described.video else None
+def _sample(store: Store, described: Mapping[str, Any]) -> SampleVideo:
+    """`described` has prompt, video and sheet (addresses below the run's folder) and perhaps a seed."""
+    root = store.address().rstrip("/") + "/"
+    video, sheet = (str(described.get(name) or "").removeprefix(root) for name in ("video", "sheet"))
+    info = store.head(video) if video else None
     small = info is not None and info.size <= VIDEO_BYTES
     return SampleVideo(
-        prompt=described.prompt,
-        address=store.address(described.video),
-        seed=described.seed,
-        video=_optional(store, described.video) if small else None,
-        sheet=_picture(store, described.contact_sheet) if described.contact_sheet else None,
+        prompt=str(described.get("prompt", "")),
+        address=root + video,
+        seed=str(described.get("seed", "")),
+        video=_optional(store, video) if small else None,
+        sheet=_picture(store, sheet) if sheet else None,
     )
 
 

@@ -66,19 +66,12 @@ def _facts(run: RunFile) -> Html:
 def _verdict(contents: Contents) -> Html:
     """How the run ended, why, and whose move it is."""
     failed = contents.failed
-    if failed is not None and failed.outcome.reason is Reason.PREEMPTED:
-        return _banner(
-            "waiting", "Stopped", f"in the stage {failed.stage}: {failed.outcome.message}", Reason.PREEMPTED
-        )
     if failed is not None:
+        reason = failed.outcome.reason
+        kind, title = ("waiting", "Stopped") if ROWS[reason].retryable else ("failed", "Failed")
         at = f" at step {failed.outcome.step}" if failed.outcome.step is not None else ""
-        title = f"Failed: {failed.outcome.reason}"
-        return _banner(
-            "failed",
-            title,
-            f"in the stage {failed.stage}{at}: {failed.outcome.message}",
-            failed.outcome.reason,
-        )
+        message = f"In the stage {failed.stage}{at}: {failed.outcome.message}"
+        return _banner(kind, f"{title}: {reason}", message, reason)
     done = [record.stage for record in contents.records]
     if done and done[-1] == STAGES[-1]:
         return _banner("succeeded", "Succeeded", contents.records[-1].outcome.message, None)

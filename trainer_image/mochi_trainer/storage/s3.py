@@ -87,7 +87,12 @@ class S3Store:
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._errors(key), tempfile.TemporaryDirectory(prefix=".partial-", dir=to.parent) as folder:
             partial = Path(folder) / "content"
-            self._s3.download_file(self._bucket, self._prefix + key, str(partial), Config=_transfer())
+            try:
+                self._s3.download_file(self._bucket, self._prefix + key, str(partial), Config=_transfer())
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    self._check_reachable(key)
+                raise
             partial.replace(to)
 
     def put(self, source: Path, key: str) -> None:
@@ -124,7 +129,8 @@ class S3Store:
             try:
                 found = self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except ClientError as error:
-                if _code(error) in {"404", "NoSuchKey", "NotFound"}:
+                if _code(error) in _MISSING:
+                    self._check_reachable(key)
                     return None
                 raise
             return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
@@ -144,6 +150,10 @@ class S3Store:
         for failure in answer.get("Errors", []):
             key = failure.get("Key", "").removeprefix(self._prefix)
             raise self._translated(key, failure.get("Code", ""), failure.get("Message", ""))
+
+    def _check_reachable(self, key: str) -> None:
+        """The answer to HEAD has no body: 404 may also stand for an unknown bucket or user; a listing tells."""
+        self._s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + key, MaxKeys=1)
 
     @property
     def _s3(self) -> S3Client:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 Frame = TypeVar("Frame")
-SLACK = 1e-4
-"""Seconds by which a timestamp may be late: containers round them to their time base."""
+SLACK = 0.002
+"""Seconds by which a timestamp may be late, since containers round them: rates like 60 to 30 then give no jitter."""
 
 
 def on_screen(timed: Iterable[tuple[float, Frame]], *, fps: float, count: int) -> Iterator[Frame]:
-    """The frame that a player shows at each of the times 0, 1/fps, 2/fps ... after the first frame, `count` of them.
+    """The frame that a player shows in the middle of each of the first `count` intervals of 1/fps seconds.
 
     `timed` has (seconds, frame) in the order of time; it is read no further than needed. Frames are repeated or left
     out where rates differ. The last frame lasts as long as the one before it. A clip that ends early yields fewer.
@@ -42,6 +43,5 @@ def frame_choice(timestamps: Sequence[float], *, fps: float, count: int) -> list
 
 
 def _targets_before(seconds: float, fps: float, count: int) -> int:
-    """How many of the times k / fps, k < `count`, lie before `seconds`; one at `seconds` belongs to the next frame."""
-    whole = int(max(0.0, seconds - SLACK) * fps) + 1 if seconds > SLACK else 0
-    return min(count, whole)
+    """How many of the times (k + 1/2) / fps - SLACK, k < `count`, lie before `seconds`."""
+    return max(0, min(count, math.ceil((seconds + SLACK) * fps - 0.5)))

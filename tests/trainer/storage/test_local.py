@@ -1,0 +1,31 @@
+"""What only a directory can do wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mochi_api.spec import S3Spec
+
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.storage import open_store
+
+
+@pytest.mark.parametrize("key", ["../secret", "a/../../secret", "", "/etc/passwd", "a//b"])
+def test_keys_stay_below_the_root(tmp_path: Path, key: str) -> None:
+    store = open_store(f"file://{tmp_path}/root", S3Spec())
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(InvalidInputError, match="not a key below"):
+        store.read_bytes(key)
+
+
+def test_a_failed_upload_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/root", S3Spec())
+    with pytest.raises(Exception, match="absent"):
+        store.put(tmp_path / "absent", "folder/key")
+    assert [path.name for path in (tmp_path / "root").rglob("*")] == ["folder"]
+
+
+def test_addresses_may_have_spaces(tmp_path: Path) -> None:
+    open_store(f"file://{tmp_path}/my%20clips", S3Spec()).write_bytes("a", b"1")
+    assert (tmp_path / "my clips" / "a").read_bytes() == b"1"

