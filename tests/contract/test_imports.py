@@ -14,13 +14,13 @@ import pytest
 BREAKS = {
     "the contract types know no framework and no I/O": ("crds/mochi_api/layout.py", "import boto3"),
     "the operator knows neither torch nor storage nor the trainer": (
-        "operator/mochi_operator/names.py",
+        "operator/mochi_operator/timestamps.py",
         "import mochi_trainer.errors",
     ),
     "the trainer knows neither Kubernetes nor the operator": ("trainer_image/mochi_trainer/errors.py", "import kopf"),
     "the dev cluster knows none of the others": ("devcluster/cluster.py", "import mochi_api.layout"),
-    "the operator's layers": ("operator/mochi_operator/settings.py", "import mochi_operator.apply"),
-    "deciding and building are pure": ("operator/mochi_operator/decide/__init__.py", "import asyncio"),
+    "the operator's layers": ("operator/mochi_operator/names.py", "import mochi_operator.apply"),
+    "deciding and building are pure": ("operator/mochi_operator/decide.py", "import asyncio"),
     "the trainer's layers": ("trainer_image/mochi_trainer/seeds.py", "import mochi_trainer.model"),
 }
 """Contract -> a file, and an import that breaks it."""
