@@ -146,7 +146,7 @@ class Gatherer:
         except ClusterError as error:
             _log.warning("events of %s %s cannot be read: %s", child.ref.kind, child.ref.name, error)
             return child
-        return replace(child, warning=observe.newest_warning(events))
+        return replace(child, warning=observe.newest_warning(events, child.ref.name))
 
     def _note_quiet(self, key: Key, run: Run, status: FineTuneStatus, family: _Family) -> None:
         """A run that has ended, and of which nothing runs, need not be listed again."""

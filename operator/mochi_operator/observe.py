@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -131,11 +132,16 @@ def pod(raw: Raw) -> Pod:
     )
 
 
-def newest_warning(events: Iterable[Raw]) -> str:
-    """Message of the newest Warning that says why a controller could make no pod."""
+def newest_warning(events: Iterable[Raw], child: str) -> str:
+    """Message of the newest Warning that says why a controller could make no pod of `child`.
+
+    The random end of the pod's name is cut off, or the same refusal would read differently at every try.
+    """
     found = [event for event in events if str(event.get("reason", "")).startswith("FailedCreate")]
     found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-    return str(found[-1].get("message", "")) if found else ""
+    if not found:
+        return ""
+    return re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', str(found[-1].get("message", "")))
 
 
 def _conditions(raw: Raw) -> dict[str, Raw]:

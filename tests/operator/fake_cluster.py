@@ -75,12 +75,11 @@ class FakeCluster:
         self._count("list", kind)
         if kind.name in self.absent:
             raise NotServedError("the server could not find the requested resource")
-        found = [
+        return [
             copy.deepcopy(item)
             for (name, place, _), item in self.objects.items()
             if name == kind.name and namespace in (None, place) and _has(item, labels or {}, fields or {})
         ]
-        return found
 
     async def create(self, kind: Kind, namespace: str, manifest: Manifest) -> None:
         self._count("create", kind)

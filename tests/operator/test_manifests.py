@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mochi_api import resolved
 from mochi_api.runfile import STAGES, parse
 from mochi_api.spec import FineTuneSpec
@@ -18,7 +19,6 @@ from mochi_operator.build.config import config_map
 from mochi_operator.build.job import stage_job
 from mochi_operator.build.order import Order
 from mochi_operator.snapshot import Run
-
 from tests.operator.world import IMAGE, full, lora
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,12 +1,12 @@
 """The cases of the state machine that must be right, by their numbers in the design."""
 
 import pytest
+
 from mochi_api.outcomes import Outcome, Reason
 from mochi_api.progress import Progress
 from mochi_operator import apply
 from mochi_operator.cluster import JOBS, PODS, PYTORCHJOBS, RefusedError, StaleError
 from mochi_operator.decide import decide
-
 from tests.operator.fake_cluster import KilledError
 from tests.operator.world import NAMESPACE, End, World, failing, full, lora, well, with_settings
 

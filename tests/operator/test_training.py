@@ -1,11 +1,11 @@
 """Attempts, deadlines, health and progress of the training."""
 
 import pytest
+
 from mochi_api.outcomes import Outcome, Reason
 from mochi_api.progress import Progress
 from mochi_api.spec import RetryBackoffSpec
 from mochi_operator.policy.attempts import backoff_seconds
-
 from tests.operator.world import End, World, failing, lora, well
 
 

@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 import pytest
+
 from mochi_api.outcomes import Outcome, Reason
 from mochi_operator.policy import verdicts
 from mochi_operator.snapshot import Child, ObjectRef, Pod
-
 from tests.operator.fake_cluster import START
 
 LATER = START + timedelta(seconds=600)

@@ -3,7 +3,6 @@
 from mochi_api.outcomes import Outcome, Reason, StageResult
 from mochi_api.runfile import parse
 from mochi_api.status import CONDITION_TYPES
-
 from tests.operator.world import ARTIFACT, End, World, full, lora, well
 
 

@@ -16,7 +16,6 @@ from mochi_operator.gather import Gatherer
 from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.settings import Settings
 from mochi_operator.timestamps import render
-
 from tests.operator.fake_cluster import Clock, FakeCluster
 
 NAMESPACE = "videos"

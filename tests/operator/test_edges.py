@@ -1,0 +1,125 @@
+"""Settings, log lines, the pages of the operator, rank 0's page, and what Kopf is told to do."""
+
+import json
+import logging
+from pathlib import Path
+
+import aiohttp
+import kopf
+import pytest
+from aiohttp import web as server
+
+from mochi_api import metrics as table
+from mochi_operator import handlers, web
+from mochi_operator.connection import LoginError, login
+from mochi_operator.log import JsonFormatter
+from mochi_operator.metrics import Metrics
+from mochi_operator.progress import PORT, HttpProgress
+from mochi_operator.pulse import Pulse
+from mochi_operator.settings import Settings, SettingsError, from_environment
+
+
+def test_settings_come_from_the_environment():
+    found = from_environment(
+        {
+            "MOCHI_TRAINER_IMAGE": "trainer:1", "MOCHI_WATCH_NAMESPACES": "a, b,", "MOCHI_PROGRESS_SECONDS": "2",
+            "MOCHI_POD_IP": "127.0.0.9", "MOCHI_POD_NAMESPACE": "mochi",
+        }
+    )  # fmt: skip
+    assert found == Settings(
+        trainer_image="trainer:1", watch_namespaces=("a", "b"), progress_seconds=2.0,
+        bind_address="127.0.0.9", pod_namespace="mochi",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "MOCHI_TRAINER_IMAGE"),
+        ({"MOCHI_PROGRESS_SECONDS": "soon"}, "MOCHI_PROGRESS_SECONDS must be a number, got soon"),
+        ({"MOCHI_PROGRESS_SECONDS": "0"}, "MOCHI_PROGRESS_SECONDS must be at least 1, got 0"),
+        ({"MOCHI_RESYNC_SECONDS": "0"}, "MOCHI_RESYNC_SECONDS must be at least 1"),
+        ({"MOCHI_WORKERS": "0"}, "MOCHI_WORKERS must be at least 1, got 0"),
+        ({"MOCHI_LOG_FORMAT": "xml"}, "MOCHI_LOG_FORMAT must be json or plain, got xml"),
+    ],
+)
+def test_a_wrong_setting_is_named(environment, message):
+    base = {"MOCHI_TRAINER_IMAGE": "t"} if environment else {}
+    with pytest.raises(SettingsError, match=message):
+        from_environment({**base, **environment})
+
+
+def test_a_log_line_is_one_json_object():
+    record = logging.LogRecord("mochi", logging.WARNING, "f", 1, "a %s", ("b",), None)
+    line = json.loads(JsonFormatter().format(record))
+    assert {key: line[key] for key in ("level", "logger", "message")} == {
+        "level": "warning", "logger": "mochi", "message": "a b"
+    }  # fmt: skip
+
+
+async def test_the_pages_answer_and_health_turns_503_when_the_loop_hangs(unused_tcp_port):
+    now = [0.0]
+    runner = await web.serve(
+        web.application(Metrics().registry, Pulse(lambda: now[0], 60)), "127.0.0.1", unused_tcp_port
+    )
+    base = f"http://127.0.0.1:{unused_tcp_port}"
+    try:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{base}/healthz") as answer:
+                assert answer.status == 200
+            async with session.get(f"{base}/metrics") as answer:
+                text = await answer.text()
+            now[0] = 61.0
+            async with session.get(f"{base}/healthz") as answer:
+                assert (answer.status, (await answer.json())["healthy"]) == (503, False)
+    finally:
+        await runner.cleanup()
+    names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    assert {row.name for row in table.OPERATOR_METRICS} <= names
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "step"),
+    [
+        (200, {"step": 3, "totalSteps": 9, "loss": None}, 3),
+        (200, {"surprise": 1}, None),
+        (500, {"step": 3, "totalSteps": 9}, None),
+    ],
+)
+async def test_progress_of_rank_0_is_read_or_counts_as_silence(code, body, step):
+    async def page(_request: server.Request) -> server.Response:
+        return server.json_response(body, status=code)
+
+    app = server.Application()
+    app.router.add_get("/progress", page)
+    runner = server.AppRunner(app)
+    await runner.setup()
+    await server.TCPSite(runner, "127.0.0.83", PORT).start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            found = await HttpProgress(session).read("127.0.0.83")
+    finally:
+        await runner.cleanup()
+    assert (found.step if found is not None else None) == step
+
+
+async def test_no_answer_is_silence():
+    async with aiohttp.ClientSession() as session:
+        assert await HttpProgress(session).read("127.0.0.84") is None
+
+
+def test_kopf_only_watches():
+    made = handlers.registry(lambda key: None, lambda: kopf.ConnectionInfo(server="https://x"))
+    assert len(made._watching.get_all_handlers()) == len(handlers.WATCHED)
+    for kind in (made._changing, made._spawning, made._indexing, made._webhooks):
+        assert kind.get_all_handlers() == [], "a finalizer or an annotation would follow"
+    chosen = handlers.settings()
+    assert chosen.scanning.disabled
+    assert not chosen.posting.enabled
+
+
+def test_without_credentials_the_operator_says_what_it_looked_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    with pytest.raises(LoginError, match="neither a service account nor KUBECONFIG"):
+        login({}, kopf.OperatorSettings())

@@ -1,0 +1,141 @@
+"""The queue, the workers and the resync."""
+
+import asyncio
+import random
+
+import pytest
+from prometheus_client import generate_latest
+
+from mochi_operator.controller import Controller
+from mochi_operator.metrics import Metrics
+from mochi_operator.pulse import Pulse
+from mochi_operator.workqueue import WorkQueue
+from tests.operator.fake_cluster import AwayCluster
+from tests.operator.world import KEY, World
+
+
+def controller(world: World, queue: WorkQueue, pulse: Pulse | None = None) -> Controller:
+    world.metrics = Metrics()
+    return Controller(
+        world.cluster, world.gatherer, world.backend, queue, world.metrics, pulse or Pulse(lambda: 0.0, 60)
+    )
+
+
+async def test_a_key_that_waits_is_not_queued_twice():
+    queue = WorkQueue[str]()
+    queue.add("a")
+    queue.add("a")
+    assert (len(queue), await queue.take(), len(queue)) == (1, "a", 0)
+
+
+async def test_a_key_is_at_one_worker_at_a_time_and_comes_again_afterwards():
+    queue = WorkQueue[str]()
+    queue.add("a")
+    await queue.take()
+    queue.add("a")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.take(), 0.02)
+    queue.done("a", None)
+    assert await asyncio.wait_for(queue.take(), 1) == "a"
+
+
+async def test_failures_wait_longer_each_time_up_to_five_minutes():
+    queue = WorkQueue[str](random.Random(1))
+    pauses = []
+    for _ in range(12):
+        queue.add("a")
+        await queue.take()
+        pauses.append(queue.failed("a"))
+    queue.close()
+    assert 0.8 <= pauses[0] <= 1.2
+    assert 6.4 <= pauses[3] <= 9.6
+    assert 240 <= pauses[-1] <= 360
+
+
+async def test_success_forgets_the_failures():
+    queue = WorkQueue[str](random.Random(1))
+    for _ in range(6):
+        queue.failed("a")
+    queue.done("a", None)
+    assert queue.failed("a") <= 1.2
+    queue.close()
+
+
+async def test_the_earlier_of_two_times_counts():
+    queue = WorkQueue[str]()
+    queue.add_after("a", 0.02)
+    queue.add_after("a", 60)
+    assert await asyncio.wait_for(queue.take(), 1) == "a"
+    queue.done("a", None)
+    queue.add_after("b", 60)
+    queue.add_after("b", 0.02)
+    assert await asyncio.wait_for(queue.take(), 1) == "b"
+    queue.close()
+
+
+async def test_the_resync_finds_runs_that_no_watch_reported():
+    world, queue = World(), WorkQueue()
+    loop = asyncio.ensure_future(controller(world, queue).resync((), 60))
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+    loop.cancel()
+
+
+async def test_the_resync_keeps_to_its_namespaces():
+    world, queue = World(), WorkQueue()
+    loop = asyncio.ensure_future(controller(world, queue).resync(("elsewhere",), 60))
+    await asyncio.sleep(0.02)
+    loop.cancel()
+    assert len(queue) == 0
+
+
+async def test_a_failed_call_is_tried_again_and_counted():
+    world, queue = World(), WorkQueue()
+    world.cluster = AwayCluster(world.clock)
+    world.restart()
+    queue.add(KEY)
+    await queue.take()
+    await controller(world, queue).turn(KEY)
+    queue.close()
+    assert (
+        'mochi_operator_reconcile_total{result="error"} 1.0'
+        in generate_latest(world.metrics.registry).decode()
+    )
+
+
+async def test_a_turn_schedules_the_next():
+    world, queue = World(), WorkQueue()
+    queue.add(KEY)
+    await controller(world, queue).turn(await queue.take())
+    assert world.phase == "Preprocessing"
+    assert len(queue) == 0
+    queue.close()
+
+
+async def test_metrics_follow_the_run_and_go_with_it():
+    world, queue = World(), WorkQueue()
+    loops = controller(world, queue)
+    await world.until(lambda world: world.phase == "Training")
+    await loops.turn(KEY)
+    text = generate_latest(world.metrics.registry).decode()
+    assert 'mochi_finetune_phase{finetune="dissolve",namespace="videos",phase="Training"} 1.0' in text
+    assert 'mochi_finetune_attempts_total{finetune="dissolve",namespace="videos"} 1.0' in text
+    assert 'mochi_finetune_info{finetune="dissolve",mode="lora",namespace="videos",uid="run-uid"} 1.0' in text
+    assert (
+        'mochi_finetune_stage_failed_items{finetune="dissolve",namespace="videos",stage="trim"} 0.0' in text
+    )
+    world.cluster.objects.clear()
+    await loops.turn(KEY)
+    assert "dissolve" not in generate_latest(world.metrics.registry).decode()
+    queue.close()
+
+
+def test_the_pulse_is_healthy_while_the_loop_turns():
+    now = [0.0]
+    pulse = Pulse(lambda: now[0], 300)
+    assert pulse.report()["healthy"] is True
+    now[0] = 301
+    assert pulse.report()["healthy"] is False
+    pulse.turned(listed=False)
+    assert pulse.report() == {
+        "healthy": True, "resyncLoopSeconds": 0.0, "lastListSeconds": None, "lastWatchEventSeconds": None
+    }  # fmt: skip
