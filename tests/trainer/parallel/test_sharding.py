@@ -1,0 +1,82 @@
+"""Sharding changes where numbers lie, not what they are."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from mochi_trainer.parallel.group import Group, joined
+from mochi_trainer.parallel.ranks import ranks_of
+from mochi_trainer.parallel.recompute import recompute
+from mochi_trainer.parallel.sharding import average_replicated, gradient_norm, own_part, rows_of, shard, whole
+from mochi_trainer.presets import load_dit
+from tests.trainer.distributed import run_distributed
+
+CPU = torch.device("cpu")
+SHAPE = (1, 12, 2, 4, 6)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 9])
+def test_rows_are_those_of_torch_chunk(length: int, world: int) -> None:
+    chunks = [chunk.tolist() for chunk in torch.arange(length).chunk(world)]
+    chunks += [[]] * (world - len(chunks))
+    assert [list(rows_of(length, rank, world)) for rank in range(world)] == chunks
+
+
+def _inputs(slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draws = torch.Generator().manual_seed(slot)
+    tokens = 0 if slot == 1 else 6  # one rank has the empty prompt: no gradient may be missing there
+    return (
+        torch.randn(SHAPE, generator=draws),
+        torch.rand(1, generator=draws),
+        torch.randn(1, tokens, 64, generator=draws),
+    )
+
+
+def _gradients(group: Group, sharded: bool) -> tuple[float, dict[str, Any]]:
+    model = load_dit("nano").requires_grad_(True)
+    if sharded:
+        shard(model, group, device=CPU, compute=torch.float32)
+    share = 2 // group.world
+    for place in range(share):
+        loss = model(*_inputs(group.rank * share + place)).square().mean() / share
+        loss.backward()
+    average_replicated(model, group)
+    norm = gradient_norm(list(model.parameters()), group)
+    if sharded:
+        rows = {n: rows_of(p.shape[0], group.rank, group.world) for n, p in model.named_parameters()}
+        assert all(len(own_part(p)) in (len(rows[n]), len(p)) for n, p in model.named_parameters())
+    return norm, {name: whole(p.grad).numpy() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _two_ranks() -> tuple[float, dict[str, Any]]:
+    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+        return _gradients(group, sharded=True)
+
+
+def test_two_ranks_have_the_gradients_of_one() -> None:
+    torch.set_num_threads(1)
+    norm, gradients = _gradients(Group(), sharded=False)
+    for other_norm, others in run_distributed(_two_ranks, 2):
+        assert other_norm == pytest.approx(norm, rel=1e-5)
+        assert others.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            scale = max(1e-6, abs(gradient).max())
+            assert abs(others[name] - gradient).max() <= 1e-4 * scale, name
+
+
+def test_recomputation_changes_no_gradient() -> None:
+    torch.set_num_threads(1)
+    plain = load_dit("nano").requires_grad_(True)
+    again = load_dit("nano").requires_grad_(True)
+    recompute(again)
+    for model in (plain, again):
+        model(*_inputs(0)).square().mean().backward()
+    for (name, one), (_, other) in zip(plain.named_parameters(), again.named_parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad), name
