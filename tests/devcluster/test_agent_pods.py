@@ -225,6 +225,13 @@ def test_a_crash_loop_is_shown_with_the_last_end() -> None:
     assert shown["lastState"]["terminated"]["exitCode"] == 3
 
 
+def test_an_init_container_that_succeeded_at_last_is_shown_as_done() -> None:
+    late = replace(INIT_DONE, attempt=2, retry_at=970.0)
+    where = Address(pod_ip="127.0.2.10", host_ip="127.0.1.3", started_at=880.0)
+    shown = pod_status(pod("Always"), [late, RUNNING], where, None, NOW)["initContainerStatuses"][0]
+    assert (shown["ready"], shown["restartCount"], shown["state"]["terminated"]["exitCode"]) == (True, 2, 0)
+
+
 def test_back_off_doubles_to_its_limit_and_a_long_run_resets_it() -> None:
     waits, item = [], FRESH
     for _ in range(7):
