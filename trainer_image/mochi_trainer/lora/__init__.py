@@ -7,7 +7,7 @@ from mochi_trainer.lora.adapters import (
     load_adapter,
     trainable_parameters,
 )
-from mochi_trainer.lora.export import export_diffusers, export_native
+from mochi_trainer.lora.formats import export_diffusers, export_native, import_diffusers
 from mochi_trainer.lora.targets import LoraParams, Target
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "base_state",
     "export_diffusers",
     "export_native",
+    "import_diffusers",
     "load_adapter",
     "trainable_parameters",
 ]

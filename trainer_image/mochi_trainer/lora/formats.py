@@ -1,4 +1,4 @@
-"""The files other tools read: Diffusers' separate adapters, and the fused ones of the published fine-tuner and ComfyUI.
+"""The files other tools read and write: Diffusers' separate adapters, and the fused ones of the published fine-tuner and ComfyUI.
 
 alpha / rank is folded into B, so that loaders which ignore alpha are right too.
 """
@@ -46,6 +46,36 @@ def export_diffusers(state: Mapping[str, Tensor], params: LoraParams) -> dict[st
         exported[f"{prefix}.lora_A.weight"] = pair.a.contiguous()
         exported[f"{prefix}.lora_B.weight"] = pair.b.contiguous()
     return exported
+
+
+_DIFFUSERS = re.compile(
+    r"transformer\.transformer_blocks\.(?P<block>\d+)\.attn1\.(?P<layer>.+)\.lora_(?P<matrix>[AB])\.weight"
+)
+_BY_DIFFUSERS = {projection.diffusers: target for target, projection in PROJECTIONS.items()}
+
+
+def import_diffusers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], LoraParams]:
+    """A file of `export_diffusers`, or one that Diffusers wrote, as an `adapter_state` and what `attach` needs for it.
+
+    alpha is taken to be folded in, as Diffusers does. Raises ValueError for a name that is no adapter of this model
+    and for adapters of different ranks.
+    """
+    state: dict[str, Tensor] = {}
+    ranks, targets = set(), set()
+    for name, tensor in tensors.items():
+        match = _DIFFUSERS.fullmatch(name)
+        if match is None or match["layer"] not in _BY_DIFFUSERS:
+            raise ValueError(f"{name} is no adapter of this model")
+        target = _BY_DIFFUSERS[match["layer"]]
+        layer, part, _ = PROJECTIONS[target]
+        state[f"blocks.{match['block']}.attn.{layer}.{part}.lora_{match['matrix']}.weight"] = tensor
+        targets.add(target)
+        ranks.add(tensor.shape[0 if match["matrix"] == "A" else 1])
+    if len(ranks) != 1:
+        raise ValueError(f"the adapters must have one rank, got {sorted(ranks)}")
+    rank = ranks.pop()
+    ordered = tuple(target for target in PROJECTIONS if target in targets)
+    return state, LoraParams(rank=rank, alpha=float(rank), targets=ordered)
 
 
 def export_native(

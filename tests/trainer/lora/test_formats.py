@@ -1,4 +1,4 @@
-"""Exported adapters do in other tools what they do here."""
+"""Exported adapters do in other tools what they do here, and come back."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mochi_trainer.lora import (
     attach,
     export_diffusers,
     export_native,
+    import_diffusers,
+    load_adapter,
     trainable_parameters,
 )
 from mochi_trainer.lora.targets import PROJECTIONS
@@ -120,3 +122,27 @@ def test_names_for_diffusers_are_those_of_its_layers() -> None:
         for layer in ("to_q", "to_v")
         for matrix in "AB"
     }
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
+def test_an_exported_adapter_comes_back(params: LoraParams) -> None:
+    model = trained(params)
+    exported = export_diffusers(adapter_state(model), params)
+    state, found = import_diffusers(exported)
+    assert found == LoraParams(rank=params.rank, alpha=params.rank, targets=params.targets)
+    other = copy.deepcopy(tiny_dit(torch.float32))
+    attach(other, found)
+    load_adapter(other, state)
+    assert difference(velocity(other), velocity(model)) <= 1e-6
+    again = export_diffusers(adapter_state(other), found)
+    assert again.keys() == exported.keys()
+    assert all(torch.equal(again[name], exported[name]) for name in again)
+
+
+def test_files_that_are_no_adapter_of_this_model_are_refused() -> None:
+    exported = export_diffusers(adapter_state(trained(LoraParams(rank=4))), LoraParams(rank=4))
+    name = "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"
+    with pytest.raises(ValueError, match=r"unet.x is no adapter of this model"):
+        import_diffusers({"unet.x": exported[name]})
+    with pytest.raises(ValueError, match=r"must have one rank, got \[2, 4\]"):
+        import_diffusers({**exported, name: exported[name][:2]})
