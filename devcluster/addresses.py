@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-BLOCKS = 64
-"""How many random blocks are tried before giving up."""
+TRIES = 64
+"""How many random blocks or ports are tried before giving up."""
 KUBELET_PORT = 10250
 _ANY = "0.0.0.0"  # noqa: S104 - the address the webhook server binds, it has no option for another
 
@@ -42,7 +42,7 @@ class Addresses:
     s3: Endpoint
     kubelet: Endpoint
     webhook: Endpoint
-    """The port is held on all addresses."""
+    """Its server listens on all addresses, so the port is another one in each cluster."""
     training_operator_health: Endpoint
 
     @property
@@ -81,26 +81,45 @@ def preferred(endpoint: Endpoint, say: Callable[[str], None], free: Free = is_fr
 
 
 @contextlib.contextmanager
-def reserved_block(rng: random.Random | None = None) -> Iterator[str]:
-    """Three numbers of a /24 that no other cluster of this machine has while the context lasts.
+def _claim(names: Iterable[str], what: str) -> Iterator[str]:
+    """The first of `names` that no other cluster of this machine holds, held while the context lasts.
 
-    The reservation is a name in the kernel's table of abstract sockets: it holds across users and ends with the
-    process that made it. Raises `AddressError`.
+    A claim is a name in the kernel's table of abstract sockets: it holds across users and ends with the process
+    that made it. Raises `AddressError`.
     """
-    choice = rng or random.SystemRandom()
-    for _ in range(BLOCKS):
-        block = f"127.{choice.randint(16, 254)}.{choice.randint(0, 254)}"
+    for name in names:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
             try:
-                claim.bind(f"\0mochi-devcluster/{block}")
+                claim.bind(f"\0mochi-devcluster/{name}")
             except OSError:
                 continue
-            yield block
+            yield name
             return
-    raise AddressError(f"no free block in 127.0.0.0/8 after {BLOCKS} tries")
+    raise AddressError(f"no free {what} after {TRIES} tries")
 
 
-def allocate(block: str, say: Callable[[str], None], free: Free = is_free) -> Addresses:
+@contextlib.contextmanager
+def reserved_block(rng: random.Random | None = None) -> Iterator[str]:
+    """First three numbers of a /24 that no other cluster has while the context lasts. Raises `AddressError`."""
+    choice = rng or random.SystemRandom()
+    names = (f"127.{choice.randint(16, 254)}.{choice.randint(0, 254)}" for _ in range(TRIES))
+    with _claim(names, "block in 127.0.0.0/8") as block:
+        yield block
+
+
+@contextlib.contextmanager
+def reserved_port(rng: random.Random | None = None) -> Iterator[int]:
+    """A port that is free on all addresses, and that no other cluster takes while the context lasts.
+
+    Below the kernel's range for outgoing connections. Raises `AddressError`.
+    """
+    choice = rng or random.SystemRandom()
+    ports = (choice.randint(20000, 32000) for _ in range(TRIES))
+    with _claim((str(port) for port in ports if is_free(Endpoint(_ANY, port))), "port") as port:
+        yield int(port)
+
+
+def allocate(block: str, webhook_port: int, say: Callable[[str], None], free: Free = is_free) -> Addresses:
     """Addresses in `block`, with the usual port of each part where that is free. Raises `AddressError`."""
     kubelet = Endpoint(f"{block}.3", KUBELET_PORT)
     if not free(kubelet):
@@ -108,7 +127,6 @@ def allocate(block: str, say: Callable[[str], None], free: Free = is_free) -> Ad
             f"port {KUBELET_PORT} is taken on every address of this machine (a kubelet?); "
             "the node agent needs it: stop the other program"
         )
-    webhook = preferred(Endpoint(_ANY, 9443), say, free)
     return Addresses(
         block=block,
         apiserver=preferred(Endpoint(f"{block}.1", 6443), say, free),
@@ -116,6 +134,6 @@ def allocate(block: str, say: Callable[[str], None], free: Free = is_free) -> Ad
         scheduler=preferred(Endpoint(f"{block}.1", 10259), say, free),
         s3=preferred(Endpoint(f"{block}.2", 7070), say, free),
         kubelet=kubelet,
-        webhook=Endpoint(f"{block}.4", webhook.port),
+        webhook=Endpoint(f"{block}.4", webhook_port),
         training_operator_health=preferred(Endpoint(f"{block}.4", 8081), say, free),
     )

