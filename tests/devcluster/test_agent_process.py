@@ -147,7 +147,8 @@ def test_nothing_of_the_host_can_be_written(start: Start, tmp_path: Path) -> Non
     probe = tmp_path / "probe"
     probe.mkdir()
     (probe / "file").write_text("host")
-    places = f"{probe}/new {Path.home()}/mochi-probe /usr/mochi-probe /var/tmp/mochi-probe /sys/mochi-probe"
+    name = f"mochi-probe-{os.getpid()}-{time.time_ns()}"
+    places = " ".join(f"{folder}/{name}" for folder in (probe, Path.home(), "/usr", "/var/tmp", "/sys"))
     ran = start(
         f"touch {places}; echo x > {probe}/file; echo x > /proc/sys/kernel/domainname; "
         "cat /dev/vda /dev/sda /dev/mem | wc -c; grep CapEff /proc/self/status"
@@ -155,6 +156,8 @@ def test_nothing_of_the_host_can_be_written(start: Start, tmp_path: Path) -> Non
     assert ran.wait().code == 0
     assert (probe / "file").read_text() == "host"
     leaked = [place for place in places.split() if Path(place).exists()]
+    for place in leaked:
+        Path(place).unlink()
     assert leaked == []
     assert ran.output.splitlines()[-1].split() == ["CapEff:", "0000000000000000"]
 
