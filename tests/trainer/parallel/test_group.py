@@ -79,7 +79,7 @@ def test_a_rank_that_never_comes_ends_the_wait(rank: int) -> None:
 def test_a_name_that_does_not_resolve_yet_is_waited_for() -> None:
     ranks = Ranks(rank=1, world=2, address="absent.invalid", port=1)
     with (
-        pytest.raises(CollectiveTimeoutError, match="rank 0 at absent.invalid:1 does not answer"),
+        pytest.raises(CollectiveTimeoutError, match=r"rank 0 at absent\.invalid:1 does not answer"),
         joined(ranks, CPU, limit=1),
     ):
         pass

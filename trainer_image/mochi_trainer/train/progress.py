@@ -80,7 +80,7 @@ def served(
         log.warning("no /metrics and /progress on %s:%d: %s", host or "all addresses", chosen, error)
         yield None
         return
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
     thread.start()
     try:
         yield f"http://{'[' + host + ']' if ':' in host else host or '127.0.0.1'}:{server.server_port}"
