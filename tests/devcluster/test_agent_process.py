@@ -62,10 +62,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         security: dict | None = None,
         ip: str = "127.9.9.10",
         uid: str = "u",
-        hidden: Path = tmp_path / "state",
+        state: Path = tmp_path / "state",
         **variables: str,
     ) -> Running:
-        folder = PodFolder(tmp_path / "state" / "pods" / uid)
+        folder = PodFolder(state / "pods" / uid)
         folder.etc("hosts").parent.mkdir(parents=True, exist_ok=True)
         folder.etc("hosts").write_text("127.0.0.1 localhost\n127.9.9.9 peer-0\n")
         folder.etc("hostname").write_text("pod-a\n")
@@ -81,7 +81,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             mounts=mounts,
             folder=folder,
             number=0,
-            hidden=hidden,
+            hidden=state,
             pod_ip=ip,
         )
         return Running(launcher.start(wanted, exits.put), exits, folder)
@@ -167,7 +167,7 @@ def test_the_state_of_other_pods_is_hidden(start: Start) -> None:
         dir="/var/tmp"
     ) as state:  # not in /tmp, which is the container's own anyway
         (Path(state) / "secret").write_text("hunter2")
-        ran = start(f"cat {state}/secret", hidden=Path(state))
+        ran = start(f"cat {state}/secret", state=Path(state))
         assert ran.wait().code == 1
         assert "hunter2" not in ran.output
 
