@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mochi_api.spec import S3Spec
 
+from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.storage import open_store
 

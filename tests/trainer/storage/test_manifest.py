@@ -43,7 +43,9 @@ def test_without_its_manifest_a_directory_does_not_exist(store: Store) -> None:
     assert find_manifest(store, "stage/key") is None
 
 
-def test_an_object_that_is_gone_or_cut_off_makes_the_directory_incomplete(store: Store, tmp_path: Path) -> None:
+def test_an_object_that_is_gone_or_cut_off_makes_the_directory_incomplete(
+    store: Store, tmp_path: Path
+) -> None:
     _directory(store, tmp_path)
     store.write_bytes("stage/key/a.bin", b"from mem")
     with pytest.raises(MissingObjectError, match=r"a\.bin has 8 bytes, its manifest lists 11"):

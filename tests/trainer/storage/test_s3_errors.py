@@ -5,25 +5,38 @@ from __future__ import annotations
 import time
 
 import pytest
-from mochi_api.spec import S3Spec
 
+from mochi_api.spec import S3Spec
 from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.storage import find_manifest, open_store
 
 
 def test_a_wrong_bucket_is_a_missing_object_with_its_name(s3_server) -> None:
     store = open_store("s3://no-such-bucket/prefix/", s3_server.spec)
-    for act in (lambda: list(store.list()), lambda: store.read_bytes("key"), lambda: store.head("key"), lambda: store.write_bytes("key", b"")):
+    for act in (
+        lambda: list(store.list()),
+        lambda: store.read_bytes("key"),
+        lambda: store.head("key"),
+        lambda: store.write_bytes("key", b""),
+    ):
         with pytest.raises(MissingObjectError, match="bucket no-such-bucket of s3://no-such-bucket/prefix/"):
             act()
     assert find_manifest(store, "any") is None
 
 
-@pytest.mark.parametrize(("variable", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")])
-def test_wrong_credentials_name_the_secret(s3_server, monkeypatch, tmp_path, variable: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")]
+)
+def test_wrong_credentials_name_the_secret(
+    s3_server, monkeypatch, tmp_path, variable: str, value: str
+) -> None:
     monkeypatch.setenv(variable, value)
     store = open_store("s3://data/x/", s3_server.spec)
-    for act in (lambda: list(store.list()), lambda: store.head("key"), lambda: store.get("key", tmp_path / "x")):
+    for act in (
+        lambda: list(store.list()),
+        lambda: store.head("key"),
+        lambda: store.get("key", tmp_path / "x"),
+    ):
         with pytest.raises(AccessDeniedError, match=r"s3://data/x/.*Secret s3-keys"):
             act()
 

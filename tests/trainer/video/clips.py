@@ -30,10 +30,14 @@ def quadrants(height: int = 64, width: int = 96) -> np.ndarray:
 
 def grey_levels(count: int, height: int = 32, width: int = 48) -> np.ndarray:
     """(T, H, W, 3): frame k is grey of level 8 k."""
-    return np.repeat(np.arange(count, dtype=np.uint8) * 8, height * width * 3).reshape(count, height, width, 3)
+    return np.repeat(np.arange(count, dtype=np.uint8) * 8, height * width * 3).reshape(
+        count, height, width, 3
+    )
 
 
-def write_clip(path: Path, frames: np.ndarray, milliseconds: list[int], *, format: str = "mp4", codec="libx264") -> Path:
+def write_clip(
+    path: Path, frames: np.ndarray, milliseconds: list[int], *, format: str = "mp4", codec="libx264"
+) -> Path:
     """Write frames, each at its own time."""
     with av.open(str(path), "w", format=format) as container:
         stream = container.add_stream(codec, rate=30)

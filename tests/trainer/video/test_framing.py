@@ -13,10 +13,14 @@ sizes = st.integers(16, 4000)
 
 
 @given(sizes, sizes, sizes, sizes, st.floats(0.5, 2.0))
-def test_the_box_is_centred_inside_and_keeps_the_aspect(w: int, h: int, width: int, height: int, aspect: float) -> None:
+def test_the_box_is_centred_inside_and_keeps_the_aspect(
+    w: int, h: int, width: int, height: int, aspect: float
+) -> None:
     box = framing(w, h, width, height, pixel_aspect=aspect)
-    assert -1e-6 <= box.left and box.right <= w + 1e-6 and -1e-6 <= box.top and box.bottom <= h + 1e-6
-    assert box.left == pytest.approx(w - box.right, abs=1e-6) and box.top == pytest.approx(h - box.bottom, abs=1e-6)
+    assert box.left >= -1e-6 and box.right <= w + 1e-6 and box.top >= -1e-6 and box.bottom <= h + 1e-6
+    assert box.left == pytest.approx(w - box.right, abs=1e-6) and box.top == pytest.approx(
+        h - box.bottom, abs=1e-6
+    )
     shown = (box.right - box.left) * aspect / (box.bottom - box.top)
     assert shown == pytest.approx(width / height, rel=1e-6)
     assert box.right - box.left == pytest.approx(w) or box.bottom - box.top == pytest.approx(h)

@@ -30,7 +30,13 @@ def test_real_clips_are_read_at_the_size_and_rate_of_training(name: str) -> None
 
 def test_a_probe_says_what_is_in_the_file() -> None:
     found = probe(real_clip("bikes.mp4"))
-    assert (found.width, found.height, found.fps, found.seconds, found.codec) == (640, 272, 25.0, 10.0, "h264")
+    assert (found.width, found.height, found.fps, found.seconds, found.codec) == (
+        640,
+        272,
+        25.0,
+        10.0,
+        "h264",
+    )
 
 
 def test_a_variable_frame_rate_follows_the_clock(tmp_path: Path) -> None:
@@ -41,7 +47,9 @@ def test_a_variable_frame_rate_follows_the_clock(tmp_path: Path) -> None:
 
 def test_a_clip_turned_by_the_phone_is_upright(tmp_path: Path) -> None:
     pictures = np.stack([quadrants()] * 8)
-    clip = turn_clockwise(write_clip(tmp_path / "phone.mov", pictures, [33 * k for k in range(8)], format="mov"))
+    clip = turn_clockwise(
+        write_clip(tmp_path / "phone.mov", pictures, [33 * k for k in range(8)], format="mov")
+    )
     frames, _ = read_clip(clip, frames=7, least=7, fps=30, width=64, height=96)
     corners = [frames[0][y, x].tolist() for y, x in ((8, 8), (8, -8), (-8, -8), (-8, 8))]
     bright = [[value > 128 for value in corner] for corner in corners]
@@ -76,7 +84,10 @@ def test_a_file_without_video_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", r"the file is empty \(0 bytes\)"), (b"hello " * 500, "cannot be read as MP4 or MOV: invalid data")],
+    [
+        (b"", r"the file is empty \(0 bytes\)"),
+        (b"hello " * 500, "cannot be read as MP4 or MOV: invalid data"),
+    ],
 )
 def test_a_file_that_is_no_video_says_so(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "broken.mp4").write_bytes(content)

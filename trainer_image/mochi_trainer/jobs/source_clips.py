@@ -66,7 +66,7 @@ def clip_names(keys: Sequence[str]) -> list[str]:
 
 
 def _plain_name(key: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", _stem(key).replace("/", "__")).strip("_.-")
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", _stem(key)).strip("_.-")
     return name[:NAME_LENGTH] or "clip"
 
 

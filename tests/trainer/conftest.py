@@ -1,4 +1,4 @@
-"""The two stores, the second one on a real S3 server."""
+"""Fixtures of the trainer's tests: the two stores, the second one on a real S3 server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import boto3
 import pytest
-from mochi_api.spec import S3Spec
 
 from devcluster.binaries import find
+from mochi_api.spec import S3Spec
 from mochi_trainer.storage import Store, open_store
 
 BUCKET = "data"
@@ -44,12 +44,23 @@ def s3_server(tmp_path_factory) -> Iterator[Server]:
     access, secret = "tester", secrets.token_hex(16)
     before = dict(os.environ)
     server = subprocess.Popen(
-        [program, "--port", f"127.0.0.1:{port}", "--quiet", "posix", "--sidecar", folder / "attributes", folder / "data"],
+        [
+            program,
+            "--port",
+            f"127.0.0.1:{port}",
+            "--quiet",
+            "posix",
+            "--sidecar",
+            folder / "attributes",
+            folder / "data",
+        ],
         env={"PATH": "/usr/bin", "ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": secret},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.environ.update(AWS_ACCESS_KEY_ID=access, AWS_SECRET_ACCESS_KEY=secret, AWS_EC2_METADATA_DISABLED="true")
+    os.environ.update(
+        AWS_ACCESS_KEY_ID=access, AWS_SECRET_ACCESS_KEY=secret, AWS_EC2_METADATA_DISABLED="true"
+    )
     try:
         _wait_for(port, server)
         spec = S3Spec(endpoint=f"http://127.0.0.1:{port}", path_style=True, credentials_secret_name="s3-keys")

@@ -1,0 +1,100 @@
+"""The stages captions and videos on real clips with the small model, and the dataset that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mochi_api.runfile import RunFile
+from mochi_trainer.data import Dataset
+from mochi_trainer.errors import MissingObjectError
+from mochi_trainer.jobs import captions, trim, videos
+from mochi_trainer.jobs.videos import psnr, to_frames, to_tensor
+from tests.trainer.preprocessing_runs import run_file, write_source
+from tests.trainer.video.clips import grey_levels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFile:
+    """A run after all three stages, with a caption that is too long."""
+    root: Path = tmp_path_factory.mktemp("run")
+    write_source(root / "source")
+    (root / "source" / "bunny.txt").write_text("word " * 100)
+    keys = {"trim": trim.execute(run_file(root)).result.cache_key}
+    settings = {"videos": {"reconstructEvery": 2}}
+    for stage, job in (("captions", captions), ("videos", videos)):
+        keys[stage] = job.execute(run_file(root, stage=stage, keys=keys, **settings)).result.cache_key
+    return run_file(root, stage="train", keys=keys, **settings)
+
+
+def test_both_stages_are_reused(run: RunFile) -> None:
+    for job in (captions, videos):
+        again = job.execute(run)
+        assert again.result.cache_hit
+        assert again.message.startswith("reused")
+        assert (again.result.items_total, again.result.items_done) == (2, 2)
+
+
+def test_a_caption_that_is_cut_off_is_reported(run: RunFile) -> None:
+    done = captions.execute(run)
+    assert done.details == {"truncated": ["bunny.mp4"]}
+    assert done.message.endswith("1 longer than 256 tokens cut off")
+
+
+def test_every_second_clip_is_decoded_again_and_scored(run: RunFile) -> None:
+    (entry,) = videos.execute(run).details["reconstructions"]
+    assert entry["clip"] == "bunny"
+    assert 5 < entry["psnr"] < 99
+    folder = Path(run.locations.cache.removeprefix("file://")) / "videos" / run.keys.videos
+    assert (folder / entry["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_reads_posteriors_and_features(run: RunFile) -> None:
+    with Dataset.open(run) as dataset:
+        assert dataset.clips == ("bunny", "carphone")
+        assert dataset.captions[1] == "the clip carphone.MOV"
+        sample = dataset.sample(1)
+        assert sample.latents.mean.shape == sample.latents.logvar.shape == (12, 2, 4, 6)
+        assert sample.latents.mean.dtype == torch.float32
+        assert sample.text.count == len(b"the clip carphone.MOV") + 1
+        assert dataset.sample(0).text.count == 256
+        assert dataset.empty_text().count == 0
+
+
+def test_latents_are_those_of_the_clip_not_of_its_neighbour(run: RunFile) -> None:
+    folder = Path(run.locations.cache.removeprefix("file://")) / "videos" / run.keys.videos
+    stored = load_file(folder / "carphone.safetensors")["mean"]
+    with Dataset.open(run) as dataset:
+        assert torch.equal(dataset.sample(1).latents.mean, stored)
+        assert not torch.equal(dataset.sample(0).latents.mean, stored)
+
+
+def test_a_stage_without_its_input_names_the_stage_before(run: RunFile) -> None:
+    absent = run.model_copy(update={"keys": run.keys.model_copy(update={"trim": "f" * 32})})
+    for job in (captions, videos):
+        with pytest.raises(MissingObjectError, match="output of the stage trim is not complete"):
+            job.execute(absent)
+    absent = run.model_copy(update={"keys": run.keys.model_copy(update={"videos": "f" * 32})})
+    with pytest.raises(MissingObjectError, match="output of the stage videos is not complete"):
+        Dataset.open(absent)
+
+
+def test_pixels_survive_the_way_to_a_tensor_and_back() -> None:
+    frames = grey_levels(7)
+    tensor = to_tensor(frames)
+    assert tensor.shape == (1, 3, 7, 32, 48)
+    assert (float(tensor.min()), tensor.dtype) == (-1.0, torch.float32)
+    assert (to_frames(tensor) == frames).all()
+    assert psnr(frames, frames) == 99
+    assert psnr(frames, frames + 1) == pytest.approx(48.13, abs=0.01)

@@ -1,0 +1,160 @@
+"""The stage trim on real clips: what it makes, reuses, counts and refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import DatasetRejectedError, MissingObjectError
+from mochi_trainer.jobs import trim
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.storage import Manifest, open_store, read_manifest
+from mochi_trainer.video import read_frames
+from tests.trainer.preprocessing_runs import run_file, write_source
+from tests.trainer.video.clips import real_clip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_source(tmp_path / "source")
+    return tmp_path
+
+
+def _manifest(root: Path, finished: Finished) -> Manifest:
+    return read_manifest(open_store(f"file://{root}/cache", S3Spec()), f"trim/{finished.result.cache_key}")
+
+
+def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None:
+    done = trim.execute(run_file(root))
+    assert (done.result.items_total, done.result.items_done, done.result.items_failed) == (2, 2, 0)
+    assert not done.result.cache_hit
+    manifest = _manifest(root, done)
+    assert sorted(manifest.entries) == [
+        f"{n}.{e}" for n in ("bunny", "carphone") for e in ("jpg", "mp4", "txt")
+    ]
+    folder = root / "cache" / manifest.prefix
+    assert read_frames(folder / "bunny.mp4").shape == (7, 32, 48, 3)
+    assert (folder / "bunny.txt").read_text() == "the clip bunny.mp4"
+    assert manifest.details["clips"][0] == {
+        "name": "bunny", "source": "bunny.mp4", "frames": 7, "width": 48, "height": 32,
+        "caption": "the clip bunny.mp4", "enlargement": 0.044,
+    }  # fmt: skip
+
+
+def test_a_second_run_reuses_it_and_says_so(root: Path) -> None:
+    first = trim.execute(run_file(root))
+    stamp = (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").stat().st_mtime_ns
+    second = trim.execute(run_file(root))
+    assert second.result.cache_hit
+    assert second.message == "reused 2 of 2 clips"
+    assert second.result.cache_key == first.result.cache_key
+    assert (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").stat().st_mtime_ns == stamp
+    assert not trim.execute(run_file(root, cachePolicy="Refresh")).result.cache_hit
+
+
+def test_an_incomplete_output_is_made_again(root: Path) -> None:
+    first = trim.execute(run_file(root))
+    (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").unlink()
+    assert not trim.execute(run_file(root)).result.cache_hit
+
+
+def test_the_key_follows_clips_captions_and_parameters_but_not_tolerance(root: Path) -> None:
+    key = trim.execute(run_file(root)).result.cache_key
+    assert trim.execute(run_file(root, maxFailedItemsPercent=0)).result.cache_key == key
+    assert trim.execute(run_file(root, height=48)).result.cache_key != key
+    (root / "source" / "bunny.txt").write_text("another caption")
+    assert trim.execute(run_file(root)).result.cache_key != key
+
+
+def test_a_missing_caption_fails_with_the_path_that_was_expected(root: Path) -> None:
+    (root / "source" / "bunny.txt").unlink()
+    with pytest.raises(
+        MissingObjectError, match=r"clip bunny\.mp4 has no caption: file://.*/source/bunny\.txt does not"
+    ):
+        trim.execute(run_file(root))
+
+
+def test_a_missing_caption_may_be_empty_or_leave_the_clip_out(root: Path) -> None:
+    (root / "source" / "bunny.txt").write_text("")
+    empty = trim.execute(run_file(root, missingCaption="Empty"))
+    assert [clip["caption"] for clip in _manifest(root, empty).details["clips"]] == [
+        "",
+        "the clip carphone.MOV",
+    ]
+    skip = trim.execute(run_file(root, missingCaption="Skip"))
+    assert skip.details == {"skipped": ["bunny.mp4"]}
+    assert skip.message == "made 1 of 1 clips, 1 without caption left out"
+
+
+def test_a_bad_clip_is_counted_and_the_others_go_on(root: Path) -> None:
+    (root / "source" / "broken.mp4").write_bytes(b"not a video at all")
+    (root / "source" / "broken.txt").write_text("broken")
+    done = trim.execute(run_file(root, maxFailedItemsPercent=34))
+    assert (done.result.items_total, done.result.items_done) == (3, 2)
+    assert [(item.clip, item.message.split(":")[0]) for item in done.failures] == [
+        ("broken.mp4", "cannot be read as MP4 or MOV")
+    ]
+
+
+def test_too_many_bad_clips_end_the_stage_with_all_of_them(root: Path) -> None:
+    (root / "source" / "broken.mp4").write_bytes(b"")
+    (root / "source" / "broken.txt").write_text("broken")
+    with pytest.raises(DatasetRejectedError) as caught:
+        trim.execute(run_file(root, maxFailedItemsPercent=33))
+    assert str(caught.value) == (
+        "1 of 3 clips cannot be used, more than maxFailedItemsPercent = 33 allows: "
+        "broken.mp4: the file is empty (0 bytes)"
+    )
+    assert [item.clip for item in caught.value.failures] == ["broken.mp4"]
+    assert caught.value.total == 3
+
+
+def test_no_clip_at_all_is_refused_with_the_address(root: Path) -> None:
+    with pytest.raises(DatasetRejectedError, match=r"no MP4 or MOV file below file://.*/nothing"):
+        trim.execute(run_file(root, source=f"file://{root}/nothing"))
+
+
+def test_only_failures_are_refused_whatever_is_tolerated(root: Path) -> None:
+    for name in ("bunny.mp4", "carphone.MOV"):
+        (root / "source" / name).write_bytes(b"")
+    with pytest.raises(DatasetRejectedError, match="2 of 2 clips cannot be used: bunny"):
+        trim.execute(run_file(root, maxFailedItemsPercent=100))
+
+
+def test_clips_with_the_same_stem_do_not_overwrite_each_other(root: Path) -> None:
+    shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / "bunny.mov")
+    done = trim.execute(run_file(root))
+    names = [clip["name"] for clip in _manifest(root, done).details["clips"]]
+    assert len(set(names)) == 3
+
+
+def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:
+    short = trim.execute(run_file(root, durationSeconds="0.5"))
+    longer = trim.execute(run_file(root, durationSeconds="0.5", frames=13))
+    assert longer.result.cache_hit
+    assert longer.result.cache_key == short.result.cache_key
+    assert [clip["frames"] for clip in _manifest(root, short).details["clips"]] == [15, 15]
+
+
+def test_bad_captions_are_failures_of_their_clip(root: Path) -> None:
+    (root / "source" / "bunny.txt").write_bytes(b"caf\xe9")
+    done = trim.execute(run_file(root, maxFailedItemsPercent=50))
+    assert [item.message for item in done.failures] == ["the caption bunny.txt is not UTF-8: byte 3"]
+
+
+def test_it_works_on_s3(root: Path, s3_server) -> None:
+    base = f"s3://data/{uuid4().hex}"
+    store = open_store(f"{base}/source", s3_server.spec)
+    for path in (root / "source").iterdir():
+        store.put(path, f"sub folder/{path.name}")
+    run = run_file(base, s3=s3_server.spec)
+    assert trim.execute(run).result.items_done == 2
+    again = trim.execute(run)
+    assert again.result.cache_hit
+    wrong = run_file(base, s3=s3_server.spec, source="s3://no-such-bucket/clips/")
+    with pytest.raises(MissingObjectError, match="bucket no-such-bucket"):
+        trim.execute(wrong)

@@ -1,0 +1,55 @@
+"""Plots have round axes and draw every number once."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mochi_trainer.report.plots import HEIGHT, WIDTH, Line, plot, smoothed, ticks
+
+numbers = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+@given(numbers, numbers)
+def test_ticks_are_round_and_enclose_the_range(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 12
+    spread = max(high - low, abs(high) * 1e-9)
+    assert found[0] <= low + spread * 1e-3 and found[-1] >= high - spread * 1e-3
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.31, 1.42, [0.25, 0.5, 0.75, 1.0, 1.25, 1.5]), (0, 0, [0, 1])],
+)
+def test_ticks_are_those_a_person_would_choose(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high, whole=(high == 0)) == pytest.approx(expected)
+
+
+def test_steps_are_whole_numbers() -> None:
+    assert ticks(1, 3, whole=True) == [1, 2, 3]
+
+
+@given(st.lists(st.one_of(st.none(), numbers), min_size=1, max_size=50))
+def test_everything_is_drawn_inside(values: list[float | None]) -> None:
+    svg = plot("Loss", [Line(label="x", points=list(enumerate(values)), style="main", dots=True)], unit="u")
+    if all(value is None for value in values):
+        assert svg == '<p class="absent">No values for loss.</p>'
+        return
+    assert svg.count("<circle") == sum(value is not None for value in values)
+    assert svg.count("×") == values.count(None)
+    for pair in re.findall(r"[\d.-]+,[\d.-]+", " ".join(re.findall(r'points="([^"]*)"', svg))):
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= WIDTH and 0 <= y <= HEIGHT
+
+
+def test_the_smooth_line_starts_at_the_first_value_and_passes_over_gaps() -> None:
+    points = [(1, 4.0), (2, None), (3, 4.0), (4, 0.0)]
+    found = smoothed(points)
+    assert [value for _, value in found[:3]] == pytest.approx([4.0, 4.0, 4.0])
+    assert 0 < found[3][1] < 4

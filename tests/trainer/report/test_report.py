@@ -1,0 +1,207 @@
+"""The report shows what there is, says what is absent, and is one file."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mochi_api.outcomes import Item, Outcome, Reason, StageResult, TrainingResult
+from mochi_api.spec import S3Spec
+from mochi_trainer.report.page import render
+from mochi_trainer.report.record import StageRecord, read_records, write_record
+from mochi_trainer.storage import Store, open_store, put_bytes_entry, write_manifest
+from mochi_trainer.video import contact_sheet, encode_mp4, side_by_side, strip
+from tests.trainer.preprocessing_runs import run_file
+from tests.trainer.video.clips import grey_levels
+
+EVIL = "<script>alert('x')</script> \"quoted\" & <b>bold</b>"
+
+
+class Page(HTMLParser):
+    """Checks nesting, and collects addresses, headings and alternative texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.without_alt = 0
+        self.tags: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [values[name] for name in ("src", "href", "poster") if name in values]
+        self.without_alt += tag == "img" and not values.get("alt")
+        if tag not in {"img", "meta", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[Store, Store]:
+    return open_store(f"file://{tmp_path}/runs/0-1", S3Spec()), open_store(
+        f"file://{tmp_path}/cache", S3Spec()
+    )
+
+
+def _record(stage: str, outcome: Outcome, **fields) -> StageRecord:
+    return StageRecord(
+        stage=stage, outcome=outcome, started="2026-01-01T00:00:00+00:00", seconds=83.2, **fields
+    )
+
+
+def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
+    """What all stages leave behind, with hostile texts."""
+    frames = grey_levels(7)
+    clip = {
+        "name": "a",
+        "source": EVIL,
+        "frames": 7,
+        "width": 48,
+        "height": 32,
+        "caption": EVIL,
+        "enlargement": 1.5,
+    }
+    picture = put_bytes_entry(cache, "trim/k1", strip(frames, 3, width=100), "a.jpg")
+    write_manifest(cache, "trim/k1", [picture], {"clips": [clip], "failures": [], "skipped": ["bare.mp4"]})
+    both = put_bytes_entry(cache, "videos/k2", side_by_side(frames, frames), "a.png")
+    write_manifest(
+        cache, "videos/k2", [both],
+        {"clips": ["a"], "failures": [], "reconstructions": [{"clip": "a", "source": EVIL, "psnr": 31.25, "picture": "a.png"}]},
+    )  # fmt: skip
+    failures = [Item(clip="broken.mp4", message=f"damaged {EVIL}")]
+    trim = StageResult(cache_key="k1", cache_hit=True, items_total=2, items_done=1, items_failed=1)
+    write_record(
+        store,
+        _record(
+            "trim",
+            Outcome(reason="Completed", stage_result=trim),
+            failures=failures,
+            details={"skipped": ["bare.mp4"]},
+        ),
+    )
+    write_record(store, _record("captions", Outcome(reason="Completed"), details={"truncated": [EVIL]}))
+    videos = StageResult(cache_key="k2", items_total=1, items_done=1)
+    write_record(store, _record("videos", Outcome(reason="Completed", stage_result=videos)))
+    result = TrainingResult(artifactURI="s3://runs/lora.safetensors", sha256="ab" * 32, size_bytes=2_500_000)
+    write_record(store, _record("train", Outcome(reason="Completed", training_result=result)))
+    lines = [{"step": 0, "fixedLoss": 1.5}]
+    lines += [
+        {"step": k, "loss": 2.0 / k, "lr": 1e-4, "gradNorm": 0.5, "stepSeconds": 0.2} for k in range(1, 20)
+    ]
+    lines += [{"step": 20, "loss": None, "lr": 1e-4, "gradNorm": None, "stepSeconds": 0.2, "fixedLoss": 0.75}]
+    store.write_bytes("metrics.jsonl", "\n".join([*map(json.dumps, lines), '{"step": 21, "lo']).encode())
+    encode_mp4(frames, tmp_path / "s.mp4", fps=30)
+    store.put(tmp_path / "s.mp4", "samples/0.mp4")
+    store.write_bytes("samples/0.png", contact_sheet(frames, 4))
+    sample = {
+        "prompt": EVIL,
+        "video": store.address("samples/0.mp4"),
+        "sheet": store.address("samples/0.png"),
+        "seed": 7,
+    }
+    write_record(
+        store,
+        _record(
+            "sample",
+            Outcome(reason="Completed", message="1 video"),
+            details={"samples": [sample]},
+            versions={"torch": "2.x"},
+        ),
+    )
+
+
+def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    text = render(store, run_file(tmp_path), cache)
+    page = Page(text)
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not re.search(r"url\(|@import|<script|<link", text)
+    assert page.without_alt == 0
+    assert page.tags.count("video") == 1
+    assert page.tags.count("svg") == 3
+    assert page.tags.count("img") == 3
+    for part in (
+        "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "31.2 dB", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
+        "1 of 2 clips are used. 1 more without a caption were left out.", "reused", "1 min 23 s", "seed 7",
+        "enlarged 1.50×", "its end is cut off", "schemaVersion: 1", "Steps without a finite loss",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    text = render(store, run_file(tmp_path), cache)
+    assert "<script>" not in text
+    assert "<b>bold" not in text
+    assert text.count("&lt;script&gt;") >= 5
+
+
+def test_a_run_without_anything_says_what_is_absent(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    text = render(store, run_file(tmp_path), cache)
+    Page(text)
+    for part in (
+        "In progress", "No stage has finished yet", "No weights yet", "No samples", "No numbers", "No clips",
+        "No clip was decoded again",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_failed_run_says_why_and_what_to_do(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    outcome = Outcome(reason=Reason.NON_FINITE_LOSS, message="loss was NaN", step=41)
+    write_record(store, _record("train", outcome))
+    text = render(store, run_file(tmp_path), cache)
+    assert "Failed: NonFiniteLoss" in text
+    assert "In the stage train at step 41: loss was NaN" in text
+    assert "lower the learning rate" in text
+
+
+def test_what_is_tried_again_is_not_called_failed(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    write_record(store, _record("train", Outcome(reason=Reason.PREEMPTED, message="SIGTERM")))
+    text = render(store, run_file(tmp_path), cache)
+    assert "Stopped: Preempted" in text
+    assert "Failed:" not in text
+
+
+def test_of_a_gang_the_rank_that_failed_first_counts_and_a_later_attempt_more(stores) -> None:
+    store, _ = stores
+    write_record(store, _record("train", Outcome(reason=Reason.COLLECTIVE_TIMEOUT, rank=0)))
+    write_record(store, _record("train", Outcome(reason=Reason.OUT_OF_MEMORY, rank=3)))
+    assert [record.outcome.reason for record in read_records(store)] == [Reason.OUT_OF_MEMORY]
+    write_record(store, _record("train", Outcome(reason=Reason.COMPLETED, rank=0), attempt=2))
+    assert [record.outcome.reason for record in read_records(store)] == [Reason.COMPLETED]
+
+
+def test_a_damaged_record_or_picture_does_not_hide_the_rest(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    store.write_bytes("stages/captions.json", b"{")
+    store.write_bytes("samples/0.png", b"not a picture")
+    text = render(store, run_file(tmp_path), cache)
+    assert "Succeeded" in text
+    assert Page(text).tags.count("img") == 2
+
+
+def test_a_large_video_is_named_instead_of_embedded(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    store.write_bytes("samples/0.mp4", np.zeros(9 << 20, np.uint8).tobytes())
+    text = render(store, run_file(tmp_path), cache)
+    assert "<video" not in text
+    assert store.address("samples/0.mp4") in text
+    assert datetime.now(UTC).strftime("%Y-%m-%d") in text
