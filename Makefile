@@ -12,8 +12,6 @@ KEEP ?=
 CLUSTER ?= dev
 PYTEST_ARGS ?=
 
-export PYTHONDONTWRITEBYTECODE ?= 1
-
 .PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden bench e2e images clean
 
 help: ## list the targets

@@ -83,6 +83,7 @@ def _container(order: Order, name: str, env: Sequence[dict[str, Any]]) -> dict[s
         "env": [
             *env,
             value("HOME", "/tmp"),  # noqa: S108 a volume of the pod's own
+            value("USER", "mochi"),  # libraries ask for it; the uid need not be in the image's passwd
             value(identity.IMAGE_ENV, order.resolved.image),
             from_field(identity.POD_IP_ENV, "status.podIP"),
             *_credentials(order.spec),
