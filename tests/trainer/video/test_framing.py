@@ -17,10 +17,12 @@ def test_the_box_is_centred_inside_and_keeps_the_aspect(
     w: int, h: int, width: int, height: int, aspect: float
 ) -> None:
     box = framing(w, h, width, height, pixel_aspect=aspect)
-    assert box.left >= -1e-6 and box.right <= w + 1e-6 and box.top >= -1e-6 and box.bottom <= h + 1e-6
-    assert box.left == pytest.approx(w - box.right, abs=1e-6) and box.top == pytest.approx(
-        h - box.bottom, abs=1e-6
-    )
+    assert box.left >= -1e-6
+    assert box.right <= w + 1e-6
+    assert box.top >= -1e-6
+    assert box.bottom <= h + 1e-6
+    assert box.left == pytest.approx(w - box.right, abs=1e-6)
+    assert box.top == pytest.approx(h - box.bottom, abs=1e-6)
     shown = (box.right - box.left) * aspect / (box.bottom - box.top)
     assert shown == pytest.approx(width / height, rel=1e-6)
     assert box.right - box.left == pytest.approx(w) or box.bottom - box.top == pytest.approx(h)
@@ -37,7 +39,8 @@ def test_shrinking_averages_instead_of_skipping() -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     picture = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
     small = framing(64, 64, 16, 16).apply(picture)
-    assert small[2:-2, 2:-2].min() > 100 and small[2:-2, 2:-2].max() < 155
+    assert small[2:-2, 2:-2].min() > 100
+    assert small[2:-2, 2:-2].max() < 155
 
 
 def test_enlargement_is_told() -> None:

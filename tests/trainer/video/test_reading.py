@@ -48,7 +48,7 @@ def test_a_variable_frame_rate_follows_the_clock(tmp_path: Path) -> None:
 def test_a_clip_turned_by_the_phone_is_upright(tmp_path: Path) -> None:
     pictures = np.stack([quadrants()] * 8)
     clip = turn_clockwise(
-        write_clip(tmp_path / "phone.mov", pictures, [33 * k for k in range(8)], format="mov")
+        write_clip(tmp_path / "phone.mov", pictures, [33 * k for k in range(8)], container_format="mov")
     )
     frames, _ = read_clip(clip, frames=7, least=7, fps=30, width=64, height=96)
     corners = [frames[0][y, x].tolist() for y, x in ((8, 8), (8, -8), (-8, -8), (-8, 8))]
@@ -65,7 +65,7 @@ def test_a_short_clip_names_both_lengths(tmp_path: Path) -> None:
 
 
 def test_another_container_comes_with_the_command_that_converts_it(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "my clip.mp4", grey_levels(3), [0, 33, 66], format="matroska")
+    clip = write_clip(tmp_path / "my clip.mp4", grey_levels(3), [0, 33, 66], container_format="matroska")
     with pytest.raises(ClipError, match=r'not MP4 or MOV but matroska.*ffmpeg -i "my clip\.mp4".*'):
         read_clip(clip, frames=3, least=3, **SMALL)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -20,6 +22,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.loaders import Loader, create_loader
 
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import (
@@ -218,9 +221,17 @@ def _client(spec: S3Spec) -> S3Client:
         request_checksum_calculation="when_required" if spec.endpoint else "when_supported",
         response_checksum_validation="when_required" if spec.endpoint else "when_supported",
     )
-    return boto3.session.Session().client(
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
+    return boto3.session.Session(botocore_session=session).client(
         "s3", region_name=spec.region, endpoint_url=spec.endpoint or None, config=config
     )
+
+
+@cache
+def _loader() -> Loader:
+    """The descriptions of the service, read once; credentials are looked up for each client."""
+    return create_loader()
 
 
 def _transfer() -> TransferConfig:
