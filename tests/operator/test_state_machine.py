@@ -316,3 +316,20 @@ async def test_the_next_attempt_waits_for_the_pods_of_the_last():
     world.cluster.remove(PODS, NAMESPACE, pod["metadata"]["name"])
     await world.turn()
     assert world.cluster.names("PyTorchJob") == ["dissolve-a2"]
+
+
+async def test_a_failed_attempt_whose_pod_is_gone_was_preempted():
+    world = World()
+    world.script = lambda stage, attempt, rank: (
+        well(stage, attempt, rank) if stage != "train" or attempt > 1 else None
+    )
+    await world.until(running)
+    world.cluster.remove(PODS, NAMESPACE, "dissolve-a1-worker-0")
+    message = "PyTorchJob dissolve-a1 is failed because 1 Worker replica(s) failed."
+    failed = {"type": "Failed", "status": "True", "reason": "PyTorchJobFailed", "message": message}
+    world.cluster.one("PyTorchJob", "dissolve-a1")["status"] = {"conditions": [failed]}
+    await world.turn()
+    attempt = world.status["attempts"][0]
+    assert attempt["reason"] == Reason.PREEMPTED
+    assert attempt["message"].endswith("replica(s) failed, and its pod is gone: it was deleted or evicted")
+    await world.until(lambda world: world.phase == "Succeeded")

@@ -42,10 +42,14 @@ def pods_failed(snapshot: Snapshot, child: Child) -> Verdict | None:
 
 
 def object_failed(_snapshot: Snapshot, child: Child) -> Verdict | None:
-    """The training object says that it failed, and no pod is left to say why."""
+    """The training object says that it failed, but no failed pod is there to say why.
+
+    Failed pods are kept (cleanPodPolicy Running), so the one that failed was deleted or evicted.
+    """
     if child.state != "Failed":
         return None
-    return Verdict(reason=Reason.UNKNOWN, message=f"{child.ref.kind} {child.ref.name}: {child.message}")
+    message = f"{child.message.rstrip('.')}, and its pod is gone: it was deleted or evicted"
+    return Verdict(reason=Reason.PREEMPTED, message=message)
 
 
 def pods_stuck(snapshot: Snapshot, child: Child) -> Verdict | None:
