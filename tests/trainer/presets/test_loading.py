@@ -119,7 +119,9 @@ def test_a_text_encoder_without_a_tensor_is_refused(folder: Path) -> None:
 
 
 def test_mochi_1_needs_a_source() -> None:
-    with pytest.raises(InvalidInputError, match=r"model.source is required: preset mochi-1 brings no weights"):
+    with pytest.raises(
+        InvalidInputError, match=r"model.source is required: preset mochi-1 brings no weights"
+    ):
         identity("mochi-1")
 
 
