@@ -110,7 +110,7 @@ def stages(contents: Contents) -> Html:
     if not contents.records:
         return absent("No stage has finished.")
     header = ["stage", "end", "duration", "clips", "cache", "message"]
-    return table(header, [_stage(record) for record in contents.records])
+    return table(header, [_stage(record) for record in contents.records], class_="stages")
 
 
 def configuration(contents: Contents) -> Html:
