@@ -1,4 +1,4 @@
-"""`--update-golden`, or MOCHI_UPDATE_GOLDEN=1, rewrites tests/operator/golden from what the builders make now."""
+"""`--update-golden`, or UPDATE_GOLDEN=1, rewrites tests/operator/golden from what the builders make now."""
 
 import os
 
@@ -13,4 +13,4 @@ def pytest_addoption(parser):
 def update_golden(request):
     """Whether the goldens are to be rewritten."""
     asked = request.config.getoption("--update-golden", default=False)
-    return bool(asked or os.environ.get("MOCHI_UPDATE_GOLDEN"))
+    return bool(asked or os.environ.get("UPDATE_GOLDEN"))
