@@ -101,7 +101,7 @@ def _on(site: Site, arguments: argparse.Namespace, deadline: Deadline, steps: St
         else embeddings.default_folder(),
     )
     made = run.run(site, options, deadline, steps)
-    for line in run.next_commands(site, made, kept=kept):
+    for line in run.next_commands(site, made, mode=arguments.mode, kept=kept):
         steps.line(line)
 
 

@@ -93,7 +93,7 @@ def site(found: cluster.Cluster, kubectl: Kubectl) -> Site:
             f"kubectl -n {OPERATOR_NAMESPACE} logs deployment/{install.RELEASE}",
             f"{found.helm} -n {OPERATOR_NAMESPACE} list",
         ),
-        stop="python -m demo stop   (or: make clean)",
+        stop=".venv/bin/python -m demo stop",
     )  # fmt: skip
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from demo.bucket import Bucket
-from mochi_api.layout import MANIFEST
-
-PREFIX = "cache/"
+from mochi_api.layout import MANIFEST, cache_entry
+from mochi_api.status import StageStatus
 
 
 def default_folder() -> Path:
@@ -21,17 +21,17 @@ def default_folder() -> Path:
     return Path(base) / "mochi-operator" / "demo"
 
 
-def save(bucket: Bucket, folder: Path) -> int:
-    """Replace `folder` by what is cached in the bucket; return how many bytes that is."""
-    keys = bucket.keys(PREFIX)
-    if not keys:
-        return 0
+def save(bucket: Bucket, folder: Path, stages: Iterable[StageStatus]) -> int:
+    """Replace `folder` by what the stages of a run used from the bucket; return how many bytes that is."""
+    entries = [cache_entry("cache", stage.name, stage.cache_key) for stage in stages if stage.cache_key]
+    keys = [found for entry in entries for found in bucket.keys(f"{entry}/")]
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     for key, _ in keys:
         bucket.get_file(key, fresh / key)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    if keys:
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
     return sum(size for _, size in keys)
 
 

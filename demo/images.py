@@ -31,6 +31,7 @@ def _entry(module: str, programs: Path, visible: list[str]) -> dict[str, Any]:
         "env": {
             "PATH": f"{programs}:{_SYSTEM_PATH}",
             "HOME": "/tmp",  # noqa: S108
+            "LOGNAME": "mochi",  # the entry for the user that the images have
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         },

@@ -17,8 +17,9 @@ from mochi_api.status import Artifacts
 
 _LEFT_IN_S3 = ("checkpoints/", "stages/")
 _OWNED_FILES = (
-    Path(layout.LORA).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE,
+    Path(layout.LORA).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
 )  # fmt: skip
+_NOTE = "artifacts/README.md"
 _OWNED_FOLDERS = ("samples", "logs")
 _SHEET_COLUMNS = 4
 _SHEET_FRAMES = 12
@@ -50,7 +51,7 @@ def clear(folder: Path) -> None:
 def _kind(relative: str) -> str:
     kinds = {
         layout.LORA: "LoRA weights", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
-        layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration",
+        layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", _NOTE: "how to use the weights",
     }  # fmt: skip
     if relative in kinds:
         return kinds[relative]

@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from demo import clips, embeddings, evidence, example, results, watch
-from demo.deadline import Deadline
+from demo.deadline import Deadline, DeadlineError
 from demo.kubectl import KubectlError
 from demo.sites import CLIPS, Site
 from demo.steps import Steps
@@ -47,15 +45,24 @@ def run(site: Site, options: Options, deadline: Deadline, steps: Steps) -> list[
     manifest = example.placed(example.read(options.root / "examples", options.mode), site)
     name = apply(site, manifest, deadline)
     steps.line(f"✓ kubectl apply -f examples/{example.FILES[options.mode]}")
-    status = observe(site, name, deadline, steps)
-    ended = watch.end(status)
-    if ended is None or not ended.succeeded:
-        raise RunError(failure(site, name, ended, options))
+    status = _ended_well(site, name, options, deadline, steps)
     made = collect(site, status, options.out, steps)
     if options.kept_embeddings is not None:
-        embeddings.save(site.bucket, options.kept_embeddings)
+        embeddings.save(site.bucket, options.kept_embeddings, status.stages)
     report(status, made, steps)
     return made
+
+
+def _ended_well(site: Site, name: str, options: Options, deadline: Deadline, steps: Steps) -> FineTuneStatus:
+    """The status of the run that succeeded; raise RunError otherwise, with the logs saved."""
+    try:
+        status = observe(site, name, deadline, steps)
+    except (DeadlineError, KubectlError) as error:
+        raise RunError(f"{error}\n{_logs(site, options)}") from error
+    ended = watch.end(status)
+    if ended is None or not ended.succeeded:
+        raise RunError(f"{failure(name, ended)}\n{_logs(site, options)}")
+    return status
 
 
 def _bring_back_embeddings(site: Site, options: Options, steps: Steps) -> None:
@@ -106,18 +113,22 @@ def collect(site: Site, status: FineTuneStatus, out: Path, steps: Steps) -> list
         return results.fetch(site.bucket, status.artifacts, out)
 
 
-def failure(site: Site, name: str, ended: watch.End | None, options: Options) -> str:
-    """What a person needs to know after a failed run; saves the logs first."""
-    folder = options.out / "logs"
-    evidence.collect(site.kubectl, site.operator_namespace, folder)
+def failure(name: str, ended: watch.End | None) -> str:
+    """What went wrong and whose move it is."""
     if ended is None:
-        return f"MochiFineTune {name} ended without a verdict\n  logs: {folder}/"
+        return f"MochiFineTune {name} ended without a verdict"
     return (
         f"MochiFineTune {name} failed: {ended.reason}\n"
         f"  what:       {ended.message}\n"
-        f"  what to do: {ended.action}\n"
-        f"  logs:       {folder}/ (every pod, the operator, Events, describe)"
+        f"  what to do: {ended.action}"
     )
+
+
+def _logs(site: Site, options: Options) -> str:
+    """Save what pods, operator and Events said, and say where."""
+    folder = options.out / "logs"
+    evidence.collect(site.kubectl, site.operator_namespace, folder)
+    return f"  logs:       {folder}/ (every pod, the operator, Events, describe)"
 
 
 def size_words(size: int) -> str:
@@ -129,21 +140,12 @@ def size_words(size: int) -> str:
 
 def report(status: FineTuneStatus, made: list[results.Result], steps: Steps) -> None:
     """Say what was made, where it lies, and how the loss went."""
-    table = Table(
-        title="what was made", title_justify="left", title_style="bold", show_edge=False, pad_edge=False
-    )
-    for column in ("what", "file", "size", "in S3"):
-        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
-    for result in made:
-        table.add_row(result.what, str(result.path), size_words(result.size), result.uri or "made here")
     steps.line()
-    if steps.console.is_terminal:
-        steps.console.print(table)
-    else:
-        for result in made:
-            steps.line(
-                f"{result.what:<28} {size_words(result.size):>8}  {result.path}  {result.uri}".rstrip()
-            )
+    steps.line("what was made:")
+    for result in made:
+        steps.line(f"  {result.what:<28} {size_words(result.size):>8}  {result.path}")
+    if status.artifacts is not None:
+        steps.line(f"  all of it, with the checkpoints, is in {status.artifacts.run_uri}")
     steps.line()
     for line in summary(status, made):
         steps.line(line)
@@ -174,18 +176,15 @@ def remove(site: Site, mode: str, root: Path) -> None:
         raise RunError(f"could not delete MochiFineTune {name}: {error}") from error
 
 
-def next_commands(site: Site, made: list[results.Result], *, kept: bool) -> list[str]:
+def next_commands(site: Site, made: list[results.Result], *, mode: str, kept: bool) -> list[str]:
     """What one may type now."""
     page = next((result.path for result in made if result.path.suffix == ".html"), None)
-    lines = [] if page is None else [f"open the report:   xdg-open {page}"]
-    if not kept:
-        return [*lines, "look around:       make demo KEEP=1", "all weights:       make demo MODE=full"]
-    return [
-        *lines,
-        "the cluster is still up; look around:",
-        *(f"  {line}" for line in site.look_around),
-        f"stop it:           {site.stop}",
-    ]
+    lines = [] if page is None else [f"open the report:  xdg-open {page}"]
+    if kept:
+        around = ["the cluster is still up; look around:", *(f"  {line}" for line in site.look_around)]
+        return [*lines, *around, f"stop it:          {site.stop}"]
+    other = ("all weights:      make demo MODE=full", "a LoRA:           make demo")[mode == "full"]
+    return [*lines, "look around:      make demo KEEP=1", other]
 
 
 def took(deadline: Deadline) -> str:

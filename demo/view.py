@@ -26,6 +26,8 @@ MARKS = {
 }
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _EVENTS_SHOWN = 5
+_BAR = 28
+"""Characters of the bar and of the loss below it: the line fits into 80 columns."""
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +40,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def sparkline(losses: Sequence[Point], width: int = 48) -> str:
+def sparkline(losses: Sequence[Point], width: int = _BAR) -> str:
     """The course of the loss in at most `width` characters, each the mean of the points it stands for."""
     if not losses:
         return ""
@@ -107,7 +109,7 @@ def _steps(seen: Observation) -> Table:
         _row(table, stage.state, stage.name, Text(stage_words(stage)), Text(stage_seconds(stage), "dim"))
     training = seen.status.training
     if training is not None and training.total_steps:
-        bar = ProgressBar(total=training.total_steps, completed=training.step, width=48)
+        bar = ProgressBar(total=training.total_steps, completed=training.step, width=_BAR)
         _row(table, _training_state(seen), "training", bar, Text(training_words(training)))
         table.add_row("", Text("loss", "dim"), Text(sparkline(seen.losses), "cyan"), "")
     else:
@@ -120,9 +122,7 @@ def _steps(seen: Observation) -> Table:
 def _event_line(event: Event, now: datetime) -> Text:
     ago = duration(max(0.0, (now - event.time).total_seconds()))
     style = "yellow" if event.kind == "Warning" else "dim"
-    line = Text(f"{ago:>12} ago  {event.reason}: {event.message}", style)
-    line.truncate(140, overflow="ellipsis")
-    return line
+    return Text(f"{ago:>12} ago  {event.reason}: {event.message}", style, no_wrap=True, overflow="ellipsis")
 
 
 def picture(seen: Observation, elapsed: float, now: datetime) -> RenderableType:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from demo import embeddings, example, prerequisites
+from demo import embeddings, example, images, prerequisites
 from demo.__main__ import Stopped, intro, parser, signals
 from demo.bucket import Bucket, BucketError
 from demo.deadline import Deadline, DeadlineError
@@ -163,3 +163,17 @@ def test_the_first_words_say_what_happens_and_how_long_it_takes() -> None:
     words = intro(parser().parse_args(["--mode", "full"]))
     assert "trained by two pods" in words
     assert "Under 5 minutes" in words
+
+
+def test_the_image_table_runs_this_checkout_with_the_entry_points_of_the_dockerfile(project: Path) -> None:
+    dockerfile = (project / "Dockerfile").read_text()
+    table = images.table(project)
+    assert set(table) == {"mochi-operator", "mochi-trainer"}
+    for entry in table.values():
+        assert f"ENTRYPOINT {str(entry['entrypoint']).replace(chr(39), chr(34))}" in dockerfile
+        assert entry["env"]["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_a_checkout_below_tmp_is_shown_to_the_pods_which_have_a_tmp_of_their_own() -> None:
+    assert "/tmp/clone" in images.table(Path("/tmp/clone"))["mochi-trainer"]["visible"]
+    assert "/srv/clone" not in images.table(Path("/srv/clone"))["mochi-trainer"]["visible"]

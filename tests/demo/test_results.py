@@ -9,8 +9,12 @@ import numpy as np
 from PIL import Image
 
 from demo import clips, results
+from demo.bucket import Bucket
+from demo.kubectl import Kubectl
 from demo.results import Result
-from demo.run import size_words, summary
+from demo.run import failure, next_commands, size_words, summary
+from demo.sites import Site
+from demo.watch import End
 from mochi_api.status import FineTuneStatus, StageStatus
 
 
@@ -82,3 +86,28 @@ def test_every_bundled_clip_is_a_video_with_a_caption() -> None:
         assert len(clip.caption.split()) > 10
         with av.open(str(clip.path)) as container:
             assert container.streams.video[0].width >= 176
+
+
+def test_the_last_lines_say_how_to_look_around_and_how_to_stop_only_while_there_is_something_to_stop() -> (
+    None
+):
+    site = Site(
+        kubectl=Kubectl(binary="kubectl", kubeconfig=None, namespace="x"),
+        bucket=Bucket(name="demo", endpoint="", access_key="a", secret_key="b"),
+        endpoint="",
+        look_around=("kubectl get mft",),
+        stop="stop it so",
+    )
+    kept = next_commands(site, [], mode="lora", kept=True)
+    assert "  kubectl get mft" in kept
+    assert kept[-1].endswith("stop it so")
+    ended = next_commands(site, [], mode="full", kept=False)
+    assert [line.split(":")[0] for line in ended] == ["look around", "a LoRA"]
+
+
+def test_a_failure_says_why_and_what_to_do() -> None:
+    assert failure("bunny", End(False, "AccessDenied", "no access to s3://demo/")) == (
+        "MochiFineTune bunny failed: AccessDenied\n"
+        "  what:       no access to s3://demo/\n"
+        "  what to do: correct the S3 credentials or the permissions of the bucket"
+    )
