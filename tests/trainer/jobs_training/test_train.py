@@ -196,7 +196,7 @@ def test_resuming_a_full_run_equals_not_stopping_bit_for_bit(root: Path, full: R
 
 def test_one_rank_resumes_what_two_began_and_all_agree(root: Path, full: RunFile) -> None:
     target = copied_up_to(root, "full", "full-one", 2)
-    finished = train.execute(run_file(root, name="full-one", replicas=1, **FULL))
+    [finished] = run_distributed(train.execute, 1, run_file(root, name="full-one", replicas=1, **FULL))
     assert finished.details["resumedFromStep"] == 2
     ours = load_file(target / "artifacts/dit.safetensors")
     theirs = load_file(root / "runs/full/artifacts/dit.safetensors")

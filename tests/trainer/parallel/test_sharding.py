@@ -69,6 +69,23 @@ def test_two_ranks_have_the_gradients_of_one() -> None:
             assert abs(others[name] - gradient).max() <= 1e-4 * scale, name
 
 
+def _names_and_kinds() -> list[set[tuple[str, str]]]:
+    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+        model = load_dit("nano").requires_grad_(True)
+        shard(model, group, device=CPU, compute=torch.float32)
+        before = {(name, type(p).__name__) for name, p in model.named_parameters()}
+        with torch.no_grad():
+            model(*_inputs(0))
+        return [before, {(name, type(p).__name__) for name, p in model.named_parameters()}]
+
+
+def test_a_forward_pass_without_a_backward_pass_leaves_the_model_sharded() -> None:
+    """Otherwise gradient norm and clipping would miss the parameters outside the blocks after each evaluation."""
+    for before, after in run_distributed(_names_and_kinds, 2):
+        assert before == after
+        assert [name for name, kind in before if kind != "DTensor"] == ["pos_frequencies"]
+
+
 def test_recomputation_changes_no_gradient() -> None:
     torch.set_num_threads(1)
     plain = load_dit("nano").requires_grad_(True)

@@ -30,7 +30,11 @@ def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtyp
     model.pos_frequencies.data = model.pos_frequencies.data.to(device)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, ignored_params={model.pos_frequencies})
+    # Unlike FSDP2's default the root is sharded again after each forward pass: else, after one without a backward pass,
+    # `model.parameters()` would give whole tensors that the optimizer does not know.
+    fully_shard(
+        model, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params={model.pos_frequencies}
+    )
 
 
 def average_replicated(model: nn.Module, group: Group) -> None:

@@ -52,7 +52,7 @@ def optimizer_step(
     loss and norm are those of all ranks together.
     """
     started = time.monotonic()
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [parameter for options in optimizer.param_groups for parameter in options["params"]]
     own = 0.0
     for each in examples:
         loss = each.loss(model)
