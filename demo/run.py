@@ -144,8 +144,6 @@ def report(status: FineTuneStatus, made: list[results.Result], steps: Steps) -> 
     steps.line("what was made:")
     for result in made:
         steps.line(f"  {result.what:<28} {size_words(result.size):>8}  {result.path}")
-    if status.artifacts is not None:
-        steps.line(f"  all of it, with the checkpoints, is in {status.artifacts.run_uri}")
     steps.line()
     for line in summary(status, made):
         steps.line(line)
@@ -181,7 +179,11 @@ def next_commands(site: Site, made: list[results.Result], *, mode: str, kept: bo
     page = next((result.path for result in made if result.path.suffix == ".html"), None)
     lines = [] if page is None else [f"open the report:  xdg-open {page}"]
     if kept:
-        around = ["the cluster is still up; look around:", *(f"  {line}" for line in site.look_around)]
+        around = [
+            f"all of it and the checkpoints: s3://{site.bucket.name}/runs/",
+            "the cluster is still up; look around:",
+            *(f"  {line}" for line in site.look_around),
+        ]
         return [*lines, *around, f"stop it:          {site.stop}"]
     other = ("all weights:      make demo MODE=full", "a LoRA:           make demo")[mode == "full"]
     return [*lines, "look around:      make demo KEEP=1", other]
