@@ -189,7 +189,9 @@ def _add_host(root: Root, spec: RootSpec) -> None:
     for name in sorted(os.listdir("/")):
         if name not in _OWN_TOP_FOLDERS:
             root.replicate(f"/{name}", f"{root.base}/{name}")
-    copy = f"{root.base}{spec['at']}"  # binds are recursive: of a folder that holds this root they hold it too
+    copy = (
+        f"{root.base}{spec['at']}"  # binds are recursive: of a folder that holds this root they hold it too
+    )
     if os.path.ismount(copy):
         linux.detach(copy)
     hidden = f"{root.base}{spec['hidden']}"

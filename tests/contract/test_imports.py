@@ -17,7 +17,10 @@ BREAKS = {
         "operator/mochi_operator/timestamps.py",
         "import mochi_trainer.errors",
     ),
-    "the trainer knows neither Kubernetes nor the operator": ("trainer_image/mochi_trainer/errors.py", "import kopf"),
+    "the trainer knows neither Kubernetes nor the operator": (
+        "trainer_image/mochi_trainer/errors.py",
+        "import kopf",
+    ),
     "the dev cluster knows none of the others": ("devcluster/cluster.py", "import mochi_api.layout"),
     "the operator's layers": ("operator/mochi_operator/names.py", "import mochi_operator.apply"),
     "deciding and building are pure": ("operator/mochi_operator/decide.py", "import asyncio"),
@@ -30,7 +33,9 @@ FOLDERS = ("crds", "operator", "trainer_image", "devcluster", "demo")
 
 def _copy(project: Path, to: Path) -> None:
     for folder in FOLDERS:
-        shutil.copytree(project / folder, to / folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+        shutil.copytree(
+            project / folder, to / folder, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__")
+        )
     shutil.copy(project / "pyproject.toml", to)
 
 
