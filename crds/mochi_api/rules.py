@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from mochi_api.spec import FineTuneSpec, Source
 
 NAME_LIMIT = 45
+NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""Service names, which derive from it, are DNS-1035 labels."""
 LORA_FRAMES = 85
 FULL_FRAMES = 163
 PIXELS_480P = 848 * 480

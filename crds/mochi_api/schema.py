@@ -188,7 +188,15 @@ def _object_schema() -> Schema:
                     f"'metadata.name must have at most {rules.NAME_LIMIT} characters (names of child objects derive "
                     "from it), got %d'.format([size(self.metadata.name)])"
                 ),
-            }
+            },
+            {
+                "rule": f"self.metadata.name.matches('{rules.NAME_PATTERN}')",
+                "message": "metadata.name must be a DNS label that starts with a letter",
+                "messageExpression": (
+                    "'metadata.name must start with a letter and hold only lower-case letters, digits and hyphens "
+                    "(names of child Services derive from it), got %s'.format([self.metadata.name])"
+                ),
+            },
         ],
     }
 

@@ -49,6 +49,12 @@ def test_a_name_from_which_no_child_name_can_derive_is_refused(lab: Lab) -> None
         _apply(lab, "a" * 46, spec())
 
 
+@pytest.mark.parametrize("name", ["1st", "a.b"])
+def test_a_name_that_no_service_could_have_is_refused(lab: Lab, name: str) -> None:
+    with pytest.raises(KubectlError, match=rf"metadata\.name must start with a letter .*got {name}"):
+        _apply(lab, name, spec())
+
+
 def test_a_run_cannot_be_changed_under_way(lab: Lab) -> None:
     lab.apply("frozen", {"dataset.source.s3.uri": "s3://demo/nothing-here/"})
     with pytest.raises(KubectlError, match=r"spec\.training is immutable: create a new MochiFineTune"):

@@ -142,7 +142,10 @@ def _sampled(draft: Draft, entry: StageStatus, outcome: Outcome) -> Draft:
         update={"sample_uris": list(result.sample_uris), "report_uri": result.report_uri}
     )
     draft = _put(draft, done).with_status(artifacts=made)
-    return draft.normal("StageSucceeded", f"sample: {count} videos; the report is {result.report_uri}")
+    return draft.normal(
+        "StageSucceeded",
+        f"sample: {count} {'video' if count == 1 else 'videos'}; the report is {result.report_uri}",
+    )
 
 
 def _fail(snapshot: Snapshot, draft: Draft, stage: Stage, verdict: Verdict) -> Draft:

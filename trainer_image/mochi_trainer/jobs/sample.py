@@ -61,7 +61,7 @@ def execute(run: RunFile) -> Finished:
         ]
     return Finished(
         result=SampleResult(sampleURIs=[sample["video"] for sample in samples]),
-        message=f"made {len(samples)} sample videos",
+        message=f"made {len(samples)} sample video{'' if len(samples) == 1 else 's'}",
         details={"samples": samples},
     )
 
