@@ -122,6 +122,7 @@ def up(config: Config, say: Say = _discard) -> Cluster:
     with state.lock(folder):
         running_one = find(folder)
         if running_one is not None:
+            _refuse_another_owner(config, folder)
             say(f"cluster {config.name} runs already")
             return running_one
         if _clear(folder):
@@ -138,6 +139,15 @@ def up(config: Config, say: Say = _discard) -> Cluster:
             raise ClusterError(f"cluster {config.name} ended right after its start")
         say(f"cluster {config.name} is up after {time.monotonic() - began:.1f} s")
         return started
+
+
+def _refuse_another_owner(config: Config, folder: Path) -> None:
+    """Raise `ClusterError` when the running cluster belongs to a process that still runs: it will end it."""
+    owner = json.loads((folder / "config.json").read_text())["owner"]
+    if owner is not None and owner["pid"] != os.getpid() and processes.Identity(**owner).alive():
+        raise ClusterError(
+            f"cluster {config.name} belongs to process {owner['pid']}, which still runs: wait for its end, or stop it"
+        )
 
 
 def down(folder: Path) -> bool:

@@ -29,7 +29,7 @@ def programs() -> None:
     names = [name for tool in binaries.CLUSTER_TOOLS for name in tool.packages]
     missing = [name for name in names if binaries.find(name) is None]
     if missing:
-        pytest.skip(f"{missing[0]} is not built yet: python -m devcluster build")
+        pytest.fail(f"{missing[0]} is not built yet: run `make setup`")
 
 
 class Namespace:

@@ -21,7 +21,6 @@ from devcluster import addresses, binaries, cluster, processes, state
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
-WARM_SECONDS = 30.0
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,7 +29,7 @@ def programs() -> None:
     names = [name for tool in binaries.CLUSTER_TOOLS for name in tool.packages]
     missing = [name for name in names if binaries.find(name) is None]
     if missing:
-        pytest.skip(f"{missing[0]} is not built yet: python -m devcluster build")
+        pytest.fail(f"{missing[0]} is not built yet: run `make setup`")
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -92,14 +91,8 @@ def wait_for_line(stream: IO[str] | None, text: str) -> list[str]:
     raise AssertionError(f"no line with {text!r} in {lines}")
 
 
-def test_a_warm_start_takes_less_than_half_a_minute(
-    control_plane: cluster.Cluster, start_lines: list[str]
-) -> None:
-    seconds = float(re.search(r"is up after ([\d.]+) s", start_lines[-1])[1])
-    busy = os.getloadavg()[0] > 3 * (os.cpu_count() or 1)
-    if busy and seconds >= WARM_SECONDS:
-        pytest.skip(f"took {seconds:.1f} s on a machine with a load of {os.getloadavg()[0]:.0f}")
-    assert seconds < WARM_SECONDS
+def test_the_start_says_how_long_it_took(control_plane: cluster.Cluster, start_lines: list[str]) -> None:
+    assert re.search(r"is up after [\d.]+ s$", start_lines[-1])
 
 
 def test_every_part_runs_and_status_says_so(control_plane: cluster.Cluster) -> None:
@@ -211,6 +204,8 @@ def test_a_cluster_beside_another_ends_with_its_killed_owner(
     supervisor = second.supervisor
     below = processes.descendants(supervisor.pid)
     assert len(below) >= len(second.parts)
+    with pytest.raises(cluster.ClusterError, match=f"belongs to process {process.pid}, which still runs"):
+        cluster.up(cluster.Config(name="owned", dir=folder))
     process.kill()
     assert processes.wait_until(lambda: not supervisor.alive(), 20)
     assert not any(item.alive() for item in below)

@@ -34,7 +34,7 @@ def s3_server(tmp_path_factory) -> Iterator[Server]:
     """An S3 server of this session; its keys are in the environment, as in a pod."""
     program = find("versitygw")
     if program is None:
-        pytest.skip("versitygw is not built: `python -m devcluster up` builds it")
+        pytest.fail("versitygw is not built yet: run `make setup`")
     folder: Path = tmp_path_factory.mktemp("s3")
     for name in ("data", "attributes"):
         (folder / name).mkdir()
