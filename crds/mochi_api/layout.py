@@ -2,6 +2,7 @@
 
 ```
 <cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
+<cacheURI or outputURI>/cache/videos/<key>/reconstructions/<key>/...   likewise
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last
 <outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  run.yaml
 ```

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.jobs import captions, trim, videos
-from mochi_trainer.jobs.videos import psnr, to_frames, to_tensor
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.pixels import psnr, to_frames, to_tensor
 from tests.trainer.preprocessing_runs import run_file, write_source
-from tests.trainer.video.clips import grey_levels
+from tests.trainer.video.clips import grey_levels, real_clip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,8 +59,58 @@ def test_every_second_clip_is_decoded_again_and_scored(run: RunFile) -> None:
     (entry,) = videos.execute(run).details["reconstructions"]
     assert entry["clip"] == "bunny"
     assert 5 < entry["psnr"] < 99
-    folder = Path(run.locations.cache.removeprefix("file://")) / "videos" / run.keys.videos
+    assert entry["picture"].startswith(f"videos/{run.keys.videos}/reconstructions/")
+    folder = Path(run.locations.cache.removeprefix("file://"))
     assert (folder / entry["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def _embed(root: Path, **preprocessing: Any) -> dict[str, Finished]:
+    """All three stages of a run below `root`."""
+    done: dict[str, Finished] = {}
+    for stage, job in (("trim", trim), ("captions", captions), ("videos", videos)):
+        keys = {name: finished.result.cache_key for name, finished in done.items()}
+        done[stage] = job.execute(run_file(root, stage=stage, keys=keys, **preprocessing))
+    return done
+
+
+def _hits(done: dict[str, Finished]) -> dict[str, bool]:
+    return {stage: finished.result.cache_hit for stage, finished in done.items()}
+
+
+def test_another_caption_encodes_no_clip_again(tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    first = _embed(tmp_path)
+    (tmp_path / "source" / "bunny.txt").write_text("another caption")
+    second = _embed(tmp_path)
+    assert _hits(second) == {"trim": False, "captions": False, "videos": True}
+    assert second["videos"].result.cache_key == first["videos"].result.cache_key
+    keys = {stage: finished.result.cache_key for stage, finished in second.items()}
+    with Dataset.open(run_file(tmp_path, stage="train", keys=keys)) as dataset:
+        assert dataset.captions[0] == "another caption"
+
+
+def test_another_clip_encodes_no_caption_again(tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    _embed(tmp_path)
+    shutil.copyfile(real_clip("bikes.mp4"), tmp_path / "source" / "bunny.mp4")
+    assert _hits(_embed(tmp_path)) == {"trim": False, "captions": True, "videos": False}
+
+
+def test_other_reconstructions_are_made_from_the_latents_that_are_there(tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    none = _embed(tmp_path, videos={"reconstructEvery": 0})["videos"]
+    assert (none.result.cache_hit, none.details) == (False, {"reconstructions": []})
+    folder = tmp_path / "cache" / "videos" / none.result.cache_key
+    stamp = (folder / "bunny.safetensors").stat().st_mtime_ns
+    every = _embed(tmp_path, videos={"reconstructEvery": 1})["videos"]
+    assert every.result == none.result.model_copy(update={"cache_hit": True})
+    assert [entry["clip"] for entry in every.details["reconstructions"]] == ["bunny", "carphone"]
+    assert every.message.startswith("reused latents of 2 clips, decoded again at ")
+    picture = tmp_path / "cache" / every.details["reconstructions"][1]["picture"]
+    made = picture.stat().st_mtime_ns
+    assert _embed(tmp_path, videos={"reconstructEvery": 1})["videos"].details == every.details
+    assert picture.stat().st_mtime_ns == made
+    assert (folder / "bunny.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_training_reads_posteriors_and_features(run: RunFile) -> None:

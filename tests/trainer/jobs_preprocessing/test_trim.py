@@ -56,6 +56,15 @@ def test_a_second_run_reuses_it_and_says_so(root: Path) -> None:
     assert not trim.execute(run_file(root, cachePolicy="Refresh")).result.cache_hit
 
 
+def test_trimming_again_gives_the_same_bytes(root: Path) -> None:
+    first = _manifest(root, trim.execute(run_file(root)))
+    again = _manifest(root, trim.execute(run_file(root, cachePolicy="Refresh")))
+    assert again.entries == first.entries
+    (root / "source" / "bunny.txt").write_text("another caption")
+    edited = _manifest(root, trim.execute(run_file(root)))
+    assert {name for name, entry in edited.entries.items() if entry != first.entries[name]} == {"bunny.txt"}
+
+
 def test_an_incomplete_output_is_made_again(root: Path) -> None:
     first = trim.execute(run_file(root))
     (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").unlink()

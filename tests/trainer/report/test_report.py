@@ -74,11 +74,8 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     }
     picture = put_bytes_entry(cache, "trim/k1", strip(frames, 3, width=100), "a.jpg")
     write_manifest(cache, "trim/k1", [picture], {"clips": [clip], "failures": [], "skipped": ["bare.mp4"]})
-    both = put_bytes_entry(cache, "videos/k2", side_by_side(frames, frames), "a.png")
-    write_manifest(
-        cache, "videos/k2", [both],
-        {"clips": ["a"], "failures": [], "reconstructions": [{"clip": "a", "source": EVIL, "psnr": 31.25, "picture": "a.png"}]},
-    )  # fmt: skip
+    cache.write_bytes("videos/k2/reconstructions/k3/a.png", side_by_side(frames, frames))
+    check = {"clip": "a", "source": EVIL, "psnr": 31.25, "picture": "videos/k2/reconstructions/k3/a.png"}
     failures = [Item(clip="broken.mp4", message=f"damaged {EVIL}")]
     trim = StageResult(cache_key="k1", cache_hit=True, items_total=2, items_done=1, items_failed=1)
     write_record(
@@ -92,7 +89,12 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     )
     write_record(store, _record("captions", Outcome(reason="Completed"), details={"truncated": [EVIL]}))
     videos = StageResult(cache_key="k2", items_total=1, items_done=1)
-    write_record(store, _record("videos", Outcome(reason="Completed", stage_result=videos)))
+    write_record(
+        store,
+        _record(
+            "videos", Outcome(reason="Completed", stage_result=videos), details={"reconstructions": [check]}
+        ),
+    )
     result = TrainingResult(artifactURI="s3://runs/lora.safetensors", sha256="ab" * 32, size_bytes=2_500_000)
     write_record(store, _record("train", Outcome(reason="Completed", training_result=result)))
     lines = [{"step": 0, "fixedLoss": 1.5}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import av
@@ -35,6 +36,18 @@ def test_trimmed_clips_lose_nothing(tmp_path: Path, frames: np.ndarray) -> None:
     again, enlargement = read_clip(tmp_path / "clip.mp4", frames=13, least=13, fps=30, width=112, height=64)
     assert np.array_equal(again, frames)
     assert enlargement == 1
+
+
+def test_trimmed_clips_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
+    frames = read_clip(real_clip("bigbuckbunny.mp4"), frames=7, least=7, fps=30, width=848, height=480)[0]
+    cores = os.sched_getaffinity(0)
+    try:
+        encode_lossless(frames, tmp_path / "all.mp4", fps=30)
+        os.sched_setaffinity(0, {min(cores)})
+        encode_lossless(frames, tmp_path / "one.mp4", fps=30)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert (tmp_path / "all.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
 
 
 def test_samples_play_everywhere(tmp_path: Path, frames: np.ndarray) -> None:

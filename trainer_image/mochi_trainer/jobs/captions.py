@@ -16,16 +16,16 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.data.dataset import EMPTY_PROMPT
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_folder, model_identity
+from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
-from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_text_encoder
 from mochi_trainer.storage import Store, find_manifest, open_store, put_bytes_entry, write_manifest
 from mochi_trainer.text import EncodedCaption
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raise it when the output for the same input changes."""
 
 BATCH = 8
@@ -40,7 +40,8 @@ def execute(run: RunFile) -> Finished:
     """
     cache = open_store(run.locations.cache, run.s3)
     clips = read_trimmed(cache, run).clips
-    key = cache_key("captions", VERSION, trim=run.keys.trim, model=model_identity(run, ["t5"]))
+    texts = [[clip.name, clip.source, clip.caption] for clip in clips]
+    key = cache_key("captions", VERSION, captions=texts, model=model_identity(run, ["t5"]))
     prefix = layout.cache_entry("", "captions", key)
     manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
     hit = manifest is not None
@@ -58,8 +59,7 @@ def execute(run: RunFile) -> Finished:
 
 def _encoded(run: RunFile, captions: Sequence[str]) -> dict[str, EncodedCaption]:
     """The features of each different caption, on the CPU; the empty one is always among them."""
-    gpus = run.preprocessing.captions.gpus
-    device = device_for((0 if run.model.preset == "nano" else 1) if gpus is None else gpus)
+    device = stage_device(run, run.preprocessing.captions.gpus)
     texts = sorted(set(captions))
     done: dict[str, EncodedCaption] = {}
     with tempfile.TemporaryDirectory(prefix="mochi-t5-") as folder:

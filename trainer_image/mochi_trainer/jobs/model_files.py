@@ -1,4 +1,4 @@
-"""The weights a job needs, as local files, and what a cache key says about them."""
+"""The weights a stage needs, as local files, what a cache key says about them, and the device they go to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
+import torch
+
 from mochi_api.runfile import RunFile
 from mochi_trainer import presets
 from mochi_trainer.errors import DiskFullError, MissingObjectError
+from mochi_trainer.parallel.devices import device_for
 from mochi_trainer.presets import Part
 from mochi_trainer.storage import ObjectInfo, Store, open_store
 
@@ -55,6 +58,14 @@ def model_identity(run: RunFile, parts: Sequence[Part]) -> str:
     store = open_store(address, run.s3)
     lines = [f"{info.key} {info.size} {info.etag}\n" for part in parts for info in _objects(store, part)]
     return f"{preset}-{hashlib.sha256(''.join(lines).encode()).hexdigest()[:32]}"
+
+
+def stage_device(run: RunFile, gpus: int | None) -> torch.device:
+    """Where a stage of preprocessing computes: on the CPU with `gpus` 0, and by default when the preset is nano.
+
+    Raises DeviceUnavailableError when it should be a GPU and torch sees none.
+    """
+    return device_for((0 if run.model.preset == "nano" else 1) if gpus is None else gpus)
 
 
 def _objects(store: Store, part: Part) -> list[ObjectInfo]:

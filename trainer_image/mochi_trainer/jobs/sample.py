@@ -19,8 +19,8 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.flow import Prompt, euler, guided, linear_quadratic_schedule
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder
+from mochi_trainer.jobs.pixels import to_frames
 from mochi_trainer.jobs.tuned import tuned_dit
-from mochi_trainer.jobs.videos import to_frames
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.presets import Part, load_decoder, load_text_encoder, preset_named

@@ -89,7 +89,7 @@ class Contents:
 def gather(store: Store, run: RunFile, cache: Store) -> Contents:
     """Read everything there is; what is absent stays empty. Raises what the stores raise."""
     records = read_records(store)
-    trim, videos = (_manifest(cache, records, stage) for stage in ("trim", "videos"))
+    trim = _manifest(cache, records, "trim")
     return Contents(
         run=run,
         address=store.address(),
@@ -97,7 +97,7 @@ def gather(store: Store, run: RunFile, cache: Store) -> Contents:
         records=records,
         clips=_clips(cache, trim, records) if trim else (),
         failures=_failures(records),
-        comparisons=_comparisons(cache, videos) if videos else (),
+        comparisons=_comparisons(cache, records),
         metrics=_metrics(store),
         samples=_samples(store, records),
     )
@@ -141,16 +141,15 @@ def _failures(records: Sequence[StageRecord]) -> list[Item]:
     return [failure for record in records for failure in record.failures]
 
 
-def _comparisons(cache: Store, manifest: Manifest) -> list[Comparison]:
+def _comparisons(cache: Store, records: Sequence[StageRecord]) -> list[Comparison]:
+    lines = [line for record in records for line in record.details.get("reconstructions", ())]
     return [
         Comparison(
-            source=entry["source"],
-            psnr=entry["psnr"],
-            picture=_picture(cache, layout.join(manifest.prefix, entry["picture"]))
-            if number < COMPARISONS
-            else None,
+            source=line["source"],
+            psnr=line["psnr"],
+            picture=_picture(cache, line["picture"]) if number < COMPARISONS else None,
         )
-        for number, entry in enumerate(manifest.details["reconstructions"])
+        for number, line in enumerate(lines)
     ]
 
 

@@ -23,8 +23,12 @@ def encode_mp4(frames: Frames, path: Path, *, fps: int) -> None:
 
 
 def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
-    """Write (T, H, W, 3) uint8 RGB so that reading gives the same pixels."""
-    _encode(frames, path, fps, codec="libx264rgb", pixels="rgb24", options={"qp": "0", "preset": "veryfast"})
+    """Write (T, H, W, 3) uint8 RGB so that reading gives the same pixels, and the same frames the same bytes.
+
+    Left to itself x264 takes as many threads as there are cores, and its output depends on their number.
+    """
+    options = {"qp": "0", "preset": "veryfast", "threads": "1"}
+    _encode(frames, path, fps, codec="libx264rgb", pixels="rgb24", options=options)
 
 
 def _encode(
