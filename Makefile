@@ -29,7 +29,8 @@ setup: $(STAMP) binaries ## Python environment and control-plane binaries (cold 
 binaries: $(STAMP)
 	@$(PY) -m devcluster build
 
-demo: setup ## the main job on real clips: MODE=full for two pods, KEEP=1 leaves the cluster up (under 5 min)
+demo: $(STAMP) ## the main job on real clips: MODE=full for two pods, KEEP=1 leaves the cluster up (under 5 min)
+	@$(PY) -m devcluster build kubernetes etcd versitygw training-operator helm
 	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep)
 
 test: setup ## all tests, the end-to-end ones included (under 12 min)

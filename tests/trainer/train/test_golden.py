@@ -1,6 +1,6 @@
 """Twenty steps on the CPU in float32 give the losses on file; a change of numerics shows here.
 
-The tolerance, 1 part in 1000, covers other CPUs and libraries. To rewrite: MOCHI_REWRITE_GOLDEN=1, then read the diff.
+The tolerance, 1 part in 1000, covers other CPUs and libraries. To rewrite: UPDATE_GOLDEN=1, then read the diff.
 The model is drawn from a seed, so that new weights of nano change nothing.
 """
 
@@ -26,7 +26,7 @@ from mochi_trainer.vae import LatentStatistics
 from tests.trainer.training_runs import run_file, write_dataset
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
-REWRITE = "MOCHI_REWRITE_GOLDEN"
+REWRITE = "UPDATE_GOLDEN"
 SMALL = DiTParams(
     depth=2, visual_width=64, text_width=32, heads=2, text_feature_width=64, pooling_heads=2, timestep_width=32,
     mlp_multiple=32,
