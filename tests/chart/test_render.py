@@ -138,4 +138,4 @@ def test_every_image_of_the_chart_is_named_by_its_values(render) -> None:
 def test_an_old_cluster_is_refused(helm) -> None:
     done = helm("template", "mochi", ".", "--kube-version", "1.28.0")
     assert done.returncode != 0
-    assert "requires kubeVersion: >=1.29.0-0" in done.stderr
+    assert "requires kubeVersion: >=1.30.0-0" in done.stderr
