@@ -1,4 +1,4 @@
-"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`.
+"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`, and `inspect FILE`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -42,6 +42,8 @@ HELP: dict[Stage, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.command == "inspect":
+        return _by_hand(lambda: _inspect(arguments.file))
     stage = cast(Stage, arguments.command)
     rank = int(os.environ.get("RANK", "0"))
     logs.set_up(rank=rank if "RANK" in os.environ else None)
@@ -56,6 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell(ended.outcome)
     _leave(ended.outcome)
     return ROWS[ended.outcome.reason].exit_code or 0
+
+
+def _by_hand(command: Callable[[], None]) -> int:
+    """Do what has no run file: the same exit codes, but no record and no report."""
+    logs.set_up()
+    cpus.limit_threads()
+    try:
+        command()
+    except (Exception, KeyboardInterrupt) as error:
+        outcome = ending.failure(error, 0).outcome
+        if outcome.reason is Reason.BUG:
+            log.exception("a defect of the trainer")
+        _tell(outcome)
+        return ROWS[outcome.reason].exit_code or 0
+    return 0
+
+
+def _inspect(file: Path) -> None:
+    from mochi_trainer.jobs import inspection  # torch is imported only now, as for the stages
+
+    sys.stdout.write(inspection.report(file))
 
 
 def _run(stage: Stage, path: Path, rank: int) -> tuple[RunFile | None, Ending]:
@@ -155,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help=f"run file (YAML), by default {RUN_FILE_PATH}",
         )
+    text = "tell what a safetensors file is, whether it is whole, and what to do with it"
+    command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
+    command.add_argument("file", type=Path, metavar="FILE")
     return parser
 
 
