@@ -16,13 +16,12 @@ from torch import Tensor
 
 from mochi_api import layout
 from mochi_trainer.flow import Prompt, euler, guided
-from mochi_trainer.jobs.pixels import to_frames
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_decoder, load_text_encoder, preset_named
 from mochi_trainer.seeds import stream
 from mochi_trainer.storage import Store
-from mochi_trainer.vae import denormalise, latent_shape
+from mochi_trainer.vae import denormalise, latent_shape, to_frames
 from mochi_trainer.video import contact_sheet, encode_mp4
 from mochi_trainer.video.reading import Frames
 
