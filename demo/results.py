@@ -17,7 +17,7 @@ from mochi_api.status import Artifacts
 
 _LEFT_IN_S3 = ("checkpoints/", "stages/")
 _OWNED_FILES = (
-    Path(layout.LORA).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
+    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
 )  # fmt: skip
 _NOTE = "artifacts/README.md"
 _OWNED_FOLDERS = ("samples", "logs")
@@ -50,7 +50,7 @@ def clear(folder: Path) -> None:
 
 def _kind(relative: str) -> str:
     kinds = {
-        layout.LORA: "LoRA weights", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
+        layout.LORA: "LoRA weights", layout.LORA_COMFYUI: "LoRA weights for ComfyUI", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
         layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", _NOTE: "how to use the weights",
     }  # fmt: skip
     if relative in kinds:
@@ -75,7 +75,14 @@ def fetch(bucket: Bucket, artifacts: Artifacts, folder: Path) -> list[Result]:
 
 
 def _rank(result: Result) -> int:
-    order = ("LoRA weights", "tuned weights", "sample video", "contact sheet", "report")
+    order = (
+        "LoRA weights",
+        "LoRA weights for ComfyUI",
+        "tuned weights",
+        "sample video",
+        "contact sheet",
+        "report",
+    )
     return order.index(result.what) if result.what in order else len(order)
 
 

@@ -16,6 +16,7 @@ REPORT = "report.html"
 METRICS = "metrics.jsonl"
 RUN_FILE = "run.yaml"
 LORA = "artifacts/lora.safetensors"
+LORA_COMFYUI = "artifacts/lora-comfyui.safetensors"
 WEIGHTS = "artifacts/dit.safetensors"
 
 

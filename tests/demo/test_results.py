@@ -21,6 +21,7 @@ from mochi_api.status import FineTuneStatus, StageStatus
 def test_clearing_touches_only_what_the_demo_makes(tmp_path: Path) -> None:
     for name in (
         "lora.safetensors",
+        "lora-comfyui.safetensors",
         "dit.safetensors",
         "report.html",
         "mine.txt",

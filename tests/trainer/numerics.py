@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,4 +68,10 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 
 def difference(ours: Tensor, reference: Tensor) -> float:
     """The norm of the difference over the norm of the reference."""
-    return float((ours - reference).double().norm() / reference.double().norm())
+    return noted(float((ours - reference).double().norm() / reference.double().norm()))
+
+
+def noted(value: float) -> float:
+    """`value`, after telling the log: `pytest -o log_cli=true --log-cli-level=INFO` shows what was measured."""
+    logging.getLogger("difference").info("%.3g", value)
+    return value

@@ -1,4 +1,4 @@
-"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`.
+"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`, `sample --prompt TEXT`, and `inspect FILE`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -16,10 +16,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import cast, get_args
 
 from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
 from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
+from mochi_api.spec import Preset
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
@@ -42,6 +43,10 @@ HELP: dict[Stage, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
+    if arguments.command == "inspect":
+        return _by_hand(lambda: _inspect(arguments.file))
+    if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
+        return _by_hand(lambda: _sample(arguments))
     stage = cast(Stage, arguments.command)
     rank = int(os.environ.get("RANK", "0"))
     logs.set_up(rank=rank if "RANK" in os.environ else None)
@@ -56,6 +61,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell(ended.outcome)
     _leave(ended.outcome)
     return ROWS[ended.outcome.reason].exit_code or 0
+
+
+def _by_hand(command: Callable[[], None]) -> int:
+    """Do what has no run file: the same exit codes, but no record and no report."""
+    logs.set_up()
+    cpus.limit_threads()
+    try:
+        command()
+    except (Exception, KeyboardInterrupt) as error:
+        outcome = ending.failure(error, 0).outcome
+        if outcome.reason is Reason.BUG:
+            log.exception("a defect of the trainer")
+        _tell(outcome)
+        return ROWS[outcome.reason].exit_code or 0
+    return 0
+
+
+def _inspect(file: Path) -> None:
+    from mochi_trainer.jobs import inspection  # torch is imported only now, as for the stages
+
+    sys.stdout.write(inspection.report(file))
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import workstation  # as above
+
+    if arguments.run != Path(RUN_FILE_PATH):
+        raise InvalidInputError("--run and --prompt exclude each other: the run file has its own prompts")
+    workstation.sample(arguments)
 
 
 def _run(stage: Stage, path: Path, rank: int) -> tuple[RunFile | None, Ending]:
@@ -155,7 +189,36 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help=f"run file (YAML), by default {RUN_FILE_PATH}",
         )
+        if stage == "sample":
+            _sample_arguments(command)
+    text = "tell what a safetensors file is, whether it is whole, and what to do with it"
+    command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
+    command.add_argument("file", type=Path, metavar="FILE")
     return parser
+
+
+def _sample_arguments(command: argparse.ArgumentParser) -> None:
+    """What takes the place of a run file on a workstation."""
+    group = command.add_argument_group("without a run file (with --prompt or --prompts)")
+    group.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="can be repeated")
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
+    group.add_argument(
+        "--preset", choices=get_args(Preset), help="by default mochi-1 with --model, else nano"
+    )
+    group.add_argument(
+        "--model", type=Path, metavar="DIR", help="dit.safetensors, decoder.safetensors and t5/"
+    )
+    text = "in Diffusers' or the native format; can be repeated, effects times WEIGHT add up"
+    group.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=text)
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed makes the same video")
+    group.add_argument("--steps", type=int, metavar="N", help="by default 64")
+    group.add_argument("--guidance", type=float, metavar="X", help="by default 6.0")
+    text = "8 steps, threshold 0.1, 6 linear steps, guidance 1.5"
+    group.add_argument("--fast", action="store_true", help=text)
+    for name in ("frames", "width", "height", "fps"):
+        group.add_argument(f"--{name}", type=int, metavar="N")
+    text = "folder for sample-00.mp4, sample-00.png, ..., by default samples"
+    group.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help=text)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mochi_trainer.flow import Prompt, euler, guided, linear_quadratic_schedule, loss, mix, velocity_target
 from mochi_trainer.vae import MOCHI_1_STATISTICS, normalise
-from tests.trainer.numerics import difference, draw, tiny_dit
+from tests.trainer.numerics import difference, draw, noted, tiny_dit
 
 SHAPE = (2, 12, 2, 4, 6)
 
@@ -52,16 +52,20 @@ def test_the_loss_is_a_float32_mean_also_for_bfloat16() -> None:
     assert (value.dtype, float(value)) == (torch.float32, 0.25)
 
 
+def largest(ours: list[float], theirs: list[float]) -> float:
+    return noted(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+
+
 @pytest.mark.parametrize(("steps", "threshold"), [(64, 0.025), (2, 0.025), (9, 0.1), (50, 0.01)])
 def test_the_schedule_is_the_published_one(steps: int, threshold: float) -> None:
     ours = linear_quadratic_schedule(steps, threshold)
-    assert ours[:-1] == pytest.approx(published_schedule(steps, threshold), abs=1e-12)
+    assert largest(ours[:-1], published_schedule(steps, threshold)) <= 1e-12
     assert ours[-1] == 0
 
 
 def test_the_fast_schedule_is_the_published_one() -> None:
     ours = linear_quadratic_schedule(8, 0.1, linear_steps=6)
-    assert ours[:-1] == pytest.approx(published_schedule(8, 0.1, 6), abs=1e-12)
+    assert largest(ours[:-1], published_schedule(8, 0.1, 6)) <= 1e-12
 
 
 @given(st.integers(1, 200), st.floats(0.001, 0.4))

@@ -15,7 +15,8 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.jobs import captions, trim, videos
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.pixels import psnr, to_frames, to_tensor
+from mochi_trainer.jobs.pixels import psnr
+from mochi_trainer.vae import to_frames, to_tensor
 from tests.trainer.preprocessing_runs import run_file, write_source
 from tests.trainer.video.clips import grey_levels, real_clip
 

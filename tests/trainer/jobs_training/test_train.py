@@ -23,7 +23,7 @@ from mochi_trainer.errors import InvalidInputError, MissingObjectError, NonFinit
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.tuned import tuned_dit
-from mochi_trainer.lora import adapter_state, base_state
+from mochi_trainer.lora import adapter_state, base_state, read_file
 from mochi_trainer.presets import load_dit
 from mochi_trainer.storage.local import LocalStore
 from tests.trainer.distributed import free_port, run_distributed
@@ -102,7 +102,17 @@ def test_a_lora_run_leaves_its_artifacts(root: Path, lora: tuple[RunFile, Finish
     )
     assert len(load_file(path)) == 4 * 2 * 2
     assert all(tensor.dtype == torch.float32 for tensor in load_file(path).values())
-    assert "rank | 4" in (root / "runs/lora/artifacts/README.md").read_text()
+    card = (root / "runs/lora/artifacts/README.md").read_text()
+    assert "rank | 4" in card
+    assert "lora-comfyui.safetensors" in card
+
+
+def test_both_files_of_a_lora_run_hold_the_same_adapter(root: Path, lora: tuple[RunFile, Finished]) -> None:
+    files = [root / "runs/lora/artifacts" / name for name in ("lora.safetensors", "lora-comfyui.safetensors")]
+    (ours, params), (native, native_params) = map(read_file, files)
+    assert native_params == params
+    assert native.keys() == ours.keys()
+    assert all(torch.equal(native[name], ours[name]) for name in ours)
 
 
 def test_the_series_has_every_step_and_the_fixed_loss(root: Path, lora: tuple[RunFile, Finished]) -> None:

@@ -17,6 +17,7 @@ from mochi_trainer.lora import (
     export_diffusers,
     export_native,
     import_diffusers,
+    import_native,
     load_adapter,
     trainable_parameters,
 )
@@ -137,6 +138,94 @@ def test_an_exported_adapter_comes_back(params: LoraParams) -> None:
     again = export_diffusers(adapter_state(other), found)
     assert again.keys() == exported.keys()
     assert all(torch.equal(again[name], exported[name]) for name in again)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
+def test_a_native_file_of_ours_comes_back_as_it_was(params: LoraParams) -> None:
+    model = trained(params)
+    tensors, metadata = export_native(adapter_state(model), params)
+    state, found = import_native(tensors, metadata)
+    assert found == LoraParams(rank=params.rank, alpha=params.rank, targets=params.targets)
+    expected = {
+        name: tensor * params.scale if "lora_B" in name else tensor
+        for name, tensor in adapter_state(model).items()
+    }
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    again, kwargs = export_native(state, found)
+    assert kwargs == metadata
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+def foreign(
+    qkv_alpha: float, *, qkv_rank: int = 4, out_rank: int = 2
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file as the published fine-tuner writes it: one adapter for query, key and value together."""
+    tensors: dict[str, Tensor] = {}
+    for block in range(TINY.depth):
+        for seed, (layer, rank, rows) in enumerate((("qkv_x", qkv_rank, 288), ("proj_x", out_rank, 96))):
+            prefix = f"blocks.{block}.attn.{layer}"
+            tensors[f"{prefix}.lora_A"] = 0.2 * draw(rank, 96, seed=10 * block + seed, dtype=torch.float32)
+            tensors[f"{prefix}.lora_B"] = 0.2 * draw(
+                rows, rank, seed=10 * block + seed + 5, dtype=torch.float32
+            )
+    kwargs = {
+        "qkv_proj_lora_rank": qkv_rank, "qkv_proj_lora_alpha": qkv_alpha,
+        "out_proj_lora_rank": out_rank, "out_proj_lora_alpha": out_rank,
+    }  # fmt: skip
+    return tensors, {"kwargs": json.dumps(kwargs)}
+
+
+def test_a_fused_adapter_with_one_shared_a_does_the_same_in_separate_projections() -> None:
+    tensors, metadata = foreign(qkv_alpha=8)
+    state, params = import_native(tensors, metadata)
+    assert params == LoraParams(rank=4, alpha=4, targets=("query", "key", "value", "output"))
+    loaded = copy.deepcopy(tiny_dit(torch.float32))
+    attach(loaded, params)
+    load_adapter(loaded, state)
+    merged = copy.deepcopy(tiny_dit(torch.float32))
+    with torch.no_grad():
+        for name, a in tensors.items():
+            if name.endswith("lora_A"):
+                factor = 2 if "qkv" in name else 1
+                layer = merged.get_submodule(name.removesuffix(".lora_A"))
+                layer.weight += factor * tensors[name.replace("lora_A", "lora_B")] @ a
+    assert difference(velocity(loaded), velocity(merged)) <= 2e-5
+    assert difference(velocity(loaded), velocity(tiny_dit(torch.float32))) > 1e-2
+
+
+def test_a_shared_a_is_copied_number_by_number() -> None:
+    tensors, metadata = foreign(qkv_alpha=8)
+    state, _ = import_native(tensors, metadata)
+    for index, part in enumerate(("query", "key", "value")):
+        prefix = f"blocks.1.attn.qkv_x.{part}"
+        assert torch.equal(state[f"{prefix}.lora_A.weight"], tensors["blocks.1.attn.qkv_x.lora_A"])
+        rows = tensors["blocks.1.attn.qkv_x.lora_B"][index * 96 : (index + 1) * 96]
+        assert torch.equal(state[f"{prefix}.lora_B.weight"], 2 * rows)
+
+
+def test_a_native_file_without_metadata_has_alpha_equal_to_rank() -> None:
+    tensors, _ = foreign(qkv_alpha=4)
+    ours, theirs = (import_native(tensors, metadata)[0] for metadata in ({}, foreign(qkv_alpha=4)[1]))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_native_files_that_do_not_fit_are_refused() -> None:
+    tensors, metadata = foreign(qkv_alpha=8)
+    a = tensors["blocks.0.attn.qkv_x.lora_A"]
+    with pytest.raises(ValueError, match=r"blocks.0.mlp.w1.lora_A is no adapter of this model"):
+        import_native({"blocks.0.mlp.w1.lora_A": a}, {})
+    with pytest.raises(ValueError, match=r"blocks.0.attn.qkv_x.lora_B is missing"):
+        import_native({"blocks.0.attn.qkv_x.lora_A": a}, {})
+    with pytest.raises(ValueError, match=r"lora_A \[4, 96\] and .*lora_B \[288, 3\] do not belong together"):
+        import_native({**tensors, "blocks.0.attn.qkv_x.lora_B": torch.zeros(288, 3)}, metadata)
+    with pytest.raises(
+        ValueError, match="qkv_x must have a stacked adapter for query, value, got a shared one"
+    ):
+        import_native(tensors, metadata | {"targets": "query,value"})
+    with pytest.raises(ValueError, match="the metadata key kwargs must give rank and alpha"):
+        import_native(tensors, {"kwargs": '{"qkv_proj_lora_alpha": 8}'})
 
 
 def test_files_that_are_no_adapter_of_this_model_are_refused() -> None:

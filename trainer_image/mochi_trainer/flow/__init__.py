@@ -1,7 +1,7 @@
 """The training objective, noise schedules and the sampler."""
 
 from mochi_trainer.flow.objective import loss, mix, sigmas_uniform, velocity_target
-from mochi_trainer.flow.sampler import Prompt, Velocity, euler, guided
+from mochi_trainer.flow.sampler import Prompt, Velocity, euler, guided, sample
 from mochi_trainer.flow.schedule import linear_quadratic_schedule
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "linear_quadratic_schedule",
     "loss",
     "mix",
+    "sample",
     "sigmas_uniform",
     "velocity_target",
 ]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mochi_trainer.flow.schedule import linear_quadratic_schedule
+
 Velocity = Callable[[Tensor, float], Tensor]
 """Latents (B, C, T, H, W) and noise level to velocity, shaped like the latents."""
 
@@ -57,6 +59,24 @@ def guided(
     if guidance == 1:
         return conditional
     return one_pass if batched else two_pass
+
+
+@torch.inference_mode()
+def sample(
+    network: Network, text_LK: Tensor, noise_BCTHW: Tensor, *, steps: int = 64, guidance: float = 6.0
+) -> Tensor:
+    """The latents that `noise_BCTHW` (B = 1) becomes in `steps` guided steps, normalised; its type and device.
+
+    `text_LK` are the features of the prompt without padding. The schedule is `linear_quadratic_schedule(steps)`;
+    `euler` and `guided` give every step and every choice.
+    """
+    text_BLK = text_LK[None].to(noise_BCTHW.device)
+    batched = noise_BCTHW.device.type == "cuda"
+    velocity = guided(network, Prompt(text_BLK), Prompt(text_BLK[:, :0]), guidance, batched=batched)
+    z_BCTHW = noise_BCTHW
+    for z_BCTHW in euler(velocity, noise_BCTHW, linear_quadratic_schedule(steps)):  # noqa: B007  # the last is kept
+        pass
+    return z_BCTHW
 
 
 def _call(network: Network, z_BCTHW: Tensor, sigma: float, prompt: Prompt) -> Tensor:

@@ -18,7 +18,7 @@ from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
-from mochi_trainer.jobs.pixels import psnr, to_frames
+from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_decoder
@@ -31,7 +31,7 @@ from mochi_trainer.storage import (
     put_bytes_entry,
     write_manifest,
 )
-from mochi_trainer.vae import Decoder
+from mochi_trainer.vae import Decoder, to_frames
 from mochi_trainer.video import read_frames, side_by_side
 
 log = logging.getLogger(__name__)

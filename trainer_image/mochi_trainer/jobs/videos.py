@@ -18,7 +18,6 @@ from mochi_trainer.errors import ClipError
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
-from mochi_trainer.jobs.pixels import to_tensor
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.parallel.devices import compute_type
@@ -33,7 +32,7 @@ from mochi_trainer.storage import (
     put_bytes_entry,
     write_manifest,
 )
-from mochi_trainer.vae import Encoder, Posterior
+from mochi_trainer.vae import Encoder, Posterior, to_tensor
 from mochi_trainer.video import read_frames
 from mochi_trainer.video.reading import Frames
 

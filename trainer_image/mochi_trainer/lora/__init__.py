@@ -7,7 +7,8 @@ from mochi_trainer.lora.adapters import (
     load_adapter,
     trainable_parameters,
 )
-from mochi_trainer.lora.formats import export_diffusers, export_native, import_diffusers
+from mochi_trainer.lora.files import attach_state, load_file, read_file
+from mochi_trainer.lora.formats import export_diffusers, export_native, import_diffusers, import_native
 from mochi_trainer.lora.targets import LoraParams, Target
 
 __all__ = [
@@ -15,10 +16,14 @@ __all__ = [
     "Target",
     "adapter_state",
     "attach",
+    "attach_state",
     "base_state",
     "export_diffusers",
     "export_native",
     "import_diffusers",
+    "import_native",
     "load_adapter",
+    "load_file",
+    "read_file",
     "trainable_parameters",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile
-from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers
+from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers, export_native
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import REPLICATED, whole
@@ -34,15 +34,19 @@ class Artifact:
 
 
 def store_adapter(store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int) -> Artifact:
-    """Write the LoRA as Diffusers reads it, with alpha / rank folded in, and its card."""
+    """Write the LoRA as Diffusers reads it and as ComfyUI reads it, alpha / rank folded into both, and their card."""
     details = metadata(run, steps) | {
         "rank": str(params.rank),
         "alpha": f"{params.alpha:g}",
         "targets": ",".join(params.targets),
     }
     with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
-        path = Path(folder) / "lora.safetensors"
-        save_file(export_diffusers(adapter_state(model), params), path, metadata=details)
+        state = adapter_state(model)
+        path, native = (Path(folder) / Path(key).name for key in (layout.LORA, layout.LORA_COMFYUI))
+        save_file(export_diffusers(state, params), path, metadata=details)
+        tensors, expected = export_native(state, params)
+        save_file(tensors, native, metadata=details | expected)
+        store.put(native, layout.LORA_COMFYUI)
         artifact = _stored(store, path, layout.LORA)
     store.write_bytes(CARD, card(run, details, artifact).encode())
     return artifact
@@ -101,7 +105,9 @@ def card(run: RunFile, details: Mapping[str, str], artifact: Artifact) -> str:
     name = artifact.uri.rsplit("/", 1)[-1]
     rows = "\n".join(f"| {key} | {value} |" for key, value in details.items() if key != "format")
     use = (
-        f'Load it with Diffusers: `pipe.load_lora_weights("{name}")`; alpha / rank is folded into the B matrices.'
+        f'Load it with Diffusers: `pipe.load_lora_weights("{name}")`. ComfyUI and the published inference code take '
+        f"`{Path(layout.LORA_COMFYUI).name}`, the same adapter under fused names. In both, alpha / rank is folded into "
+        "the B matrices."
         if run.mode == "lora"
         else f"`{name}` has the published names and takes the place of the base model's `dit.safetensors`."
     )

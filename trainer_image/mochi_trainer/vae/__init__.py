@@ -12,6 +12,7 @@ from mochi_trainer.vae.latents import (
     normalise,
     video_frames,
 )
+from mochi_trainer.vae.pixels import to_frames, to_tensor
 
 __all__ = [
     "MOCHI_1_STATISTICS",
@@ -25,5 +26,7 @@ __all__ = [
     "latent_frames",
     "latent_shape",
     "normalise",
+    "to_frames",
+    "to_tensor",
     "video_frames",
 ]

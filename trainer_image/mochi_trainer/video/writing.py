@@ -14,7 +14,7 @@ BT709 = 1
 LIMITED_RANGE = 1
 
 
-def encode_mp4(frames: Frames, path: Path, *, fps: int) -> None:
+def encode_mp4(frames: Frames, path: Path | str, *, fps: int) -> None:
     """Write (T, H, W, 3) uint8 RGB, H and W even, as H.264 4:2:0 with the index in front, for any player."""
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
@@ -32,7 +32,7 @@ def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
 
 
 def _encode(
-    frames: Frames, path: Path, fps: int, *, codec: str, pixels: str, options: Mapping[str, str]
+    frames: Frames, path: Path | str, fps: int, *, codec: str, pixels: str, options: Mapping[str, str]
 ) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream(codec, rate=fps, options=dict(options))

@@ -1,0 +1,51 @@
+"""The lines of the page on library use run as they stand, and are fewer than ten."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers
+from mochi_trainer.presets import load_dit
+from mochi_trainer.video import probe
+from tests.trainer.numerics import draw
+
+
+def adapter(folder: Path, strength: float) -> None:
+    model, params = load_dit("nano"), LoraParams(rank=2, alpha=2)
+    attach(model, params)
+    state = {
+        name: strength * draw(*tensor.shape, seed=index, dtype=torch.float32)
+        for index, (name, tensor) in enumerate(adapter_state(model).items())
+    }
+    save_file(export_diffusers(state, params), folder / "lora.safetensors")
+
+
+def lines(project: Path) -> str:
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (project / "docs/how-to/use-as-a-library.md").read_text(), re.DOTALL
+    )
+    return str(block)
+
+
+def test_loading_attaching_and_sampling_take_fewer_than_ten_lines(project: Path) -> None:
+    assert len([line for line in lines(project).splitlines() if line.strip()]) < 10
+
+
+def test_the_lines_make_a_video_that_the_lora_changes(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for strength in (0.0, 0.3):
+        adapter(tmp_path, strength)
+        exec(compile(lines(project), "use-as-a-library.md", "exec"), {})
+        made.append((tmp_path / "sample.mp4").read_bytes())
+    found = probe(tmp_path / "sample.mp4")
+    assert (found.width, found.height) == (112, 64)
+    assert made[0] != made[1]

@@ -1,0 +1,226 @@
+"""The command inspect: what a safetensors file is, whether it is whole, and what to do with it; reads the header only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mochi_trainer.lora.targets import PARTS, PROJECTIONS
+from mochi_trainer.presets.catalogue import PRESETS
+from mochi_trainer.presets.forms import Form, nearest
+from mochi_trainer.presets.header import Header, read_header
+from mochi_trainer.train.shards import MOMENTS, WEIGHT
+from mochi_trainer.vae.latents import SPATIAL, video_frames
+
+SHOWN = 5
+"""As many tensors of each problem are named; the rest is counted."""
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors")
+_PARTS = {
+    "transformer": "transformer (DiT)",
+    "encoder": "encoder of the autoencoder",
+    "decoder": "decoder of the autoencoder",
+    "autoencoder": "autoencoder, both halves",
+    "lora": "LoRA",
+}
+_LAYOUTS = {"published": "published names", "diffusers": "Diffusers' names", "native": "native, fused names"}
+_ADVICE = {
+    ("transformer", "published"): "put it as dit.safetensors into the model's folder (model.source, or sample --model)",
+    ("transformer", "diffusers"): "load it with diffusers.MochiTransformer3DModel; the trainer wants the published dit.safetensors",
+    ("encoder", "published"): "put it as encoder.safetensors into the model's folder (model.source)",
+    ("decoder", "published"): "put it as decoder.safetensors into the model's folder (model.source, or sample --model)",
+    ("autoencoder", "diffusers"): "load it with diffusers.AutoencoderKLMochi; the trainer wants the published encoder.safetensors and decoder.safetensors",
+    ("lora", "diffusers"): "sample with it (sample --lora FILE), or pass it to load_lora_weights of Diffusers",
+    ("lora", "native"): "sample with it (sample --lora FILE), or put it into the loras folder of ComfyUI",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspection:
+    """What was found."""
+
+    what: str
+    """Part, layout and preset in words."""
+    advice: str
+    """What to do with the file, one sentence."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What this kind of file has beyond names and shapes."""
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+    """Tensors of another shape, described."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether no tensor is missing, extra or of a wrong shape."""
+        return not (self.missing or self.extra or self.wrong)
+
+
+def report(path: Path) -> str:
+    """What the command prints. Raises as `read_header` does."""
+    header = read_header(path)
+    found = inspected(header, path.name)
+    lines = [f"{path.name}: {found.what}"]
+    rows = {
+        "tensors": f"{len(header.tensors)}, with {header.parameters:,} numbers in {header.size:,} bytes",
+        "types": ", ".join(f"{kind} ({count})" for kind, count in _types(header)),
+        **found.facts,
+        "metadata": "; ".join(f"{key}={value}" for key, value in sorted(header.metadata.items())) or "none",
+        "missing": _named(found.missing),
+        "extra": _named(found.extra),
+        "wrong shape": _named(found.wrong),
+        "what to do": found.advice,
+    }
+    lines += [f"  {name:<12} {text}" for name, text in rows.items()]
+    return "\n".join(lines) + "\n"
+
+
+def inspected(header: Header, name: str) -> Inspection:
+    """What a file with this header is; `name` is the file's, which tells shards apart."""
+    special = _stored_by_us(header, name) or _text_encoder(header)
+    if special is not None:
+        return special
+    form = nearest(header.shapes)
+    if form is None:
+        return _stranger(header)
+    missing, extra, wrong = form.misfits(header.shapes)
+    fits = not (missing or extra or wrong)
+    advice = _ADVICE[form.part, form.layout]
+    if not fits:
+        advice = f"do not use it: it does not fit {form.preset}; get the file again, or name the right model"
+        if missing and _SHARD.search(name):
+            advice = "it is one of several files of a model; keep them together, with their index"
+    tuned = ", tuned" if header.metadata.get("mode") == "full" else ""
+    return Inspection(
+        what=f"{_PARTS[form.part]}{tuned}, {_LAYOUTS[form.layout]}, "
+        f"{'fits' if fits else 'nearest to'} {form.preset}",
+        advice=advice,
+        facts=_adapter_facts(form, header) if form.part == "lora" else {},
+        missing=tuple(missing),
+        extra=tuple(extra),
+        wrong=tuple(wrong),
+    )
+
+
+def _types(header: Header) -> list[tuple[str, int]]:
+    return Counter(listed.dtype for listed in header.tensors.values()).most_common()
+
+
+def _named(problems: tuple[str, ...]) -> str:
+    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{len(problems)}: {', '.join(problems[:SHOWN])}{more}" if problems else "none"
+
+
+def _adapter_facts(form: Form, header: Header) -> dict[str, str]:
+    layers = {_layer(name) for name in header.tensors}
+    if form.layout == "diffusers":
+        targets = [
+            str(target) for target, projection in PROJECTIONS.items() if projection.diffusers in layers
+        ]
+    else:
+        targets = [f"{layer} ({', '.join(PARTS[layer])})" for layer in PARTS if layer in layers]
+    ranks = {
+        listed.shape[0]
+        for name, listed in header.tensors.items()
+        if ".lora_A" in name and len(listed.shape) == 2
+    }
+    return {
+        "targets": ", ".join(targets),
+        "rank": ", ".join(map(str, sorted(ranks))),
+        "alpha": _alpha(form, header),
+    }
+
+
+def _layer(name: str) -> str:
+    return re.sub(r".*\.attn1?\.|\.lora_[AB].*", "", name)
+
+
+def _alpha(form: Form, header: Header) -> str:
+    if form.layout == "native":
+        try:
+            kwargs = json.loads(header.metadata.get("kwargs", "{}"))
+        except ValueError:
+            return "unreadable: the metadata key kwargs is no JSON"
+        alphas = [f"{kwargs[key]:g} ({key})" for key in sorted(kwargs) if key.endswith("_lora_alpha")]
+        return ", ".join(alphas) or "not given; loaders take the rank"
+    alpha = header.metadata.get("alpha")
+    return f"{alpha} in training; alpha / rank is folded into B" if alpha else "taken to be folded into B"
+
+
+def _stored_by_us(header: Header, name: str) -> Inspection | None:
+    """What the stages and checkpoints of this trainer leave."""
+    names, shapes = set(header.tensors), header.shapes
+    if names == {"mean", "logvar"} and len(shapes["mean"]) == 4:
+        channels, frames, rows, columns = shapes["mean"]
+        return Inspection(
+            what="latents of a clip, as the stage videos stores them",
+            facts={
+                "latents": f"{channels} channels, {frames} x {rows} x {columns}",
+                "video": f"{video_frames(frames)} frames of {columns * SPATIAL}x{rows * SPATIAL}",
+            },
+            advice="leave it in the cache: training finds it there by its key",
+        )
+    if names == {"features"} and len(shapes["features"]) == 2:
+        tokens, width = shapes["features"]
+        return Inspection(
+            what=f"features of a caption, as the stage captions stores them{_fitting(width)}",
+            facts={"tokens": str(tokens), "width": str(width)},
+            advice="leave it in the cache: training finds it there by its key",
+        )
+    prefixes = {each.partition("/")[0] for each in names if "/" in each}
+    if prefixes and prefixes <= {WEIGHT, *MOMENTS}:
+        return _checkpoint(names, name)
+    return None
+
+
+def _checkpoint(names: set[str], name: str) -> Inspection:
+    shard = _SHARD.search(name)
+    own = [each for each in names if each.startswith(f"{WEIGHT}/")]
+    return Inspection(
+        what="checkpoint of a training, "
+        + ("adapters" if any(".lora_" in n for n in own) else "all weights"),
+        facts={
+            "shard": f"{int(shard[1]) + 1} of {int(shard[2])}" if shard else "not said by the file's name",
+            "weights": str(len(own)),
+            "moments": "yes" if any(each.startswith(MOMENTS) for each in names) else "none yet",
+        },
+        advice="leave it in its folder: the run resumes from it by itself; for use elsewhere take the run's artifacts/",
+    )
+
+
+def _text_encoder(header: Header) -> Inspection | None:
+    query = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    if query not in header.tensors:
+        return None
+    blocks = {match[1] for name in header.tensors if (match := re.match(r"encoder\.block\.(\d+)\.", name))}
+    width = header.shapes[query][-1]
+    return Inspection(
+        what=f"T5 text encoder, names of transformers{_fitting(width)}",
+        facts={"blocks": str(len(blocks)), "width": str(width)},
+        advice="put it with its config.json and tokenizer into the folder t5/ of the model's folder",
+    )
+
+
+def _fitting(width: int) -> str:
+    for name, make in PRESETS.items():
+        if make().dit.text_feature_width == width:
+            return f", fits {name}"
+    return ", fits no preset"
+
+
+def _stranger(header: Header) -> Inspection:
+    names = list(_first(header, SHOWN))
+    kind = "LoRA of another model or layout" if any("lora" in name for name in header.tensors) else "unknown"
+    return Inspection(
+        what=kind,
+        facts={"names": ", ".join(names) or "none"},
+        advice="do not use it here: its names belong to no part of Mochi-1",
+    )
+
+
+def _first(header: Header, count: int) -> Iterator[str]:
+    yield from list(header.tensors)[:count]

@@ -1,0 +1,174 @@
+"""The command sample without a run file: prompts, weights and LoRAs from the command line, videos into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from mochi_api.spec import SamplingSpec
+from mochi_trainer import lora
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.flow import linear_quadratic_schedule
+from mochi_trainer.jobs.sample import logged
+from mochi_trainer.jobs.sampling import Moment, Settings, encoded_prompts, stored, videos
+from mochi_trainer.lora.combination import Weighted, combined
+from mochi_trainer.model import DiT
+from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.presets import load_dit
+from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.vae import latent_shape
+
+FAST_STEPS = 8
+FAST_THRESHOLD = 0.1
+FAST_LINEAR_STEPS = 6
+FAST_GUIDANCE = 1.5
+THRESHOLD = 0.025
+SIZES = {"mochi-1": (37, 848, 480, 30), "nano": (13, 112, 64, 30)}
+"""Frames, width, height and frames per second of each preset, unless they are given."""
+BAR = 30
+"""Characters."""
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    """Make one video for each prompt; the same arguments make the same bytes.
+
+    Raises InvalidInputError for a value that cannot be used, MissingObjectError for a file that is not there, and what
+    loading and the device raise.
+    """
+    texts, settings = _texts(arguments), _settings(arguments)
+    adapters = [_weighted(text) for text in arguments.lora]
+    prompts = encoded_prompts(settings, texts)
+    made = videos(lambda: _model(settings, adapters), prompts, settings, _progress(sys.stderr))
+    store = LocalStore(arguments.out)
+    with tempfile.TemporaryDirectory(prefix="mochi-sample-") as folder:
+        for number, (text, frames) in enumerate(zip(texts, made, strict=True)):
+            name, root = f"sample-{number:02d}", str(arguments.out)
+            described = stored(frames, name, text, settings, store=store, root=root, folder=Path(folder))
+            _tell(described, sys.stdout)
+
+
+def _texts(arguments: argparse.Namespace) -> list[str]:
+    texts = list(arguments.prompt)
+    if arguments.prompts is not None:
+        try:
+            lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise MissingObjectError(f"{arguments.prompts} does not exist") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{arguments.prompts} cannot be read: {error}") from error
+        texts += [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InvalidInputError("there must be at least one prompt, got none: use --prompt or --prompts")
+    return texts
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    preset = arguments.preset or ("nano" if arguments.model is None else "mochi-1")
+    frames, width, height, fps = SIZES[preset]
+    usual = SamplingSpec()
+    fast = arguments.fast
+    settings = Settings(
+        preset=preset,
+        source=arguments.model,
+        device=device_for(int(preset != "nano" and torch.cuda.is_available())),
+        frames=_first(arguments.frames, frames),
+        width=_first(arguments.width, width),
+        height=_first(arguments.height, height),
+        fps=_first(arguments.fps, fps),
+        seed=_first(arguments.seed, usual.seed),
+        guidance=_first(arguments.guidance, FAST_GUIDANCE if fast else float(usual.guidance)),
+        sigmas=_sigmas(_first(arguments.steps, FAST_STEPS if fast else usual.steps), fast=fast),
+    )
+    _check(settings)
+    return settings
+
+
+def _first(given: Any, usual: Any) -> Any:
+    return usual if given is None else given
+
+
+def _sigmas(steps: int, *, fast: bool) -> list[float]:
+    try:
+        if fast:
+            return linear_quadratic_schedule(steps, FAST_THRESHOLD, FAST_LINEAR_STEPS)
+        return linear_quadratic_schedule(steps, THRESHOLD)
+    except ValueError as error:
+        raise InvalidInputError(f"steps cannot be {steps}: {error}") from error
+
+
+def _check(settings: Settings) -> None:
+    """Refuse, before any weight is loaded, sizes that the model cannot make."""
+    try:
+        latent_shape(settings.frames, settings.height, settings.width)
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+    for name, value in (("width", settings.width), ("height", settings.height)):
+        if value % 16:
+            raise InvalidInputError(f"{name} must be a multiple of 16, got {value}")
+    if settings.fps < 1:
+        raise InvalidInputError(f"fps must be at least 1, got {settings.fps}")
+
+
+def _weighted(text: str) -> Weighted:
+    """The LoRA of `FILE` or `FILE:WEIGHT`."""
+    path, weight = Path(text), 1.0
+    before, colon, after = text.rpartition(":")
+    if colon and not path.exists():
+        try:
+            path, weight = Path(before), float(after)
+        except ValueError as error:
+            raise InvalidInputError(f"--lora must be FILE or FILE:WEIGHT, got {text}") from error
+    try:
+        return Weighted(*lora.read_file(path), weight)
+    except FileNotFoundError as error:
+        raise MissingObjectError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise InvalidInputError(f"{path} cannot be used as a LoRA: {error}") from error
+
+
+def _model(settings: Settings, adapters: Sequence[Weighted]) -> DiT:
+    device = settings.device
+    model = load_dit(settings.preset, settings.source, device=device, dtype=compute_type(device))
+    if adapters:
+        try:
+            lora.attach_state(model, *combined(adapters))
+        except ValueError as error:
+            raise InvalidInputError(f"the LoRAs do not fit {settings.preset}: {error}") from error
+    return model.eval()
+
+
+def _progress(stream: TextIO) -> Callable[[Moment], None]:
+    """A bar on a terminal, lines in the log elsewhere."""
+    return _bar(stream) if stream.isatty() else logged()
+
+
+def _bar(stream: TextIO) -> Callable[[Moment], None]:
+    started = time.monotonic()
+
+    def told(moment: Moment) -> None:
+        done = (moment.video - 1) * moment.steps + moment.step
+        share = done / (moment.videos * moment.steps)
+        left = (time.monotonic() - started) * (1 - share) / share
+        bar = ("#" * round(BAR * share)).ljust(BAR)
+        video = f"video {moment.video} of {moment.videos}, step {moment.step} of {moment.steps}"
+        stream.write(f"\r[{bar}] {share:4.0%} {video}, {left:.0f} s left  " + ("\n" if share == 1 else ""))
+        stream.flush()
+
+    return told
+
+
+def _tell(described: dict[str, Any], stream: TextIO) -> None:
+    """The two files of a video for a person, one JSON object elsewhere."""
+    if stream.isatty():
+        stream.write(f"{described['video']}  {described['sheet']}  {described['prompt']}\n")
+    else:
+        stream.write(json.dumps(described, ensure_ascii=False) + "\n")
+    stream.flush()
