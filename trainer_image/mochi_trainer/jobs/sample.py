@@ -12,13 +12,16 @@ from mochi_api.outcomes import SampleResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset
 from mochi_trainer.flow import linear_quadratic_schedule
+from mochi_trainer.jobs.attention_backend import sampling_backend
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder
 from mochi_trainer.jobs.sampling import EncodedPrompt, Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.jobs.tuned import tuned_dit
+from mochi_trainer.model import DiT
+from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.presets import Part
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +51,7 @@ def execute(run: RunFile) -> Finished:
         )
         prompts = _prompts(run, settings)
         made = videos(
-            lambda: tuned_dit(
-                run, store, settings.source, folder / "tuned", device=device, dtype=compute_type(device)
-            ),
+            lambda: _model(run, store, settings.source, folder / "tuned", device),
             prompts,
             settings,
             logged(),
@@ -87,6 +88,15 @@ def _parts(run: RunFile) -> list[Part]:
     if run.sampling.prompts:
         parts.append("t5")
     return parts
+
+
+def _model(run: RunFile, store: Store, source: Path | None, folder: Path, device: torch.device) -> DiT:
+    """What training left, with the attention backend that its shapes passed on."""
+    dtype = compute_type(device)
+    backend = sampling_backend(run, device, dtype)  # needs memory of its own, so before the weights
+    model = tuned_dit(run, store, source, folder, device=device, dtype=dtype)
+    use(model, backend)
+    return model
 
 
 def _prompts(run: RunFile, settings: Settings) -> list[EncodedPrompt]:

@@ -1,6 +1,7 @@
 """The command train: an adapter in one process (mode lora), or all weights in several (mode full).
 
-What is applied to the model is visible here in one order: load, adapter, recomputation, sharding, optimizer, resume.
+What is applied to the model is visible here in one order: load, attention, adapter, recomputation, sharding, optimizer,
+resume.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from mochi_api.spec import LoraSpec
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
+from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder
 from mochi_trainer.lora import LoraParams, attach, trainable_parameters
 from mochi_trainer.model import DiT
+from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.parallel.group import Group, joined, time_limit
 from mochi_trainer.parallel.ranks import ranks_of
@@ -104,6 +107,7 @@ def _replicas(run: RunFile) -> int:
 def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
     """The model as it is trained: loaded, with its adapter, recomputed on a GPU, and sharded."""
     full, compute = run.mode == "full", compute_type(device)
+    backend = training_backend(run, device, compute)  # needs memory of its own, so before the weights
     with tempfile.TemporaryDirectory(prefix="mochi-model-") as folder:
         try:
             source = model_folder(run, ["dit"], Path(folder))
@@ -115,6 +119,7 @@ def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
             )
         except (WeightsError, FileNotFoundError) as error:
             raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
+    use(model, backend)
     if full:
         model.requires_grad_(True)
     else:

@@ -11,6 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
+from mochi_trainer.model.attention import attention
+from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.model.layers import (
     FinalLayer,
     FusedLinear,
@@ -19,7 +21,6 @@ from mochi_trainer.model.layers import (
     RMSNorm,
     TextPooling,
     TimestepEmbedding,
-    attention,
     gated_residual,
     modulated,
     rotary_angles,
@@ -133,6 +134,7 @@ class JointAttention(nn.Module):
         width, text_width, head_width = params.visual_width, params.text_width, params.head_width
         self.head_width = head_width
         self.updates_text = updates_text
+        self.backend: Backend | None = None  # set by mochi_trainer.model.attention_choice.use
         self.qkv_x = FusedLinear(width, 3 * width, bias=False)
         self.qkv_y = FusedLinear(text_width, 3 * width, bias=False)
         self.q_norm_x = RMSNorm(head_width)
@@ -154,7 +156,7 @@ class JointAttention(nn.Module):
         k_BSAP = torch.cat([k_x, self.k_norm_y(k_y)], dim=1)
         v_BSAP = torch.cat([v_x, v_y], dim=1)
 
-        out_BSD = attention(q_BSAP, k_BSAP, v_BSAP, key_mask_BS)
+        out_BSD = attention(q_BSAP, k_BSAP, v_BSAP, key_mask_BS, self.backend)
         if key_mask_BS is not None:
             out_BSD = out_BSD * key_mask_BS[..., None]
         out_x, out_y = out_BSD.tensor_split([x_BND.shape[1]], dim=1)

@@ -86,8 +86,12 @@ def rotated(x_BNAP: Tensor, cos_NAR: Tensor, sin_NAR: Tensor) -> Tensor:
     return turned.flatten(-2).to(x_BNAP.dtype)
 
 
-def attention(q_BSAP: Tensor, k_BSAP: Tensor, v_BSAP: Tensor, key_mask_BS: Tensor | None) -> Tensor:
-    """Softmax attention of every token to every valid one: (B, S, A * P). No mask means that all are valid."""
+def pooled(q_BSAP: Tensor, k_BSAP: Tensor, v_BSAP: Tensor, key_mask_BS: Tensor | None) -> Tensor:
+    """Softmax attention to every valid token, for a handful of queries: (B, S, A * P). No mask: all are valid.
+
+    The blocks have an operator of their own (`mochi_trainer.model.attention`); here heads may be 512 wide, which the
+    fast kernels do not take, and the work is nothing.
+    """
     q, k, v = (rearrange(x, "B S A P -> B A S P") for x in (q_BSAP, k_BSAP, v_BSAP))
     mask = None if key_mask_BS is None else key_mask_BS[:, None, None]
     out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -171,7 +175,7 @@ class TextPooling(nn.Module):
         k, v = rearrange(self.to_kv(tokens), "B S (two A P) -> two B S A P", two=2, A=self.heads)
         q = rearrange(self.to_q(mean_B1K), "B S (A P) -> B S A P", A=self.heads)
         key_mask = None if mask_BL is None else pad(mask_BL, (1, 0), value=True)
-        out: Tensor = self.to_out(attention(q, k, v, key_mask))
+        out: Tensor = self.to_out(pooled(q, k, v, key_mask))
         return out[:, 0]
 
 

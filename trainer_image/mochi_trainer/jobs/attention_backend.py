@@ -1,0 +1,49 @@
+"""The attention backend of a run, checked on the shapes that the run will compute."""
+
+from __future__ import annotations
+
+import torch
+
+from mochi_api.runfile import RunFile
+from mochi_trainer.model.attention_choice import Shape, choose
+from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.presets import preset_named
+from mochi_trainer.vae import latent_shape
+
+_TILE = 128
+"""Rows that kernels take at a time; half a tile left over is a length at which some have failed."""
+
+
+def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Checked forward and backward: with the longest caption, without one, and with half a tile left over.
+
+    Raises InvalidInputError when MOCHI_ATTENTION names no backend.
+    """
+    visual, text = _tokens(run)
+    half_tile = visual + (_TILE // 2 - visual) % _TILE
+    lengths = sorted({visual, half_tile, visual + text})
+    return choose([_shape(run, length) for length in lengths], device, dtype)
+
+
+def sampling_backend(run: RunFile, device: torch.device, dtype: torch.dtype) -> Backend:
+    """Checked forward only; on a GPU also for guidance, which puts prompt and empty prompt in one masked batch.
+
+    Raises InvalidInputError when MOCHI_ATTENTION names no backend.
+    """
+    longest = sum(_tokens(run))
+    shapes = [_shape(run, longest)]
+    if device.type == "cuda":
+        shapes.append(_shape(run, longest, batch=2, masked=True))
+    return choose(shapes, device, dtype, gradients=False)
+
+
+def _tokens(run: RunFile) -> tuple[int, int]:
+    """Visual tokens, and the most text tokens."""
+    params, size = preset_named(run.model.preset).dit, run.preprocessing
+    frames, rows, columns = latent_shape(size.frames, size.height, size.width)
+    return frames * rows * columns // params.patch**2, params.text_tokens
+
+
+def _shape(run: RunFile, tokens: int, *, batch: int = 1, masked: bool = False) -> Shape:
+    params = preset_named(run.model.preset).dit
+    return Shape(batch=batch, tokens=tokens, heads=params.heads, width=params.head_width, masked=masked)
