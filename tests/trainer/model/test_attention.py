@@ -7,7 +7,11 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.nn.functional import scaled_dot_product_attention
 
 from mochi_trainer.model.attention import attend, attend_backward, attention
@@ -85,7 +89,8 @@ def test_the_math_backend_in_chunks_is_the_math_backend_in_one_piece() -> None:
     dq, dk, dv = whole.backward(grad, q, k, v, out, logsumexp, None)
     slices = [slice(0, 33), slice(33, 70)]
     pieces = [
-        whole.backward(grad[:, :, s], q[:, :, s], k, v, out[:, :, s], logsumexp[:, :, s], None) for s in slices
+        whole.backward(grad[:, :, s], q[:, :, s], k, v, out[:, :, s], logsumexp[:, :, s], None)
+        for s in slices
     ]
     torch.testing.assert_close(torch.cat([piece[0] for piece in pieces], dim=2), dq)
     torch.testing.assert_close(pieces[0][1] + pieces[1][1], dk)
@@ -99,7 +104,9 @@ def test_gradients_are_those_of_finite_differences(backend: Backend, batch: int)
     assert torch.autograd.gradcheck(lambda *x: attention(*x, mask, backend), inputs)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of opcheck
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # of opcheck
 @pytest.mark.parametrize("batch", [1, 2], ids=["no mask", "mask"])
 @pytest.mark.parametrize("backend", ["math", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -169,7 +176,8 @@ def test_calls_of_gpu_kernels_fit_their_schemas_and_return_what_the_operator_pro
 ) -> None:
     with FakeTensorMode():
         q, k, v, grad = (
-            torch.empty(2, tokens, 24, 128, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for _ in range(4)
+            torch.empty(2, tokens, 24, 128, dtype=torch.bfloat16, device="cuda").transpose(1, 2)
+            for _ in range(4)
         )
         mask = torch.empty(2, tokens, dtype=torch.bool, device="cuda") if masked else None
         kernel = kernel_for(backend, masked=masked)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from mochi_api.outcomes import SampleResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset

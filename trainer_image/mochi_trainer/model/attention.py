@@ -29,7 +29,7 @@ def attention(
     (`mochi_trainer.model.attention_choice.choose` checks).
     """
     backend = usual(q_BSAP.device.type, q_BSAP.dtype) if backend is None else backend
-    out_BSAP, _ = attend(q_BSAP, k_BSAP, v_BSAP, key_mask_BS, backend.value)
+    out_BSAP: Tensor = attend(q_BSAP, k_BSAP, v_BSAP, key_mask_BS, backend.value)[0]
     return rearrange(out_BSAP, "B S A P -> B S (A P)")
 
 
@@ -80,23 +80,14 @@ def _by_token(x_BASP: Tensor) -> Tensor:
 
 
 @attend.register_fake
-def _attend_shapes(
-    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor]:
-    batch, tokens, heads, _ = q.shape
+def _attend_shapes(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, tokens, heads, _width = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, tokens), dtype=wide_type(q.dtype))
 
 
 @attend_backward.register_fake
 def _attend_backward_shapes(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    key_mask: Tensor | None,
-    backend: str,
+    _grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
@@ -117,14 +108,14 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None,
 attend.register_autograd(_gradients, setup_context=_save)
 
 
-@register_flop_formula(torch.ops.mochi.attention)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.mochi.attention)
 def attention_flops(q_shape: torch.Size, k_shape: torch.Size, *_: Any, **__: Any) -> int:
     """4 B A S S P: two matrix products, each of two operations a term; the softmax is not counted."""
     batch, queries, heads, width = q_shape
     return 4 * batch * heads * queries * k_shape[1] * width
 
 
-@register_flop_formula(torch.ops.mochi.attention_backward)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.mochi.attention_backward)
 def attention_backward_flops(
     _: torch.Size, q_shape: torch.Size, k_shape: torch.Size, *__: Any, **___: Any
 ) -> int:

@@ -159,7 +159,7 @@ def differences(
         exact = _exact([x[:, :, head, None] for x in (q, k, v, grad)], mask, gradients)
         for index, (each, expected) in enumerate(zip(ours, exact, strict=False)):
             error = _error(each[:, :, head, None], expected)
-            worst[index] = max(worst.get(index, 0.0), error) if error == error else math.nan
+            worst[index] = math.nan if math.isnan(error) else max(worst.get(index, 0.0), error)
     return Differences(*worst.values())
 
 

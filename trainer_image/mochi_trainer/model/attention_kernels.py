@@ -25,7 +25,9 @@ _LSE_ALIGNMENT = 32
 _BIAS_ALIGNMENT = 16
 
 Forward = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+Backward = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]
+]
 
 
 class Backend(StrEnum):
@@ -165,7 +167,21 @@ def cudnn_backward(
     seed, offset = _no_random_state(q), _no_random_state(q)
     # bias and sequence offsets: none
     dq, dk, dv = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-        grad, q, k, v, out, logsumexp[..., None], seed, offset, None, None, None, q.shape[2], k.shape[2], 0.0, False
+        grad,
+        q,
+        k,
+        v,
+        out,
+        logsumexp[..., None],
+        seed,
+        offset,
+        None,
+        None,
+        None,
+        q.shape[2],
+        k.shape[2],
+        0.0,
+        False,
     )
     return dq, dk, dv
 
@@ -222,7 +238,9 @@ def _flash_3() -> Any:
 def flash_3_forward(q: Tensor, k: Tensor, v: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
     """Through flash_attn_interface, which takes (B, S, A, P); releases differ in whether logsumexp is asked for."""
     function = _flash_3().flash_attn_func
-    asked = {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(function).parameters else {}
+    asked = (
+        {"return_attn_probs": True} if "return_attn_probs" in inspect.signature(function).parameters else {}
+    )
     out, logsumexp, *_rest = function(*(x.transpose(1, 2) for x in (q, k, v)), **asked)
     return out.transpose(1, 2), logsumexp
 
