@@ -1,0 +1,56 @@
+"""The shapes for which a run checks its attention."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.jobs.attention_backend import sampling_backend, training_backend
+from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.presets import preset_named
+from mochi_trainer.vae import latent_shape
+from tests.trainer.training_runs import run_file
+
+CPU = torch.device("cpu")
+
+
+def lengths(caplog: pytest.LogCaptureFixture) -> list[int]:
+    """Tokens of the shapes that the log names."""
+    return [int(record.getMessage().split(" tokens")[0].split()[-1]) for record in caplog.records]
+
+
+def test_training_is_checked_without_a_caption_with_half_a_tile_left_over_and_with_the_longest_caption(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = run_file(tmp_path)
+    assert training_backend(run, CPU, torch.float32) == Backend.CPU
+    shortest, half_tile, longest = lengths(caplog)
+    frames, rows, columns = latent_shape(
+        run.preprocessing.frames, run.preprocessing.height, run.preprocessing.width
+    )
+    assert shortest == frames * rows * columns // 4
+    assert half_tile % 128 == 64
+    assert shortest <= half_tile <= longest
+    assert longest == shortest + preset_named(run.model.preset).dit.text_tokens
+    assert all("dq" in record.getMessage() for record in caplog.records)
+
+
+def test_sampling_is_checked_with_the_longest_caption(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert sampling_backend(run_file(tmp_path), CPU, torch.float32) == Backend.CPU
+    assert len(lengths(caplog)) == 1
+
+
+def test_the_variable_names_the_backend_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOCHI_ATTENTION", "math")
+    assert training_backend(run_file(tmp_path), CPU, torch.float32) == Backend.MATH
+    monkeypatch.setenv("MOCHI_ATTENTION", "fastest")
+    with pytest.raises(InvalidInputError, match="MOCHI_ATTENTION must be one of .*, got fastest"):
+        training_backend(run_file(tmp_path), CPU, torch.float32)
