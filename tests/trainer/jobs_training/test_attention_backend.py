@@ -52,5 +52,5 @@ def test_the_variable_names_the_backend_of_a_run(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MOCHI_ATTENTION", "math")
     assert training_backend(run_file(tmp_path), CPU, torch.float32) == Backend.MATH
     monkeypatch.setenv("MOCHI_ATTENTION", "fastest")
-    with pytest.raises(InvalidInputError, match="MOCHI_ATTENTION must be one of .*, got fastest"):
+    with pytest.raises(InvalidInputError, match=r"MOCHI_ATTENTION must be one of .*, got fastest"):
         training_backend(run_file(tmp_path), CPU, torch.float32)
