@@ -86,9 +86,11 @@ def namespace(control_plane: cluster.Cluster, request: pytest.FixtureRequest) ->
     table = control_plane.dir / "images.json"
     known = json.loads(table.read_text()) if table.exists() else {}
     venv = str(Path(sys.executable).parent)
+    python = {"entrypoint": [sys.executable, "-u"], "env": {"PATH": f"{venv}:/usr/bin:/bin"}}
+    hidden = [folder for folder in (sys.prefix, sys.base_prefix) if Path(folder).is_relative_to("/tmp")]
     known |= {
         "test/shell": {"entrypoint": [], "env": {"PATH": "/usr/bin:/bin"}},
-        "test/python": {"entrypoint": [sys.executable, "-u"], "env": {"PATH": f"{venv}:/usr/bin:/bin"}},
+        "test/python": {**python, "visible": hidden},  # a checkout below /tmp, of which a pod has its own
     }
     table.write_text(json.dumps(known))
     name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
