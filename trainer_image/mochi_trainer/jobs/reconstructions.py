@@ -91,5 +91,4 @@ def _made(
 @torch.inference_mode()
 def _decoded(decoder: Decoder, mean: torch.Tensor) -> torch.Tensor:
     """(12, T, H, W) latents as a video with a batch of one."""
-    video = decode_clip(decoder, mean[None])
-    return video
+    return decode_clip(decoder, mean[None])
