@@ -39,9 +39,10 @@ class CausalConv(nn.Conv3d):
         plain = type(x_BCTHW) is Tensor and x_BCTHW.device.type == "cpu" and torch._C._has_mkldnn
         if not plain or x_BCTHW.dtype != torch.float32:
             return super()._conv_forward(x_BCTHW, weight, bias)
-        return torch.mkldnn_convolution(
+        out: Tensor = torch.mkldnn_convolution(
             x_BCTHW.contiguous(), weight, bias, (0, 0, 0), self.stride, (1, 1, 1), 1
         )
+        return out
 
 
 class FrameNorm(nn.GroupNorm):
