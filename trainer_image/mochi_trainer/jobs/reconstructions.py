@@ -31,7 +31,7 @@ from mochi_trainer.storage import (
     put_bytes_entry,
     write_manifest,
 )
-from mochi_trainer.vae import Decoder, to_frames
+from mochi_trainer.vae import Decoder, decode_clip, to_frames
 from mochi_trainer.video import read_frames, side_by_side
 
 log = logging.getLogger(__name__)
@@ -91,5 +91,4 @@ def _made(
 @torch.inference_mode()
 def _decoded(decoder: Decoder, mean: torch.Tensor) -> torch.Tensor:
     """(12, T, H, W) latents as a video with a batch of one."""
-    video: torch.Tensor = decoder(mean[None])
-    return video
+    return decode_clip(decoder, mean[None])

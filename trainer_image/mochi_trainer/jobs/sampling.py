@@ -21,7 +21,7 @@ from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_decoder, load_text_encoder, preset_named
 from mochi_trainer.seeds import stream
 from mochi_trainer.storage import Store
-from mochi_trainer.vae import denormalise, latent_shape, to_frames
+from mochi_trainer.vae import decode_clip, denormalise, latent_shape, to_frames
 from mochi_trainer.video import contact_sheet, encode_mp4
 from mochi_trainer.video.reading import Frames
 
@@ -126,7 +126,7 @@ def _decoded(latents: Sequence[Tensor], settings: Settings) -> Iterator[Frames]:
     device, preset = settings.device, settings.preset
     decoder = load_decoder(preset, settings.source, device=device, dtype=compute_type(device))
     for z in latents:
-        yield to_frames(decoder(denormalise(z, preset_named(preset).latents)))
+        yield to_frames(decode_clip(decoder, denormalise(z, preset_named(preset).latents)))
 
 
 def stored(

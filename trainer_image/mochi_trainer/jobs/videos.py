@@ -32,7 +32,7 @@ from mochi_trainer.storage import (
     put_bytes_entry,
     write_manifest,
 )
-from mochi_trainer.vae import Encoder, Posterior, to_tensor
+from mochi_trainer.vae import Encoder, Posterior, encode_clip, to_tensor
 from mochi_trainer.video import read_frames
 from mochi_trainer.video.reading import Frames
 
@@ -78,7 +78,7 @@ def _encode_all(run: RunFile, cache: Store, prefix: str, trimmed: Trimmed) -> Ma
     with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
         source = model_folder(run, ["encoder"], Path(name))
         encoder = load_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
-        work = _Work(cache, prefix, trimmed, run.preprocessing.frames, encoder, device, Path(name))
+        work = _Work(cache, prefix, trimmed, run.preprocessing.frames, encoder, Path(name))
         for number, clip in enumerate(trimmed.clips, 1):
             work.encode(clip)
             log.info("videos: %d of %d, %s", number, len(trimmed.clips), clip.source)
@@ -95,11 +95,10 @@ class _Work:
         trimmed: Trimmed,
         frames: int,
         encoder: Encoder,
-        device: torch.device,
         folder: Path,
     ) -> None:
         self._cache, self._prefix, self._trimmed, self._frames = cache, prefix, trimmed, frames
-        self._encoder, self._device = encoder, device
+        self._encoder = encoder
         self._local = folder / "clip.mp4"
         self.entries: list[Entry] = []
         self._clips: list[str] = []
@@ -124,7 +123,7 @@ class _Work:
 
     @torch.inference_mode()
     def _posterior(self, frames: Frames) -> Posterior:
-        posterior: Posterior = self._encoder(to_tensor(frames).to(self._device))
+        posterior = encode_clip(self._encoder, to_tensor(frames))
         if not (posterior.mean.isfinite().all() and posterior.logvar.isfinite().all()):
             raise ClipError("the latents are not finite")
         return posterior

@@ -1,5 +1,7 @@
 """The asymmetric, causal video autoencoder of Mochi-1 and the normalisation of its latents."""
 
+from mochi_trainer.vae.chunks import decode_chunked, encode_chunked
+from mochi_trainer.vae.clips import decode_clip, encode_clip
 from mochi_trainer.vae.decoder import Decoder, DecoderParams
 from mochi_trainer.vae.encoder import Encoder, EncoderParams
 from mochi_trainer.vae.latents import (
@@ -22,7 +24,11 @@ __all__ = [
     "EncoderParams",
     "LatentStatistics",
     "Posterior",
+    "decode_chunked",
+    "decode_clip",
     "denormalise",
+    "encode_chunked",
+    "encode_clip",
     "latent_frames",
     "latent_shape",
     "normalise",

@@ -53,12 +53,18 @@ class UpBlock(nn.Module):
         self.proj = nn.Linear(before, after * frames * rows * columns)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return self.expanded(self.blocks(x_BCTHW))[:, :, self.expansion[0] - 1 :]
+
+    def expanded(self, x_BCTHW: Tensor) -> Tensor:
+        """Channels become frames and pixels; no frame is dropped."""
         frames, rows, columns = self.expansion
-        x_BCTHW = pointwise(self.proj, self.blocks(x_BCTHW))
-        x_BCTHW = rearrange(
-            x_BCTHW, "B (C t h w) T H W -> B C (T t) (H h) (W w)", t=frames, h=rows, w=columns
+        return rearrange(
+            pointwise(self.proj, x_BCTHW),
+            "B (C t h w) T H W -> B C (T t) (H h) (W w)",
+            t=frames,
+            h=rows,
+            w=columns,
         )
-        return x_BCTHW[:, :, frames - 1 :]
 
 
 class Decoder(nn.Module):
@@ -85,4 +91,8 @@ class Decoder(nn.Module):
         x_BCTHW = z_BCTHW.to(self.output_proj.weight.dtype)
         for block in self.blocks:
             x_BCTHW = block(x_BCTHW)
+        return self.colours(x_BCTHW)
+
+    def colours(self, x_BCTHW: Tensor) -> Tensor:
+        """The video (B, 3, T, H, W) of the last activations."""
         return pointwise(self.output_proj, silu(x_BCTHW))

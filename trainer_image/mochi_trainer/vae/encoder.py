@@ -99,11 +99,17 @@ class Encoder(nn.Module):
         Raises ValueError unless F is 1 more than a multiple of 6 and height and width are multiples of 8.
         """
         latent_shape(*video_BCTHW.shape[2:])
-        project, *layers = self.layers
-        x_BCTHW = fourier_features(video_BCTHW).to(self.output_proj.weight.dtype)
-        x_BCTHW = pointwise(project, x_BCTHW)
-        for layer in layers:
+        x_BCTHW = self.features(video_BCTHW)
+        for layer in list(self.layers)[1:]:
             x_BCTHW = layer(x_BCTHW)
-        x_BCTHW = pointwise(self.output_proj, silu(self.output_norm(x_BCTHW)))
-        mean, logvar = x_BCTHW.chunk(2, dim=1)
+        return self.posterior(x_BCTHW)
+
+    def features(self, video_BCTHW: Tensor) -> Tensor:
+        """The first activations, (B, C, T, H, W), of a video; each pixel by itself."""
+        features_BCTHW = fourier_features(video_BCTHW).to(self.output_proj.weight.dtype)
+        return pointwise(self.layers[0], features_BCTHW).contiguous()
+
+    def posterior(self, x_BCTHW: Tensor) -> Posterior:
+        """The posterior of the last activations."""
+        mean, logvar = pointwise(self.output_proj, silu(self.output_norm(x_BCTHW))).chunk(2, dim=1)
         return Posterior(mean, logvar)

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad, scaled_dot_product_attention
 
-PIXELS_PER_CALL = 2**15
+PIXELS_PER_CALL = 2**12
 """Pixels whose attention over time is computed at once; CUDA limits the size of a batch."""
 
 Size = tuple[int, int, int]
@@ -28,6 +28,21 @@ class CausalConv(nn.Conv3d):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         return super().forward(pad(x_BCTHW, self.border, mode="replicate"))
+
+    def after(self, past_BCTHW: Tensor, x_BCTHW: Tensor) -> Tensor:
+        """The same for frames that come after `past`, which stands where `forward` pads in time."""
+        frames = torch.cat([past_BCTHW, x_BCTHW], dim=2)
+        return super().forward(pad(frames, (*self.border[:4], 0, 0), mode="replicate"))
+
+    def _conv_forward(self, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One kernel for clips of any length: torch has another one for few numbers, which rounds differently."""
+        plain = type(x_BCTHW) is Tensor and x_BCTHW.device.type == "cpu" and torch._C._has_mkldnn
+        if not plain or x_BCTHW.dtype != torch.float32:
+            return super()._conv_forward(x_BCTHW, weight, bias)
+        out: Tensor = torch.mkldnn_convolution(
+            x_BCTHW.contiguous(), weight, bias, (0, 0, 0), self.stride, (1, 1, 1), 1
+        )
+        return out
 
 
 class FrameNorm(nn.GroupNorm):
