@@ -37,11 +37,12 @@ class CausalConv(nn.Conv3d):
     def _conv_forward(self, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One kernel for clips of any length: torch has another one for few numbers, which rounds differently."""
         plain = type(x_BCTHW) is Tensor and x_BCTHW.device.type == "cpu" and torch._C._has_mkldnn
-        if not plain or x_BCTHW.dtype != torch.float32:
-            return super()._conv_forward(x_BCTHW, weight, bias)
-        out: Tensor = torch.mkldnn_convolution(
-            x_BCTHW.contiguous(), weight, bias, (0, 0, 0), self.stride, (1, 1, 1), 1
-        )
+        out: Tensor
+        if plain and x_BCTHW.dtype == torch.float32:
+            x_BCTHW = x_BCTHW.contiguous()
+            out = torch.mkldnn_convolution(x_BCTHW, weight, bias, (0, 0, 0), self.stride, (1, 1, 1), 1)
+        else:
+            out = super()._conv_forward(x_BCTHW, weight, bias)
         return out
 
 
