@@ -33,7 +33,11 @@ def default_dir(name: str) -> Path:
     if _NAME.fullmatch(name) is None:
         raise StateError(f"cluster name must be 1 to 40 of a-z, 0-9 and -, got {name!r}")
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "mochi-operator" / "devcluster" / name
+    return Path(base).joinpath(*_DEFAULT_PARENTS, name)
+
+
+_DEFAULT_PARENTS = ("mochi-operator", "devcluster")
+"""Folders made for clusters without a folder of their own; the last cluster takes them with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +136,10 @@ def remove(folder: Path) -> None:
             entry.unlink()
     (folder / MARKER).unlink(missing_ok=True)
     folder.rmdir()
+    for above in (folder.parent, folder.parent.parent):
+        if above.name in _DEFAULT_PARENTS:
+            with contextlib.suppress(OSError):  # another cluster is in it
+                above.rmdir()
 
 
 def _make_writable(function: Callable[[str], Any], path: str, _: object) -> None:

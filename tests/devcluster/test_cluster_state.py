@@ -133,3 +133,16 @@ def empty_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in (*tool.packages, *tool.extras):
             (folder / name).write_text("")
     monkeypatch.setenv("DEVCLUSTER_BIN", str(folder))
+
+
+def test_the_last_cluster_takes_the_folders_above_it_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    first, second = state.default_dir("first"), state.default_dir("second")
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    state.remove(first)
+    assert second.is_dir()
+    state.remove(second)
+    assert list(tmp_path.iterdir()) == []
