@@ -222,3 +222,9 @@ def test_a_terminal_sees_a_bar_that_fills() -> None:
     assert lines[1].startswith("[###############               ]  50% video 1 of 2, step 2 of 2, ")
     assert lines[-1].startswith(f"[{'#' * 30}] 100% ")
     assert lines[-1].endswith("\n")
+
+
+def test_the_attention_backend_is_checked_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOCHI_ATTENTION", "fastest")
+    assert main(["sample", "--prompt", PROMPT, *SMALL, "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []

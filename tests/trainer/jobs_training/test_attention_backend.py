@@ -10,6 +10,7 @@ import torch
 
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import sampling_backend, training_backend
+from mochi_trainer.jobs.sampling import Settings
 from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.presets import preset_named
 from mochi_trainer.vae import latent_shape
@@ -40,12 +41,14 @@ def test_training_is_checked_without_a_caption_with_half_a_tile_left_over_and_wi
     assert all("dq" in record.getMessage() for record in caplog.records)
 
 
-def test_sampling_is_checked_with_the_longest_caption(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sampling_is_checked_with_the_longest_caption(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    assert sampling_backend(run_file(tmp_path), CPU, torch.float32) == Backend.CPU
-    assert len(lengths(caplog)) == 1
+    settings = Settings(
+        preset="nano", source=None, device=CPU, frames=13, width=112, height=64, fps=30, seed=1, guidance=6.0,
+        sigmas=(1.0, 0.0),
+    )  # fmt: skip
+    assert sampling_backend(settings, torch.float32) == Backend.CPU
+    assert lengths(caplog) == [3 * 4 * 7 + preset_named("nano").dit.text_tokens]
 
 
 def test_the_variable_names_the_backend_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from mochi_api.runfile import RunFile
+from mochi_trainer.jobs.sampling import Settings
 from mochi_trainer.model.attention_choice import Shape, choose
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.model.params import DiTParams
 from mochi_trainer.presets import preset_named
 from mochi_trainer.vae import latent_shape
 
@@ -19,31 +21,32 @@ def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype) -> 
 
     Raises InvalidInputError when MOCHI_ATTENTION names no backend.
     """
-    visual, text = _tokens(run)
+    size = run.preprocessing
+    params = preset_named(run.model.preset).dit
+    visual, text = _tokens(params, size.frames, size.height, size.width)
     half_tile = visual + (_TILE // 2 - visual) % _TILE
     lengths = sorted({visual, half_tile, visual + text})
-    return choose([_shape(run, length) for length in lengths], device, dtype)
+    return choose([_shape(params, length) for length in lengths], device, dtype)
 
 
-def sampling_backend(run: RunFile, device: torch.device, dtype: torch.dtype) -> Backend:
+def sampling_backend(settings: Settings, dtype: torch.dtype) -> Backend:
     """Checked forward only; on a GPU also for guidance, which puts prompt and empty prompt in one masked batch.
 
     Raises InvalidInputError when MOCHI_ATTENTION names no backend.
     """
-    longest = sum(_tokens(run))
-    shapes = [_shape(run, longest)]
-    if device.type == "cuda":
-        shapes.append(_shape(run, longest, batch=2, masked=True))
-    return choose(shapes, device, dtype, gradients=False)
+    params = preset_named(settings.preset).dit
+    longest = sum(_tokens(params, settings.frames, settings.height, settings.width))
+    shapes = [_shape(params, longest)]
+    if settings.device.type == "cuda":
+        shapes.append(_shape(params, longest, batch=2, masked=True))
+    return choose(shapes, settings.device, dtype, gradients=False)
 
 
-def _tokens(run: RunFile) -> tuple[int, int]:
-    """Visual tokens, and the most text tokens."""
-    params, size = preset_named(run.model.preset).dit, run.preprocessing
-    frames, rows, columns = latent_shape(size.frames, size.height, size.width)
-    return frames * rows * columns // params.patch**2, params.text_tokens
+def _tokens(params: DiTParams, frames: int, height: int, width: int) -> tuple[int, int]:
+    """Visual tokens, and the most text tokens, of a video in frames and pixels."""
+    latent_frames, rows, columns = latent_shape(frames, height, width)
+    return latent_frames * rows * columns // params.patch**2, params.text_tokens
 
 
-def _shape(run: RunFile, tokens: int, *, batch: int = 1, masked: bool = False) -> Shape:
-    params = preset_named(run.model.preset).dit
+def _shape(params: DiTParams, tokens: int, *, batch: int = 1, masked: bool = False) -> Shape:
     return Shape(batch=batch, tokens=tokens, heads=params.heads, width=params.head_width, masked=masked)

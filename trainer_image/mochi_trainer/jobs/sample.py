@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from mochi_api.outcomes import SampleResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset
@@ -53,7 +51,7 @@ def execute(run: RunFile) -> Finished:
         )
         prompts = _prompts(run, settings)
         made = videos(
-            lambda: _model(run, store, settings.source, folder / "tuned", device),
+            lambda: _model(run, store, settings, folder / "tuned"),
             prompts,
             settings,
             logged(),
@@ -92,11 +90,11 @@ def _parts(run: RunFile) -> list[Part]:
     return parts
 
 
-def _model(run: RunFile, store: Store, source: Path | None, folder: Path, device: torch.device) -> DiT:
+def _model(run: RunFile, store: Store, settings: Settings, folder: Path) -> DiT:
     """What training left, with the attention backend that its shapes passed on."""
-    dtype = compute_type(device)
-    backend = sampling_backend(run, device, dtype)  # needs memory of its own, so before the weights
-    model = tuned_dit(run, store, source, folder, device=device, dtype=dtype)
+    dtype = compute_type(settings.device)
+    backend = sampling_backend(settings, dtype)  # needs memory of its own, so before the weights
+    model = tuned_dit(run, store, settings.source, folder, device=settings.device, dtype=dtype)
     use(model, backend)
     return model
 

@@ -17,10 +17,12 @@ from mochi_api.spec import SamplingSpec
 from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.flow import linear_quadratic_schedule
+from mochi_trainer.jobs.attention_backend import sampling_backend
 from mochi_trainer.jobs.sample import logged
 from mochi_trainer.jobs.sampling import Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.model import DiT
+from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.presets import load_dit
 from mochi_trainer.storage.local import LocalStore
@@ -135,8 +137,10 @@ def _weighted(text: str) -> Weighted:
 
 
 def _model(settings: Settings, adapters: Sequence[Weighted]) -> DiT:
-    device = settings.device
-    model = load_dit(settings.preset, settings.source, device=device, dtype=compute_type(device))
+    device, dtype = settings.device, compute_type(settings.device)
+    backend = sampling_backend(settings, dtype)  # needs memory of its own, so before the weights
+    model = load_dit(settings.preset, settings.source, device=device, dtype=dtype)
+    use(model, backend)
     if adapters:
         try:
             lora.attach_state(model, *combined(adapters))
