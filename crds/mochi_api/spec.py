@@ -22,7 +22,20 @@ Quantity = Annotated[str, Field(max_length=24, pattern=r"^([0-9]+(\.[0-9]+)?(m|k
 
 Mode = Literal["lora", "full"]
 Preset = Literal["mochi-1", "nano"]
-Target = Literal["query", "key", "value", "output"]
+Target = Literal[
+    "query",
+    "key",
+    "value",
+    "output",
+    "mlp_in",
+    "mlp_out",
+    "text_query",
+    "text_key",
+    "text_value",
+    "text_output",
+    "text_mlp_in",
+    "text_mlp_out",
+]
 
 
 class S3Source(ApiModel):
@@ -144,11 +157,19 @@ class LoraSpec(ApiModel):
     rank: int = Field(default=16, ge=1, le=256)
     """Width of the two adapter matrices."""
     alpha: int = Field(default=16, ge=1, le=1024)
-    """The adapter's output is scaled by alpha / rank."""
+    """The adapter's output is scaled by alpha / rank, or by alpha / sqrt(rank) with `rsLora`."""
+    rs_lora: bool = False
+    """Rank-stabilised scale, alpha / sqrt(rank), which keeps the effect of one learning rate alike over ranks."""
     dropout: Annotated[DecimalString, Bounds(at_least=0, less_than=1)] = Decimal("0")
     """Share of the adapter's input that is dropped while training."""
-    targets: list[Target] = Field(default=["query", "value"], min_length=1, max_length=4)
-    """Projections of the visual stream that get an adapter."""
+    targets: list[Target] = Field(default=["query", "value"], min_length=1, max_length=12)
+    """Layers that get an adapter: attention (`query`, `key`, `value`, `output`) and MLP (`mlp_in`, `mlp_out`) of the visual stream, and the same of the text stream (`text_...`). Larger sets learn more and need more memory."""
+    start_from: str = Field(
+        default="",
+        max_length=1024,
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\x00-\x1f]+\.safetensors)?$",
+    )
+    """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, in the format of Diffusers or the native one; its rank and targets must fit into those given here. Empty: a new adapter."""
 
 
 class CheckpointSpec(ApiModel):

@@ -126,7 +126,7 @@ def test_a_native_lora_tells_its_fused_targets_ranks_and_alphas(tmp_path: Path) 
     found = look(path)
     assert (found.what, found.whole) == ("LoRA, native, fused names, fits nano", True)
     assert found.facts == {
-        "targets": "qkv_x (query, key, value), proj_y (output)",
+        "targets": "attn.qkv_x (query, key, value), attn.proj_y (output)",
         "rank": "4, 8",
         "alpha": "4 (out_proj_lora_alpha), 8 (qkv_proj_lora_alpha)",
     }

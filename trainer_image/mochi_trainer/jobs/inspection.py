@@ -136,7 +136,7 @@ def _adapter_facts(form: Form, header: Header) -> dict[str, str]:
 
 
 def _layer(name: str) -> str:
-    return re.sub(r".*\.attn1?\.|\.lora_[AB].*", "", name)
+    return re.sub(r".*blocks\.\d+\.|\.lora_[AB].*", "", name)
 
 
 def _alpha(form: Form, header: Header) -> str:

@@ -25,7 +25,7 @@ from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder
-from mochi_trainer.lora import LoraParams, attach, trainable_parameters
+from mochi_trainer.lora import LoraParams, attach, continue_from, trainable_parameters
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
@@ -124,6 +124,7 @@ def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
         model.requires_grad_(True)
     else:
         attach(model, lora_params(run), seed=run.training.seed)
+        start(model, run)
     if device.type == "cuda":
         recompute(model)
     if full:
@@ -131,11 +132,36 @@ def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
     return model
 
 
+def start(model: DiT, run: RunFile) -> None:
+    """Let the adapters go on from the LoRA file that the run names, if it names one; a checkpoint replaces them later.
+
+    Raises MissingObjectError when there is none, InvalidInputError when it does not fit.
+    """
+    spec = run.training.lora or LoraSpec()
+    if not spec.start_from:
+        return
+    folder, _, name = spec.start_from.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="mochi-start-") as local:
+        path = Path(local) / name
+        open_store(folder, run.s3).get(name, path)
+        try:
+            found = continue_from(model, lora_params(run), path)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"spec.training.lora.startFrom {spec.start_from} cannot be used: {error}"
+            ) from error
+    log.info("adapters go on from %s: rank %d on %s", spec.start_from, found.rank, ", ".join(found.targets))
+
+
 def lora_params(run: RunFile) -> LoraParams:
     """The adapter that the run file asks for."""
     spec = run.training.lora or LoraSpec()
     return LoraParams(
-        rank=spec.rank, alpha=float(spec.alpha), dropout=float(spec.dropout), targets=tuple(spec.targets)
+        rank=spec.rank,
+        alpha=float(spec.alpha),
+        rslora=spec.rs_lora,
+        dropout=float(spec.dropout),
+        targets=tuple(spec.targets),
     )
 
 

@@ -7,8 +7,10 @@ from mochi_trainer.lora.adapters import (
     load_adapter,
     trainable_parameters,
 )
+from mochi_trainer.lora.continuation import continue_from
+from mochi_trainer.lora.diffusers_format import export_diffusers, import_diffusers
 from mochi_trainer.lora.files import attach_state, load_file, read_file
-from mochi_trainer.lora.formats import export_diffusers, export_native, import_diffusers, import_native
+from mochi_trainer.lora.native_format import export_native, import_native
 from mochi_trainer.lora.targets import LoraParams, Target
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "attach",
     "attach_state",
     "base_state",
+    "continue_from",
     "export_diffusers",
     "export_native",
     "import_diffusers",

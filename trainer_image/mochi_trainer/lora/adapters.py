@@ -35,12 +35,12 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
     chosen = [PROJECTIONS[target] for target in params.targets]
     for block in model.blocks:
         for layer in {projection.layer for projection in chosen}:
-            if (linear := getattr(block.attn, layer, None)) is not None:
-                setattr(block.attn, layer, SplitLinear(linear, PARTS[layer]))
+            _split(block, layer)
     inject_adapter_in_model(
         LoraConfig(
             r=params.rank,
             lora_alpha=params.alpha,  # type: ignore[arg-type]  # declared int, used as a factor
+            use_rslora=params.rslora,
             lora_dropout=params.dropout,
             target_modules=[f"{projection.layer}.{projection.part}" for projection in chosen],
         ),
@@ -49,6 +49,14 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
     )
     _initialise(model, seed)
     model.train(model.training)  # modules made here start in training mode, with dropout
+
+
+def _split(block: nn.Module, layer: str) -> None:
+    """Replace a layer by one that computes its parts by themselves; the last block lacks some layers."""
+    owner, _, name = layer.partition(".")
+    linear = getattr(getattr(block, owner, None), name, None)
+    if linear is not None:
+        setattr(block.get_submodule(owner), name, SplitLinear(linear, PARTS[layer]))
 
 
 def _initialise(model: nn.Module, seed: int) -> None:

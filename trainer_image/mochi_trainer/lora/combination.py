@@ -24,7 +24,7 @@ class Weighted(NamedTuple):
 def combined(adapters: Sequence[Weighted]) -> tuple[dict[str, Tensor], LoraParams]:
     """One adapter that does what all of them do together; its rank is the sum of theirs, alpha is folded into B.
 
-    The As are stacked and the Bs, times weight and alpha / rank, stand side by side; where an adapter has no matrix
+    The As are stacked and the Bs, times weight and scale, stand side by side; where an adapter has no matrix
     there are zeros. Raises ValueError when there is none, or when two do not belong to the same model.
     """
     if not adapters:

@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mochi_trainer.lora.adapters import attach, load_adapter
-from mochi_trainer.lora.formats import import_diffusers, import_native
+from mochi_trainer.lora.diffusers_format import import_diffusers
+from mochi_trainer.lora.native_format import import_native
 from mochi_trainer.lora.targets import LoraParams
 from mochi_trainer.model import DiT
 
@@ -26,7 +27,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], LoraParams]:
         raise ValueError(f"{path.name} is not a whole safetensors file: {error}") from error
     if tensors and all(name.endswith((".lora_A", ".lora_B")) for name in tensors):
         return import_native(tensors, metadata)
-    return import_diffusers(tensors)
+    return import_diffusers(tensors, metadata)
 
 
 def load_file(model: DiT, path: Path | str) -> LoraParams:

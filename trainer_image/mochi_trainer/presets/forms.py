@@ -81,8 +81,8 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-_DIFFUSERS_A = re.compile(r"transformer\.transformer_blocks\.\d+\.attn1\.(.+)\.lora_A\.weight")
-_NATIVE_A = re.compile(r"blocks\.\d+\.attn\.(\w+)\.lora_A")
+_DIFFUSERS_A = re.compile(r"(?:transformer\.)?transformer_blocks\.\d+\.(.+)\.lora_A\.weight")
+_NATIVE_A = re.compile(r"blocks\.\d+\.(\w+\.\w+)\.lora_A")
 
 
 def _adapters(found: Shapes) -> Iterator[Form]:
@@ -92,7 +92,8 @@ def _adapters(found: Shapes) -> Iterator[Form]:
         if form.part != "transformer" or form.layout != "published":
             continue
         if diffusers:
-            yield Form("lora", "diffusers", form.preset, dict(_separate(form.shapes, diffusers)))
+            prefix = "transformer." if any(name.startswith("transformer.") for name in found) else ""
+            yield Form("lora", "diffusers", form.preset, dict(_separate(form.shapes, diffusers, prefix)))
         if native:
             yield Form("lora", "native", form.preset, dict(_fused(form.shapes, native)))
 
@@ -106,25 +107,27 @@ def _ranks(pattern: re.Pattern[str], found: Shapes) -> dict[str, int]:
     return {layer: count.most_common(1)[0][0] for layer, count in counts.items()}
 
 
-def _separate(dit: Shapes, ranks: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for layer, _, diffusers in PROJECTIONS.values():
+def _separate(
+    dit: Shapes, ranks: Mapping[str, int], prefix: str
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for layer, _, diffusers, _ in PROJECTIONS.values():
         if (rank := ranks.get(diffusers)) is None:
             continue
         for block, (rows, columns) in _layers(dit, layer):
-            prefix = f"transformer.transformer_blocks.{block}.attn1.{diffusers}"
-            yield f"{prefix}.lora_A.weight", (rank, columns)
-            yield f"{prefix}.lora_B.weight", (rows // len(PARTS[layer]), rank)
+            name = f"{prefix}transformer_blocks.{block}.{diffusers}"
+            yield f"{name}.lora_A.weight", (rank, columns)
+            yield f"{name}.lora_B.weight", (rows // len(PARTS[layer]), rank)
 
 
 def _fused(dit: Shapes, ranks: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer, rank in ranks.items():
         for block, (rows, columns) in _layers(dit, layer):
-            yield f"blocks.{block}.attn.{layer}.lora_A", (rank, columns)
-            yield f"blocks.{block}.attn.{layer}.lora_B", (rows, rank)
+            yield f"blocks.{block}.{layer}.lora_A", (rank, columns)
+            yield f"blocks.{block}.{layer}.lora_B", (rows, rank)
 
 
 def _layers(dit: Shapes, layer: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Block and (rows, columns) of the weights of an attention layer."""
+    """Block and (rows, columns) of the weights of a layer."""
     for name, shape in dit.items():
-        if match := re.fullmatch(rf"blocks\.(\d+)\.attn\.{layer}\.weight", name):
+        if match := re.fullmatch(rf"blocks\.(\d+)\.{re.escape(layer)}\.weight", name):
             yield match[1], shape

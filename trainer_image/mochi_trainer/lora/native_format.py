@@ -1,82 +1,16 @@
-"""The files other tools read and write: Diffusers' separate adapters, and the fused ones of the published fine-tuner and ComfyUI.
-
-alpha / rank is folded into B, so that loaders which ignore alpha are right too.
-"""
+"""The files of the published fine-tuner, which ComfyUI reads: an adapter for each fused layer."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mochi_trainer.lora.targets import PARTS, PROJECTIONS, LoraParams, Projection, Target
-
-_NAME = re.compile(r"blocks\.(?P<block>\d+)\.attn\.(?P<layer>\w+)\.(?P<part>\w+)\.lora_A\.weight")
-_BY_NAME = {(projection.layer, projection.part): projection for projection in PROJECTIONS.values()}
-
-
-class Pair(NamedTuple):
-    """The two matrices of one adapter; its effect on the weight is `b @ a`."""
-
-    block: int
-    projection: Projection
-    a: Tensor
-    b: Tensor
-
-
-def pairs(state: Mapping[str, Tensor], params: LoraParams) -> Iterator[Pair]:
-    """The adapters in an `adapter_state`, float32 on the CPU, with alpha / rank folded into B."""
-    for name, a in state.items():
-        if (match := _NAME.fullmatch(name)) is None:
-            continue
-        b = state[name.replace("lora_A", "lora_B")]
-        projection = _BY_NAME[match["layer"], match["part"]]
-        yield Pair(int(match["block"]), projection, a.float().cpu(), params.scale * b.float().cpu())
-
-
-def export_diffusers(state: Mapping[str, Tensor], params: LoraParams) -> dict[str, Tensor]:
-    """An `adapter_state` as `load_lora_weights` of Diffusers takes it."""
-    exported = {}
-    for pair in pairs(state, params):
-        prefix = f"transformer.transformer_blocks.{pair.block}.attn1.{pair.projection.diffusers}"
-        exported[f"{prefix}.lora_A.weight"] = pair.a.contiguous()
-        exported[f"{prefix}.lora_B.weight"] = pair.b.contiguous()
-    return exported
-
-
-_DIFFUSERS = re.compile(
-    r"transformer\.transformer_blocks\.(?P<block>\d+)\.attn1\.(?P<layer>.+)\.lora_(?P<matrix>[AB])\.weight"
-)
-_BY_DIFFUSERS = {projection.diffusers: target for target, projection in PROJECTIONS.items()}
-
-
-def import_diffusers(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], LoraParams]:
-    """A file of `export_diffusers`, or one that Diffusers wrote, as an `adapter_state` and what `attach` needs for it.
-
-    alpha is taken to be folded in, as Diffusers does. Raises ValueError for a name that is no adapter of this model
-    and for adapters of different ranks.
-    """
-    state: dict[str, Tensor] = {}
-    ranks, targets = set(), set()
-    for name, tensor in tensors.items():
-        match = _DIFFUSERS.fullmatch(name)
-        if match is None or match["layer"] not in _BY_DIFFUSERS:
-            raise ValueError(f"{name} is no adapter of this model")
-        target = _BY_DIFFUSERS[match["layer"]]
-        layer, part, _ = PROJECTIONS[target]
-        state[f"blocks.{match['block']}.attn.{layer}.{part}.lora_{match['matrix']}.weight"] = tensor
-        targets.add(target)
-        ranks.add(tensor.shape[0 if match["matrix"] == "A" else 1])
-    if len(ranks) != 1:
-        raise ValueError(f"the adapters must have one rank, got {sorted(ranks)}")
-    rank = ranks.pop()
-    ordered = tuple(target for target in PROJECTIONS if target in targets)
-    return state, LoraParams(rank=rank, alpha=float(rank), targets=ordered)
+from mochi_trainer.lora.pairs import Found, Pair, assembled, pairs
+from mochi_trainer.lora.targets import PARTS, PROJECTIONS, LoraParams, Target
 
 
 def export_native(
@@ -84,6 +18,8 @@ def export_native(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """An `adapter_state` as the published fine-tuner writes it and ComfyUI reads it: tensors, and the file's metadata.
 
+    Adapters of the MLPs have names of the same kind, which the published fine-tuner never writes: ComfyUI finds layers by
+    their names.
     Query, key and value become one adapter of their fused layer with the ranks added up: the As are stacked and each B
     fills its own rows and columns, so that the effect is exactly the same. Loaders read the metadata key `kwargs`;
     `rank` and `targets` are for `import_native`.
@@ -95,8 +31,8 @@ def export_native(
     for (block, layer), members in groups.items():
         parts = PARTS[layer]
         a, b = _fused(sorted(members, key=lambda pair: parts.index(pair.projection.part)), parts)
-        exported[f"blocks.{block}.attn.{layer}.lora_A"] = a
-        exported[f"blocks.{block}.attn.{layer}.lora_B"] = b
+        exported[f"blocks.{block}.{layer}.lora_A"] = a
+        exported[f"blocks.{block}.{layer}.lora_B"] = b
     return exported, {
         "kwargs": json.dumps(_native_kwargs(exported, params)),
         "rank": str(params.rank),
@@ -117,11 +53,21 @@ def _fused(members: list[Pair], parts: tuple[str, ...]) -> tuple[Tensor, Tensor]
     return a.contiguous(), b
 
 
+_KINDS = {"attn.qkv_": "qkv_proj", "attn.proj_": "out_proj"}
+"""Beginnings of layers that the published fine-tuner adapts, and what its metadata calls them."""
+
+
+def _kind(layer: str) -> str:
+    return next((kind for start, kind in _KINDS.items() if layer.startswith(start)), "")
+
+
 def _native_kwargs(exported: Mapping[str, Tensor], params: LoraParams) -> dict[str, float]:
     kwargs: dict[str, float] = {}
-    for kind, layer in (("qkv_proj", ".qkv_"), ("out_proj", ".proj_")):
+    for layer, kind in _KINDS.items():
         ranks = [
-            tensor.shape[0] for name, tensor in exported.items() if layer in name and name.endswith("lora_A")
+            tensor.shape[0]
+            for name, tensor in exported.items()
+            if f".{layer}" in name and name.endswith("lora_A")
         ]
         if ranks:
             kwargs |= {
@@ -132,7 +78,7 @@ def _native_kwargs(exported: Mapping[str, Tensor], params: LoraParams) -> dict[s
     return kwargs
 
 
-_NATIVE = re.compile(r"blocks\.(?P<block>\d+)\.attn\.(?P<layer>\w+)\.lora_[AB]")
+_NATIVE = re.compile(r"blocks\.(?P<block>\d+)\.(?P<layer>\w+\.\w+)\.lora_[AB]")
 
 
 def import_native(
@@ -147,27 +93,17 @@ def import_native(
     other half, and for matrices that do not belong together.
     """
     scales, stacked = _native_scales(metadata), _stacked(metadata)
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    targets: set[Target] = set()
+    found: list[Found] = []
     for name in sorted({name[:-1] for name in tensors}):
         match = _NATIVE.fullmatch(name + "A")
         if match is None or match["layer"] not in PARTS:
             raise ValueError(f"{_full(name, tensors)} is no adapter of this model")
         layer = match["layer"]
         a, b = _halves(name, tensors, PARTS[layer])
-        b = b * scales["qkv_proj" if layer.startswith("qkv_") else "out_proj"]
+        b = b * scales.get(_kind(layer), 1.0)
         for target, own_a, own_b in _separated(layer, a, b, stacked):
-            found[f"blocks.{match['block']}.attn.{layer}.{PROJECTIONS[target].part}"] = own_a, own_b
-            targets.add(target)
-    if not found:
-        raise ValueError("the file must have adapters, got none")
-    rank = max(len(a) for a, _ in found.values())
-    state: dict[str, Tensor] = {}
-    for name, (a, b) in found.items():
-        state[f"{name}.lora_A.weight"] = pad(a, (0, 0, 0, rank - len(a))).contiguous()
-        state[f"{name}.lora_B.weight"] = pad(b, (0, rank - len(a))).contiguous()
-    ordered = tuple(target for target in PROJECTIONS if target in targets)
-    return state, LoraParams(rank=rank, alpha=float(rank), targets=ordered)
+            found.append(Found(int(match["block"]), target, own_a, own_b))
+    return assembled(found)
 
 
 def _full(stem: str, tensors: Mapping[str, Tensor]) -> str:
@@ -192,7 +128,7 @@ def _native_scales(metadata: Mapping[str, str]) -> dict[str, float]:
             kind: float(kwargs[f"{kind}_lora_alpha"]) / float(kwargs[f"{kind}_lora_rank"])
             if f"{kind}_lora_alpha" in kwargs
             else 1.0
-            for kind in ("qkv_proj", "out_proj")
+            for kind in _KINDS.values()
         }
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise ValueError(f"the metadata key kwargs must give rank and alpha, got {error!r}") from error
