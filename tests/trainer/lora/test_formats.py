@@ -29,6 +29,7 @@ from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 PARAMS = {
     "query and value": LoraParams(rank=4, alpha=10),
     "every target": LoraParams(rank=3, alpha=2, targets=tuple(PROJECTIONS)),
+    "MLPs, rank-stabilised": LoraParams(rank=4, alpha=3, rslora=True, targets=("mlp_in", "text_mlp_out")),
 }
 SIGMA = 0.4
 
@@ -233,5 +234,15 @@ def test_files_that_are_no_adapter_of_this_model_are_refused() -> None:
     name = "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"
     with pytest.raises(ValueError, match=r"unet.x is no adapter of this model"):
         import_diffusers({"unet.x": exported[name]})
-    with pytest.raises(ValueError, match=r"must have one rank, got \[2, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"to_q.lora_A.weight \[2, 96\] and .*to_q.lora_B.weight \[96, 4\] do not"
+    ):
         import_diffusers({**exported, name: exported[name][:2]})
+    with pytest.raises(
+        ValueError, match=r"^transformer\.transformer_blocks\.0\.attn1\.to_q\.lora_A\.weight is missing"
+    ):
+        import_diffusers({key: tensor for key, tensor in exported.items() if key != name})
+    with pytest.raises(ValueError, match="the metadata key lora_adapter_metadata cannot be read"):
+        import_diffusers(exported, {"lora_adapter_metadata": "[1"})
+    with pytest.raises(ValueError, match="must have adapters, got none"):
+        import_diffusers({})

@@ -37,6 +37,8 @@ def _fill(own: Mapping[str, Tensor], state: Mapping[str, Tensor], scale: float) 
         axis = 0 if ".lora_A." in name else 1
         if target is None or target.shape[1 - axis] != tensor.shape[1 - axis]:
             expected = "no such layer" if target is None else f"{target.shape[1 - axis]} features"
-            raise ValueError(f"{name} {list(tensor.shape)} does not belong to this model, which has {expected}")
+            raise ValueError(
+                f"{name} {list(tensor.shape)} does not belong to this model, which has {expected}"
+            )
         corner = target.narrow(axis, 0, tensor.shape[axis])
         corner.copy_(tensor if axis == 0 else tensor / scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,10 +67,8 @@ def _found(module: str, matrices: Mapping[str, tuple[str, Tensor]], scales: _Sca
     target = _BY_LAYER[module.split(".", 2)[2]]
     if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a) or (PROJECTIONS[target].swapped and len(b) % 2):
         raise ValueError(f"{name_a} {list(a.shape)} and {name_b} {list(b.shape)} do not belong together")
-    if "alpha" in matrices:
-        scale = float(matrices["alpha"][1]) / len(a)
-    else:
-        scale = scales.of(module, rank=len(a))
+    rank = len(a)
+    scale = float(matrices["alpha"][1]) / rank if "alpha" in matrices else scales.of(module, rank=rank)
     rows = in_order(b.float(), PROJECTIONS[target])
     return Found(int(module.split(".")[1]), target, a.float(), rows if scale == 1 else scale * rows)
 

@@ -107,9 +107,7 @@ def _ranks(pattern: re.Pattern[str], found: Shapes) -> dict[str, int]:
     return {layer: count.most_common(1)[0][0] for layer, count in counts.items()}
 
 
-def _separate(
-    dit: Shapes, ranks: Mapping[str, int], prefix: str
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _separate(dit: Shapes, ranks: Mapping[str, int], prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer, _, diffusers, _ in PROJECTIONS.values():
         if (rank := ranks.get(diffusers)) is None:
             continue
