@@ -25,7 +25,9 @@ from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.lora import adapter_state, base_state, read_file
 from mochi_trainer.presets import load_dit
+from mochi_trainer.storage import open_store
 from mochi_trainer.storage.local import LocalStore
+from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
 from tests.trainer.training_runs import KEY, LATENT_SHAPE, run_file, write_dataset
 
@@ -322,3 +324,33 @@ def test_a_lora_run_on_two_pods_is_refused(root: Path) -> None:
 def test_a_dataset_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingObjectError, match="output of the stage videos is not complete"):
         train.execute(run_file(tmp_path))
+
+
+def test_a_run_starts_where_a_lora_file_ended(
+    root: Path, lora: tuple[RunFile, Finished], s3_server: Server
+) -> None:
+    first, done = lora
+    assert isinstance(done.result, TrainingResult)
+    ended = LocalStore(Path(first.locations.run.removeprefix("file://")))
+    open_store(f"s3://{BUCKET}/given", s3_server.spec).write_bytes(
+        "first.safetensors", ended.read_bytes("artifacts/lora.safetensors")
+    )
+    start = {"rank": 8, "alpha": 4, "startFrom": f"s3://{BUCKET}/given/first.safetensors"}
+    again = run_file(root, name="again", lora=start).model_copy(update={"s3": s3_server.spec})
+    details = train.execute(again).details
+    assert details["fixedLossBefore"] == pytest.approx(done.details["fixedLossAfter"], rel=1e-5)
+    assert details["fixedLossAfter"] < details["fixedLossBefore"]
+
+
+def test_a_start_that_does_not_fit_or_exist_is_refused(root: Path, s3_server: Server) -> None:
+    store = open_store(f"s3://{BUCKET}/given", s3_server.spec)
+    store.write_bytes("broken.safetensors", b"not a file")
+    uri = f"s3://{BUCKET}/given/broken.safetensors"
+    run = run_file(root, name="refused", lora={"startFrom": uri}).model_copy(update={"s3": s3_server.spec})
+    with pytest.raises(
+        InvalidInputError, match=f"lora.startFrom {uri} cannot be used: broken.safetensors is not"
+    ):
+        train.execute(run)
+    missing = run_file(root, name="absent", lora={"startFrom": uri.replace("broken", "absent")})
+    with pytest.raises(MissingObjectError, match=r"given/absent\.safetensors"):
+        train.execute(missing.model_copy(update={"s3": s3_server.spec}))
