@@ -52,8 +52,9 @@ def test_both_stages_are_reused(run: RunFile) -> None:
 
 def test_a_caption_that_is_cut_off_is_reported(run: RunFile) -> None:
     done = captions.execute(run)
-    assert done.details == {"truncated": ["bunny.mp4"]}
-    assert done.message.endswith("1 longer than 256 tokens cut off")
+    assert done.details == {"truncated": {"bunny.mp4": 500}}
+    assert done.message.endswith("; cut off after 256 tokens: bunny.mp4 (500)")
+    assert done.message.endswith("bunny.mp4 (500)")
 
 
 def test_every_second_clip_is_decoded_again_and_scored(run: RunFile) -> None:

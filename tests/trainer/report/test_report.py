@@ -87,7 +87,7 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
             details={"skipped": ["bare.mp4"]},
         ),
     )
-    write_record(store, _record("captions", Outcome(reason="Completed"), details={"truncated": [EVIL]}))
+    write_record(store, _record("captions", Outcome(reason="Completed"), details={"truncated": {EVIL: 300}}))
     videos = StageResult(cache_key="k2", items_total=1, items_done=1)
     write_record(
         store,
@@ -137,7 +137,7 @@ def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> 
     for part in (
         "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "31.2 dB", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
         "1 of 2 clips are used. 1 more without a caption were left out.", "reused", "1 min 23 s", "seed 7",
-        "enlarged 1.50×", "its end is cut off", "schemaVersion: 1", "Steps without a finite loss",
+        "enlarged 1.50×", "caption of 300 tokens: what follows 256 is cut off", "schemaVersion: 1", "Steps without a finite loss",
     ):  # fmt: skip
         assert part in text, part
 

@@ -21,12 +21,15 @@ from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_text_encoder
 from mochi_trainer.storage import Store, find_manifest, open_store, put_bytes_entry, write_manifest
-from mochi_trainer.text import EncodedCaption
+from mochi_trainer.text import MAX_TOKENS, EncodedCaption
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raise it when the output for the same input changes."""
+
+SHOWN = 5
+"""As many captions that are too long are named in the message; the report marks them all."""
 
 BATCH = 8
 """Captions encoded at once."""
@@ -49,10 +52,9 @@ def execute(run: RunFile) -> Finished:
         features = _encoded(run, ["", *(clip.caption for clip in clips)])
         manifest = write_manifest(cache, prefix, *_stored(cache, prefix, clips, features))
     truncated = manifest.details["truncated"]
-    cut = f", {len(truncated)} longer than 256 tokens cut off" if truncated else ""
     return Finished(
         result=stage_result(key, hit=hit, done=len(clips), failures=[]),
-        message=f"{'reused' if hit else 'made'} features of {len(clips)} captions{cut}",
+        message=f"{'reused' if hit else 'made'} features of {len(clips)} captions{_cut(truncated)}",
         details={"truncated": truncated},
     )
 
@@ -80,14 +82,25 @@ def _stored(
     for clip in clips:
         data = _file(encoded[clip.caption].features)
         entries.append(put_bytes_entry(cache, prefix, data, f"{clip.name}.safetensors"))
-    truncated = [clip.source for clip in clips if encoded[clip.caption].truncated]
-    if truncated:
-        log.warning("captions longer than 256 tokens lose their end: %s", ", ".join(truncated))
+    truncated = {
+        clip.source: encoded[clip.caption].tokens for clip in clips if encoded[clip.caption].truncated
+    }
+    for source, tokens in truncated.items():
+        log.warning("the caption of %s has %d tokens and loses what follows %d", source, tokens, MAX_TOKENS)
     return entries, {
         "captions": {clip.name: clip.caption for clip in clips},
         "tokens": {clip.name: encoded[clip.caption].count for clip in clips},
         "truncated": truncated,
     }
+
+
+def _cut(truncated: Mapping[str, int]) -> str:
+    """Which captions lost their end, for the stage's message."""
+    if not truncated:
+        return ""
+    named = ", ".join(f"{source} ({tokens})" for source, tokens in list(truncated.items())[:SHOWN])
+    more = f" and {len(truncated) - SHOWN} more" if len(truncated) > SHOWN else ""
+    return f"; cut off after {MAX_TOKENS} tokens: {named}{more}"
 
 
 def _file(features: Tensor) -> bytes:

@@ -80,7 +80,9 @@ def encoded_prompts(settings: Settings, texts: Sequence[str]) -> list[EncodedPro
     encoded = encoder.encode(texts)
     for text, each in zip(texts, encoded, strict=True):
         if each.truncated:
-            log.warning("the prompt is longer than 256 tokens and loses its end: %.60s", text)
+            log.warning(
+                "the prompt has %d tokens and loses what follows %d: %.60s", each.tokens, each.count, text
+            )
     return [EncodedPrompt(text, each.features.cpu()) for text, each in zip(texts, encoded, strict=True)]
 
 

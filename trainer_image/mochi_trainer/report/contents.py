@@ -112,7 +112,11 @@ def _manifest(cache: Store, records: Sequence[StageRecord], stage: str) -> Manif
 
 
 def _clips(cache: Store, manifest: Manifest, records: Sequence[StageRecord]) -> list[ClipRow]:
-    cut = {source for record in records for source in record.details.get("truncated", ())}
+    cut = {
+        source: tokens
+        for record in records
+        for source, tokens in record.details.get("truncated", {}).items()
+    }
     failed = {failure.clip for failure in _failures(records)}
     rows: list[ClipRow] = []
     for clip in manifest.details["clips"]:
@@ -121,7 +125,8 @@ def _clips(cache: Store, manifest: Manifest, records: Sequence[StageRecord]) -> 
         remarks = (
             [f"enlarged {clip['enlargement']:.2f}×: the source is smaller"] if clip["enlargement"] > 1 else []
         )
-        remarks += ["caption longer than 256 tokens: its end is cut off"] if clip["source"] in cut else []
+        if tokens := cut.get(clip["source"]):
+            remarks.append(f"caption of {tokens} tokens: what follows 256 is cut off")
         remarks += [] if clip["caption"] else ["no caption: the empty prompt"]
         key = layout.join(manifest.prefix, f"{clip['name']}.jpg")
         picture = _optional(cache, key) if len(rows) < THUMBNAILS else None

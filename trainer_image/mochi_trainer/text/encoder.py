@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.text.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ class EncodedCaption:
     count: int
     """Tokens used; 0 for the empty prompt."""
 
-    truncated: bool
-    """Whether the caption had more than `MAX_TOKENS` tokens, so that its end was cut off."""
+    tokens: int
+    """Tokens of the whole caption, its end token included."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the caption had more than `MAX_TOKENS` tokens, so that its end was cut off."""
+        return self.tokens > self.count
 
 
 class TextEncoder:
@@ -55,7 +61,8 @@ class TextEncoder:
         """The features of each caption, in the order given and in the model's type and device.
 
         Surrounding white space is dropped. The empty caption has no token at all: it is the prompt that guidance and
-        caption dropout call empty, and the model is not asked for it.
+        caption dropout call empty, and the model is not asked for it. Raises InvalidInputError when the features of a
+        caption are not finite: T5 in a type of too small a range, or broken weights.
         """
         ids = [self.tokenizer(text) if (text := caption.strip()) else [] for caption in captions]
         kept = [
@@ -64,8 +71,8 @@ class TextEncoder:
         features = self._features([tokens for tokens in kept if tokens])
         empty = torch.empty(0, self.width, dtype=self.model.dtype, device=self.model.device)
         return [
-            EncodedCaption(next(features) if cut else empty, len(cut), len(whole) > MAX_TOKENS)
-            for cut, whole in zip(kept, ids, strict=True)
+            EncodedCaption(_finite(next(features), text) if cut else empty, len(cut), len(whole))
+            for text, cut, whole in zip(captions, kept, ids, strict=True)
         ]
 
     def _features(self, batch: list[list[int]]) -> Iterator[Tensor]:
@@ -81,3 +88,12 @@ class TextEncoder:
         )
         features_BLK = self.model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         return (row[: len(tokens)].clone() for row, tokens in zip(features_BLK, batch, strict=True))
+
+
+def _finite(features_LK: Tensor, caption: str) -> Tensor:
+    if not bool(features_LK.isfinite().all()):
+        raise InvalidInputError(
+            f"the text encoder gives features that are not finite in {features_LK.dtype} for the caption {caption!r:.60}: "
+            "its weights are broken, or their type cannot hold what it computes"
+        )
+    return features_LK
