@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mochi_trainer.model import DiTParams
 from mochi_trainer.model.layers import rotary_angles, rotated, timestep_features
@@ -76,3 +80,31 @@ def test_sizes_that_cannot_be_are_refused() -> None:
 def test_hidden_widths_are_the_published_ones() -> None:
     params = DiTParams()
     assert (params.mlp_width(3072), params.mlp_width(1536), TINY.mlp_width(96)) == (8192, 4096, 256)
+
+
+class Attended(TorchDispatchMode):
+    """Keeps the queries, keys and values that the attention operator is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[tuple[Tensor, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.mochi.attention.default:
+            self.inputs.append(tuple(tensor.clone() for tensor in args[:3]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_rotation_leaves_text_and_values_untouched() -> None:
+    model = copy.deepcopy(tiny_dit())
+    x, text = draw(1, 12, 2, 4, 6), draw(1, 5, 64, seed=1)
+    seen = []
+    for _ in range(2):
+        with torch.no_grad(), Attended() as attended:
+            model(x, torch.tensor([0.4]), text)
+        seen.append(attended.inputs[0])  # of the first block, before positions can have spread
+        model.pos_frequencies.data *= 1.7
+    visual = seen[0][0].shape[1] - 5
+    for index, (before, after) in enumerate(zip(*seen, strict=True)):
+        assert torch.equal(before[:, visual:], after[:, visual:])
+        assert torch.equal(before[:, :visual], after[:, :visual]) == (index == 2)

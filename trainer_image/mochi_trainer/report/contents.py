@@ -113,9 +113,7 @@ def _manifest(cache: Store, records: Sequence[StageRecord], stage: str) -> Manif
 
 def _clips(cache: Store, manifest: Manifest, records: Sequence[StageRecord]) -> list[ClipRow]:
     cut = {
-        source: tokens
-        for record in records
-        for source, tokens in record.details.get("truncated", {}).items()
+        source: tokens for record in records for source, tokens in record.details.get("truncated", {}).items()
     }
     failed = {failure.clip for failure in _failures(records)}
     rows: list[ClipRow] = []
