@@ -32,7 +32,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def load_dit(
-    preset: str,
+    preset: str | Preset,
     source: Source | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -40,27 +40,27 @@ def load_dit(
 ) -> DiT:
     """The transformer; `pos_frequencies` stays in float32.
 
-    `source` has the published files or those of Diffusers. Tensors go to `device` piece by piece in the type `dtype`.
+    `preset` is a name, or sizes of your own. `source` has the published files or those of Diffusers. Tensors go to `device` piece by piece in the type `dtype`.
     Raises `WeightsError`, which names the file and the tensor, `MissingObjectError`, `InvalidInputError`, and what the
     store raises.
     """
-    chosen = preset_named(preset)
+    chosen = _chosen(preset)
     return _loaded(meta_dit(preset), chosen, source, "dit", device, dtype)
 
 
-def meta_dit(preset: str) -> DiT:
+def meta_dit(preset: str | Preset) -> DiT:
     """The transformer without memory: names and shapes only, to be sharded and then filled with `fill_dit`."""
     with torch.device("meta"):
-        return DiT(preset_named(preset).dit).eval()
+        return DiT(_chosen(preset).dit).eval()
 
 
-def fill_dit(preset: str, source: Source | None, rows: Mapping[str, tuple[Tensor, int]]) -> None:
+def fill_dit(preset: str | Preset, source: Source | None, rows: Mapping[str, tuple[Tensor, int]]) -> None:
     """Give the transformer's tensors on this rank their numbers; only these are read.
 
     `rows` has, by published name, the rows of each tensor that this rank keeps and the number of the first one. Raises as
     `load_dit`.
     """
-    chosen = preset_named(preset)
+    chosen = _chosen(preset)
     shapes = _shapes(meta_dit(preset))
     files = part_files(store_of(_place(chosen, source)), "dit")
     kept = {name: Kept(tensor, first) for name, (tensor, first) in rows.items()}
@@ -68,35 +68,35 @@ def fill_dit(preset: str, source: Source | None, rows: Mapping[str, tuple[Tensor
 
 
 def load_encoder(
-    preset: str,
+    preset: str | Preset,
     source: Source | None = None,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
     """The encoder of the autoencoder, frozen. Raises as `load_dit`."""
-    chosen = preset_named(preset)
+    chosen = _chosen(preset)
     with torch.device("meta"):
         model = Encoder(chosen.encoder)
     return _loaded(model, chosen, source, "encoder", device, dtype).requires_grad_(False)
 
 
 def load_decoder(
-    preset: str,
+    preset: str | Preset,
     source: Source | None = None,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Decoder:
     """The decoder of the autoencoder, frozen. Raises as `load_dit`."""
-    chosen = preset_named(preset)
+    chosen = _chosen(preset)
     with torch.device("meta"):
         model = Decoder(chosen.decoder)
     return _loaded(model, chosen, source, "decoder", device, dtype).requires_grad_(False)
 
 
 def load_text_encoder(
-    preset: str,
+    preset: str | Preset,
     source: Source | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -109,7 +109,7 @@ def load_text_encoder(
     """
     if dtype == torch.float16:
         raise InvalidInputError("dtype must be float32 or bfloat16, got float16, in which t5 overflows")
-    chosen = preset_named(preset)
+    chosen = _chosen(preset)
     with text_files(_place(chosen, source)) as files:
         model = _t5(files, dtype).to(device)  # type: ignore[arg-type]  # transformers declares a narrower `to`
         tokenizer = byte_tokenizer() if chosen.byte_tokens else t5_tokenizer(files.tokenizer)
@@ -222,6 +222,10 @@ def _path(info: ObjectInfo) -> Path:
 def _content(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _chosen(preset: str | Preset) -> Preset:
+    return preset_named(preset) if isinstance(preset, str) else preset
 
 
 def _place(preset: Preset, source: Source | None) -> Source:
