@@ -28,6 +28,8 @@ class Server:
     """A running S3 server with one bucket."""
 
     spec: S3Spec
+    folder: Path
+    """Where the server keeps its objects, as files."""
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +76,7 @@ def serving(folder: Path) -> Iterator[Server]:
         client = boto3.client("s3", endpoint_url=spec.endpoint, region_name=spec.region)
         client.create_bucket(Bucket=BUCKET)
         client.close()
-        yield Server(spec)
+        yield Server(spec, folder / "data" / BUCKET)
     finally:
         server.terminate()
         server.wait(timeout=10)

@@ -70,13 +70,9 @@ class Check:
             )
 
 
-def check_whole(file: StoredFile) -> bool:
-    """Read all of `file` and compare; whether there was anything to compare with. Raises WeightsError when it differs."""
-    expected = expected_digest(file)
-    if expected is None:
-        return False
+def check_whole(file: StoredFile, expected: Digest) -> None:
+    """Read all of `file` and compare. Raises WeightsError when it differs."""
     check = Check(file, expected)
     for start in range(0, file.size, PIECE_BYTES):
         check.add(file.read(start, min(PIECE_BYTES, file.size - start)))
     check.finish()
-    return True

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from mochi_trainer.errors import DiskFullError
 from mochi_trainer.presets.addresses import Source, folder_of, store_of
-from mochi_trainer.presets.checksums import check_whole
+from mochi_trainer.presets.checksums import check_whole, expected_digest
 from mochi_trainer.presets.finding import text_folders, text_variant
 from mochi_trainer.presets.header import header_of
-from mochi_trainer.presets.stored import found
+from mochi_trainer.presets.stored import found, required
 from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
 
@@ -41,11 +41,11 @@ def text_files(source: Source) -> Iterator[TextFiles]:
     a download that cannot fit, and what the store raises.
     """
     if isinstance(source, Path):
-        yield _checked(folder_of(source))
+        yield _checked(folder_of(source), store_of(source))
         return
     with tempfile.TemporaryDirectory(prefix="mochi-t5-") as name:
-        _download(store_of(source), Path(name))
-        yield _checked(Path(name))
+        _download(source, Path(name))
+        yield _checked(Path(name), source)
 
 
 def _download(store: Store, into: Path) -> None:
@@ -61,12 +61,16 @@ def _download(store: Store, into: Path) -> None:
         store.get(info.key, into / info.key)
 
 
-def _checked(root: Path) -> TextFiles:
-    store = LocalStore(root)
-    folders = text_folders(store)
-    for info in store.list(folders.model):
-        if info.key.endswith(".safetensors") and (file := found(store, info.key)):
-            header_of(file)
-            if check_whole(file):
-                log.info("%s has the checksum of its source", file.name)
-    return TextFiles(root / folders.model, root / folders.tokenizer, text_variant(store, folders.model))
+def _checked(root: Path, origin: Store) -> TextFiles:
+    """The files below `root`, compared with what `origin`, where they come from, says about them."""
+    folders = text_folders(origin)
+    for info in origin.list(folders.model):
+        original = found(origin, info.key)
+        if original is None or not info.key.endswith(".safetensors"):
+            continue
+        copy = required(LocalStore(root), info.key)
+        header_of(copy)
+        if expected := expected_digest(original):
+            check_whole(copy, expected)
+            log.info("%s has the checksum of its source", original.name)
+    return TextFiles(root / folders.model, root / folders.tokenizer, text_variant(origin, folders.model))
