@@ -7,17 +7,15 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import AutoencoderKLMochi, MochiTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mochi_trainer.model import DiT
 from mochi_trainer.presets import preset_named
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.storage.s3 import S3Store
 from mochi_trainer.vae import Decoder, DecoderParams, Encoder, EncoderParams
 from tests.trainer.numerics import TINY, seeded
 
@@ -45,48 +43,6 @@ def write_published(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for part in parts():
         save_file(state(part), folder / f"{part}.safetensors")
-
-
-def transformer() -> MochiTransformer3DModel:
-    sizes = SMALL.dit
-    model = MochiTransformer3DModel(
-        patch_size=2,
-        num_attention_heads=sizes.heads,
-        attention_head_dim=sizes.visual_width // sizes.heads,
-        num_layers=sizes.depth,
-        pooled_projection_dim=sizes.text_width,
-        in_channels=12,
-        text_embed_dim=sizes.text_feature_width,
-        time_embed_dim=sizes.timestep_width,
-        max_sequence_length=256,
-    )
-    model.load_state_dict(dit_layout(state("dit"), sizes.depth), strict=True)
-    return model
-
-
-def autoencoder() -> AutoencoderKLMochi:
-    model = AutoencoderKLMochi(
-        encoder_block_out_channels=SMALL.encoder.widths,
-        decoder_block_out_channels=SMALL.decoder.widths[::-1],
-        layers_per_block=SMALL.encoder.blocks,
-    )
-    halves = {"encoder": encoder_table(SMALL.encoder), "decoder": decoder_table(SMALL.decoder)}
-    model.load_state_dict(
-        {
-            f"{half}.{name}": tensor
-            for half, table in halves.items()
-            for name, tensor in diffusers_layout(state(half), table).items()
-        },
-        strict=True,
-    )
-    return model
-
-
-def save_diffusers(folder: Path, **options: Any) -> Path:
-    """What Diffusers' own code writes."""
-    transformer().save_pretrained(folder / "transformer", **options)
-    autoencoder().save_pretrained(folder / "vae", **options)
-    return folder
 
 
 def write_shards(tensors: Mapping[str, Tensor], stem: Path, count: int) -> list[Path]:
@@ -127,6 +83,17 @@ class CountingStore(LocalStore):
     def total(self) -> int:
         """Bytes read in ranges."""
         return sum(length for _, _, length in self.ranges)
+
+
+class CountingS3(S3Store):
+    """S3 that counts the bytes of the ranges that were read."""
+
+    total = 0
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        data = super().read_range(key, start, length)
+        self.total += len(data)
+        return data
 
 
 class ShrinkingStore(LocalStore):

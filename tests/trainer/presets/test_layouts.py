@@ -29,7 +29,8 @@ from mochi_trainer.presets.diffusers_layout import (
 from mochi_trainer.presets.finding import FilePart, part_files
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import Decoder, Encoder
-from tests.trainer.loading import SMALL, parts, same, save_diffusers, state, write_published, write_shards
+from tests.trainer.diffusers_files import save_diffusers
+from tests.trainer.loading import SMALL, parts, same, state, write_published, write_shards
 
 LOADERS = {"dit": load_dit, "encoder": load_encoder, "decoder": load_decoder}
 

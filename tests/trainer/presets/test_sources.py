@@ -31,12 +31,12 @@ from mochi_trainer.storage import open_store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.storage.s3 import S3Store
 from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.loading import (
     SMALL,
     CountingStore,
     ShrinkingStore,
     same,
-    save_diffusers,
     state,
     write_published,
     write_shards,

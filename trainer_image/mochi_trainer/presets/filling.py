@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,8 +96,13 @@ def _copy(read: Read, data: bytes, flat: Mapping[str, Tensor]) -> None:
         numbers = torch.frombuffer(bytearray(view[start : start + span.length]), dtype=TYPES[span.dtype])
         place = flat[span.target][span.first : span.first + span.numbers]
         place.copy_(numbers)
-        if not bool(place.isfinite().all()):
+        if not _finite(place):
             raise _not_finite(span, place)
+
+
+def _finite(numbers: Tensor) -> bool:
+    """Whether all are finite; NaN is passed on by aminmax, which takes a thirtieth of the time of isfinite on a CPU."""
+    return all(math.isfinite(bound) for bound in torch.aminmax(numbers))
 
 
 def _not_finite(span: Span, place: Tensor) -> WeightsError:
