@@ -1,8 +1,9 @@
-"""Host memory while weights are loaded: `python tests/bench/loading_memory.py [folder|s3|whole|ranks ...]`.
+"""Host memory while weights are loaded: `python tests/bench/loading_memory.py [whole|folder|s3|ranks|published ...]`.
 
 A transformer of 1.2 GB in float32, in four files with an index, is loaded in fresh processes. Counted is the peak of resident
 memory above what the process had before, less the parameters that it keeps, as a share of the largest file; and the bytes
-that were read. `whole` is the way without pieces, for comparison: each file through safetensors, mapped into memory.
+that were read. `whole` is the way without pieces, for comparison: each file through safetensors, mapped into memory. `published`
+is the rows of one of 8 ranks at the published size, from a file of bfloat16 zeros that takes no room on disk.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ from mochi_api.spec import S3Spec
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.parallel.group import joined
 from mochi_trainer.parallel.ranks import ranks_of
-from mochi_trainer.parallel.sharding import own_rows, shard
+from mochi_trainer.parallel.sharding import REPLICATED, own_rows, rows_of, shard
 from mochi_trainer.presets import Preset, check_parts, fill_dit, load_dit, meta_dit, preset_named
 from mochi_trainer.presets.initial import initialise
 from mochi_trainer.storage import open_store
 from tests.trainer.conftest import BUCKET, serving
 from tests.trainer.distributed import free_port
-from tests.trainer.loading import CountingS3, CountingStore, write_shards
+from tests.trainer.loading import CountingS3, CountingStore, write_hollow, write_shards
 
 FILES = 4
 DEPTH = 10
-KINDS = ("whole", "folder", "s3", "ranks")
+KINDS = ("whole", "folder", "s3", "ranks", "published")
+RANKS = 8
+"""Of the published model."""
 MB = 10**6
 LIMIT = 300.0
 """Seconds a process may take."""
@@ -53,6 +56,7 @@ class Measured:
     read: int
     """Bytes read from the files."""
     seconds: float
+    """Of CPU time, since others use the machine too."""
 
     def share(self, largest: int) -> float:
         """What was needed besides the parameters, in files."""
@@ -107,6 +111,8 @@ def _one(kind: str, address: str, depth: int, s3: S3Spec) -> Measured:
     torch.set_num_threads(1)
     preset, source = sizes(depth), _counting(address, s3)
     check_parts(source, ["dit"])
+    if kind == "published":
+        return _published(source)
     if kind == "ranks":
         with joined(
             ranks_of(os.environ, replicas=int(os.environ["WORLD_SIZE"])), torch.device("cpu"), limit=60
@@ -124,6 +130,17 @@ def _one(kind: str, address: str, depth: int, s3: S3Spec) -> Measured:
         else:
             model = load_dit(preset, source, dtype=torch.bfloat16)
     return count.measured(list(model.parameters()))
+
+
+def _published(source: CountingStore | CountingS3) -> Measured:
+    shapes = {name: tensor.shape for name, tensor in meta_dit("mochi-1").state_dict().items()}
+    with Counting(source) as count:
+        rows = {}
+        for name, shape in shapes.items():
+            own = range(shape[0]) if name == REPLICATED else rows_of(shape[0], 1, RANKS)
+            rows[name] = torch.empty(len(own), *shape[1:]), own.start
+        fill_dit("mochi-1", source, rows)
+    return count.measured([tensor for tensor, _ in rows.values()])
 
 
 def _counting(address: str, s3: S3Spec) -> CountingStore | CountingS3:
@@ -153,11 +170,11 @@ class Counting:
 
     def __enter__(self) -> Counting:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        self._before, self._read, self._began = _status("VmRSS"), self._source.total, time.monotonic()
+        self._before, self._read, self._began = _status("VmRSS"), self._source.total, time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.monotonic() - self._began
+        self.seconds = time.process_time() - self._began
         self._peak, self._end = _status("VmHWM"), self._source.total
 
     def measured(self, tensors: Sequence[torch.Tensor]) -> Measured:
@@ -177,12 +194,12 @@ def _rows(kinds: Sequence[str], folder: Path) -> None:
     sys.stdout.write(
         f"{FILES} files, {whole / MB:.0f} MB, the largest {largest / MB:.0f} MB; float32 in the files\n"
     )
-    sys.stdout.write("| source | kept | above it | in files | read | seconds |\n|---|---|---|---|---|---|\n")
+    sys.stdout.write("| source | kept | above it | in files | read | CPU |\n|---|---|---|---|---|---|\n")
     for kind in kinds:
         for line, found in _measured_kind(kind, folder):
             sys.stdout.write(
                 f"| {line} | {found.kept / MB:.0f} MB | {(found.above - found.kept) / MB:.0f} MB | "
-                f"{found.share(largest):.2f} | {_read(kind, found)} | {found.seconds:.1f} |\n"
+                f"{'-' if kind == 'published' else format(found.share(largest), '.2f')} | {_read(kind, found)} | {found.seconds:.1f} s |\n"
             )
             sys.stdout.flush()
 
@@ -203,6 +220,10 @@ def _measured_kind(kind: str, folder: Path) -> list[tuple[str, Measured]]:
     if kind == "ranks":
         found = measured(kind, address, DEPTH, S3Spec(), world=2)
         return [(f"folder, rank {rank} of 2, float32", each) for rank, each in enumerate(found)]
+    if kind == "published":
+        write_hollow(folder / "published/dit.safetensors", meta_dit("mochi-1").state_dict())
+        found = measured(kind, str(folder / "published"), DEPTH, S3Spec())
+        return [(f"folder, one of {RANKS} ranks, published size, float32", *found)]
     name = "folder, each file mapped" if kind == "whole" else "folder"
     return [(f"{name}, bfloat16", *measured(kind, address, DEPTH, S3Spec()))]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLMochi, MochiTransformer3DModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.model import DiT
@@ -30,7 +29,7 @@ from mochi_trainer.presets.finding import FilePart, part_files
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import Decoder, Encoder
 from tests.trainer.diffusers_files import save_diffusers
-from tests.trainer.loading import SMALL, parts, same, state, write_published, write_shards
+from tests.trainer.loading import SMALL, parts, same, state, write_hollow, write_published, write_shards
 
 LOADERS = {"dit": load_dit, "encoder": load_encoder, "decoder": load_decoder}
 
@@ -71,19 +70,6 @@ def test_every_type_of_weights_is_brought_to_the_one_asked_for(tmp_path: Path, k
         assert same(load_dit(SMALL, tmp_path, dtype=dtype), expected)
 
 
-def header_only(path: Path, state: Mapping[str, Tensor]) -> None:
-    """A file of the true size that takes no room: the header, and a hole where the numbers would be."""
-    entries, end = {}, 0
-    for name, tensor in state.items():
-        start, end = end, end + 2 * tensor.numel()
-        entries[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(entries).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-
-
 def published_sizes() -> dict[FilePart, nn.Module]:
     mochi = preset_named("mochi-1")
     with torch.device("meta"):
@@ -95,7 +81,7 @@ def test_at_the_published_sizes_every_tensor_of_diffusers_has_its_place(tmp_path
     with torch.device("meta"):
         models = {"transformer": MochiTransformer3DModel(), "vae": AutoencoderKLMochi()}
     for folder, theirs in models.items():
-        header_only(tmp_path / folder / "diffusion_pytorch_model.safetensors", theirs.state_dict())
+        write_hollow(tmp_path / folder / "diffusion_pytorch_model.safetensors", theirs.state_dict())
     counts = {}
     for part, ours in published_sizes().items():
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
