@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -25,6 +26,7 @@ from mochi_trainer.presets import (
     load_encoder,
     load_text_encoder,
     open_source,
+    preset_named,
 )
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.storage import open_store
@@ -390,6 +392,15 @@ def test_a_truncated_t5_is_named(text: dict[str, Path]) -> None:
     path = text["published"] / "t5/model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(WeightsError, match=r"t5/model.safetensors is truncated"):
+        load_text_encoder("nano", text["published"])
+
+
+def test_a_t5_without_weights_or_tokenizer_is_told(text: dict[str, Path]) -> None:
+    vocabulary = dataclasses.replace(preset_named("nano"), byte_tokens=False)
+    with pytest.raises(WeightsError, match=r"t5's tokenizer in \S+/tokenizer cannot be loaded: "):
+        load_text_encoder(vocabulary, text["diffusers"])
+    (text["published"] / "t5/model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"t5 in \S+/t5 cannot be loaded: "):
         load_text_encoder("nano", text["published"])
 
 

@@ -22,7 +22,7 @@ from mochi_trainer.presets.text_files import TextFiles, text_files
 from mochi_trainer.presets.weights import WeightsError, kept_type
 from mochi_trainer.storage import ObjectInfo, Store
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.text import TextEncoder, byte_tokenizer, t5_tokenizer
+from mochi_trainer.text import TextEncoder, Tokenizer, byte_tokenizer, t5_tokenizer
 from mochi_trainer.vae import Decoder, Encoder
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def load_text_encoder(
     chosen = _chosen(preset)
     with text_files(_place(chosen, source)) as files:
         model = _t5(files, dtype).to(device)  # type: ignore[arg-type]  # transformers declares a narrower `to`
-        tokenizer = byte_tokenizer() if chosen.byte_tokens else t5_tokenizer(files.tokenizer)
+        tokenizer = byte_tokenizer() if chosen.byte_tokens else _tokenizer(files)
     return TextEncoder(model, tokenizer)
 
 
@@ -121,13 +121,29 @@ def _t5(files: TextFiles, dtype: torch.dtype) -> T5EncoderModel:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # it would fill the pod's log
-    loaded: Any = T5EncoderModel.from_pretrained(
-        str(files.model), dtype=dtype, variant=files.variant, local_files_only=True, output_loading_info=True
-    )
+    try:
+        loaded: Any = T5EncoderModel.from_pretrained(
+            str(files.model),
+            dtype=dtype,
+            variant=files.variant,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"t5 in {files.model} cannot be loaded: {' '.join(str(error).split())}") from error
     model: T5EncoderModel = loaded[0]
     if missing := sorted(loaded[1]["missing_keys"]):
         raise WeightsError(f"t5 does not fit: {', '.join(missing[:5])} missing, {len(missing)} in all")
     return model
+
+
+def _tokenizer(files: TextFiles) -> Tokenizer:
+    try:
+        return t5_tokenizer(files.tokenizer)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"t5's tokenizer in {files.tokenizer} cannot be loaded: {' '.join(str(error).split())}"
+        ) from error
 
 
 def load_weights(module: nn.Module, path: Path, *, device: torch.device | str, dtype: torch.dtype) -> None:
