@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mochi_api.spec import S3Spec
-from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
+from mochi_trainer.errors import DiskFullError, InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.presets import (
     WeightsError,
     identity,
@@ -29,7 +29,7 @@ from mochi_trainer.presets import (
     preset_named,
 )
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import ObjectInfo, open_store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.storage.s3 import S3Store
 from tests.trainer.conftest import BUCKET, Server
@@ -393,6 +393,21 @@ def test_a_truncated_t5_is_named(text: dict[str, Path]) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(WeightsError, match=r"t5/model.safetensors is truncated"):
         load_text_encoder("nano", text["published"])
+
+
+class HugeStore(LocalStore):
+    """A folder that says its files are too large for any disk."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return (info._replace(size=1 << 60) for info in super().list(prefix))
+
+    def get(self, key: str, to: Path) -> None:
+        raise AssertionError(f"{key} must not be copied to {to}")
+
+
+def test_a_t5_that_cannot_fit_is_refused_before_the_download(text: dict[str, Path]) -> None:
+    with pytest.raises(DiskFullError, match=r"t5 at file://\S+ needs \d+\.0 GiB, \S+ has \d+\.\d GiB free"):
+        load_text_encoder("nano", HugeStore(text["published"]))
 
 
 def test_a_t5_without_weights_or_tokenizer_is_told(text: dict[str, Path]) -> None:

@@ -64,7 +64,10 @@ def folder_of(folder: Path) -> Path:
 
 
 def _cached(repository: str, revision: str | None, cache: Path | None) -> Path:
-    from huggingface_hub import constants, snapshot_download  # takes a second to import
+    from huggingface_hub import (  # comes with transformers; takes a second to import
+        constants,
+        snapshot_download,
+    )
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     option = f" --revision {revision}" if revision else ""
