@@ -69,7 +69,7 @@ class ModelSpec(ApiModel):
     preset: Preset = "mochi-1"
     """`mochi-1` is the published 10 B model; `nano` has the same architecture in a few MB and runs on a CPU."""
     source: Source | None = None
-    """Folder with `dit.safetensors`, `encoder.safetensors`, `decoder.safetensors` and `t5/`. Required for `mochi-1`; `nano` brings its own weights."""
+    """Folder with `dit.safetensors`, `encoder.safetensors`, `decoder.safetensors` and `t5/`, or with the files of Diffusers. Required for `mochi-1`; `nano` brings its own weights."""
 
 
 class DatasetSpec(ApiModel):

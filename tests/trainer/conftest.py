@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -27,15 +28,23 @@ class Server:
     """A running S3 server with one bucket."""
 
     spec: S3Spec
+    folder: Path
+    """Where the server keeps its objects, as files."""
 
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory) -> Iterator[Server]:
     """An S3 server of this session; its keys are in the environment, as in a pod."""
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """An S3 server on loopback that keeps its objects in `folder`, for the length of the block."""
     program = find("versitygw")
     if program is None:
         pytest.fail("versitygw is not built yet: run `make setup`")
-    folder: Path = tmp_path_factory.mktemp("s3")
     for name in ("data", "attributes"):
         (folder / name).mkdir()
     with socket.socket() as free:
@@ -67,7 +76,7 @@ def s3_server(tmp_path_factory) -> Iterator[Server]:
         client = boto3.client("s3", endpoint_url=spec.endpoint, region_name=spec.region)
         client.create_bucket(Bucket=BUCKET)
         client.close()
-        yield Server(spec)
+        yield Server(spec, folder / "data" / BUCKET)
     finally:
         server.terminate()
         server.wait(timeout=10)

@@ -206,7 +206,9 @@ def _sample_arguments(command: argparse.ArgumentParser) -> None:
         "--preset", choices=get_args(Preset), help="by default mochi-1 with --model, else nano"
     )
     group.add_argument(
-        "--model", type=Path, metavar="DIR", help="dit.safetensors, decoder.safetensors and t5/"
+        "--model",
+        metavar="ADDRESS",
+        help="folder, s3://bucket/prefix or hf://owner/name with the published files or those of Diffusers",
     )
     text = "in Diffusers' or the native format; can be repeated, effects times WEIGHT add up"
     group.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=text)

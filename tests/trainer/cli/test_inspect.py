@@ -188,6 +188,8 @@ def test_names_of_another_model_are_no_part_of_this_one() -> None:
 
 
 WHOLE = (NANO_FOLDER / "encoder.safetensors").read_bytes()
+SHORT = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode()
+OUTSIDE = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-4, 4]}}).encode()
 BROKEN = {
     "empty": (b"", 2, "is empty"),
     "text": (b"hello, this is a note\n", 2, "is no safetensors file"),
@@ -196,6 +198,16 @@ BROKEN = {
     "zip": (b"PK\x03\x04" + b"\0" * 40, 2, "is a zip archive, as torch.save writes it"),
     "no json": ((4).to_bytes(8, "little") + b"{abc", 2, "its header cannot be read"),
     "no offsets": ((13).to_bytes(8, "little") + b'{"a":{"b":1}}', 2, "its header cannot be read"),
+    "other length": (
+        len(SHORT).to_bytes(8, "little") + SHORT + b"\0" * 4,
+        2,
+        "a has 4 bytes, [2] in F32 is 8",
+    ),
+    "outside": (
+        len(OUTSIDE).to_bytes(8, "little") + OUTSIDE + b"\0" * 4,
+        2,
+        "a has no possible place or shape",
+    ),
     "cut in the header": (WHOLE[:500], 2, "is truncated in its header: it has 500 bytes"),
     "cut in the data": (WHOLE[:-9], 2, f"it has {len(WHOLE) - 9} bytes, its header says {len(WHOLE)}"),
     "too long": (WHOLE + b"\0", 2, "is too long"),

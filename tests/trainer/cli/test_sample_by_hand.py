@@ -95,7 +95,7 @@ def test_what_was_made_is_told_as_json_lines(tmp_path: Path, capsys: pytest.Capt
         for number, prompt in enumerate((PROMPT, "one", "two"))
     ]
     progress = [json.loads(line)["message"] for line in captured.err.splitlines()]
-    assert progress[-1] == "video 3 of 3: step 3 of 3"
+    assert "video 3 of 3: step 3 of 3" in progress
     found = probe(tmp_path / "out/sample-02.mp4")
     assert (found.width, found.height) == (48, 32)
 

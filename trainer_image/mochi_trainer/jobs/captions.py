@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
@@ -16,7 +14,7 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.data.dataset import EMPTY_PROMPT
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
+from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_text_encoder
@@ -64,13 +62,12 @@ def _encoded(run: RunFile, captions: Sequence[str]) -> dict[str, EncodedCaption]
     device = stage_device(run, run.preprocessing.captions.gpus)
     texts = sorted(set(captions))
     done: dict[str, EncodedCaption] = {}
-    with tempfile.TemporaryDirectory(prefix="mochi-t5-") as folder:
-        source = model_folder(run, ["t5"], Path(folder))
-        encoder = load_text_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
-        for start in range(0, len(texts), BATCH):
-            batch = texts[start : start + BATCH]
-            done.update(zip(batch, encoder.encode(batch), strict=True))
-            log.info("captions: %d of %d", len(done), len(texts))
+    source = model_source(run, ["t5"])
+    encoder = load_text_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        done.update(zip(batch, encoder.encode(batch), strict=True))
+        log.info("captions: %d of %d", len(done), len(texts))
     return done
 
 

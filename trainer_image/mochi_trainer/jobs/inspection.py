@@ -30,10 +30,10 @@ _PARTS = {
 _LAYOUTS = {"published": "published names", "diffusers": "Diffusers' names", "native": "native, fused names"}
 _ADVICE = {
     ("transformer", "published"): "put it as dit.safetensors into the model's folder (model.source, or sample --model)",
-    ("transformer", "diffusers"): "load it with diffusers.MochiTransformer3DModel; the trainer wants the published dit.safetensors",
+    ("transformer", "diffusers"): "put it as transformer/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model)",
     ("encoder", "published"): "put it as encoder.safetensors into the model's folder (model.source)",
     ("decoder", "published"): "put it as decoder.safetensors into the model's folder (model.source, or sample --model)",
-    ("autoencoder", "diffusers"): "load it with diffusers.AutoencoderKLMochi; the trainer wants the published encoder.safetensors and decoder.safetensors",
+    ("autoencoder", "diffusers"): "put it as vae/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model)",
     ("lora", "diffusers"): "sample with it (sample --lora FILE), or pass it to load_lora_weights of Diffusers",
     ("lora", "native"): "sample with it (sample --lora FILE), or put it into the loras folder of ComfyUI",
 }  # fmt: skip

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.cache_keys import cache_key
-from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
+from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.parallel.devices import compute_type
@@ -73,7 +73,7 @@ def _made(
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mochi-reconstructions-") as name:
         folder = Path(name)
-        source = model_folder(run, ["decoder"], folder)
+        source = model_source(run, ["decoder"])
         decoder = load_decoder(run.model.preset, source, device=device, dtype=compute_type(device))
         for clip in clips:
             get_entry(cache, originals, f"{clip.name}.mp4", folder / "clip.mp4")

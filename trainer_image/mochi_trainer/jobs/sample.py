@@ -14,7 +14,7 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.flow import linear_quadratic_schedule
 from mochi_trainer.jobs.attention_backend import sampling_backend
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_folder
+from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.jobs.sampling import EncodedPrompt, Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.model import DiT
@@ -39,7 +39,7 @@ def execute(run: RunFile) -> Finished:
         folder = Path(name)
         settings = Settings(
             preset=run.model.preset,
-            source=model_folder(run, _parts(run), folder),
+            source=model_source(run, _parts(run)),
             device=device,
             frames=run.preprocessing.frames,
             width=run.preprocessing.width,

@@ -18,7 +18,7 @@ from mochi_api import layout
 from mochi_trainer.flow import Prompt, euler, guided
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_decoder, load_text_encoder, preset_named
+from mochi_trainer.presets import Source, load_decoder, load_text_encoder, preset_named
 from mochi_trainer.seeds import stream
 from mochi_trainer.storage import Store
 from mochi_trainer.vae import decode_clip, denormalise, latent_shape, to_frames
@@ -35,8 +35,8 @@ class Settings:
     """How videos are made."""
 
     preset: str
-    source: Path | None
-    """Folder of the weights, for `presets.load_*`."""
+    source: Source | None
+    """Where the weights are, for `presets.load_*`."""
     device: torch.device
     frames: int
     width: int

@@ -1,7 +1,7 @@
 """The command train: an adapter in one process (mode lora), or all weights in several (mode full).
 
-What is applied to the model is visible here in one order: load, attention, adapter, recomputation, sharding, optimizer,
-resume.
+What is applied to the model is visible here in one order: load, attention, adapter, recomputation, optimizer, resume; with
+mode full shapes only, attention, recomputation, sharding, load, optimizer, resume, so that a rank reads only its own rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_folder
+from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.lora import LoraParams, attach, continue_from, trainable_parameters
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
@@ -32,8 +32,8 @@ from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.parallel.group import Group, joined, time_limit
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.recompute import recompute
-from mochi_trainer.parallel.sharding import shard
-from mochi_trainer.presets import WeightsError, load_dit, preset_named
+from mochi_trainer.parallel.sharding import own_rows, shard
+from mochi_trainer.presets import WeightsError, fill_dit, load_dit, meta_dit, preset_named
 from mochi_trainer.storage import Store, open_store
 from mochi_trainer.train.artifacts import Artifact, store_adapter, store_weights
 from mochi_trainer.train.checkpoint import Checkpoints
@@ -105,20 +105,12 @@ def _replicas(run: RunFile) -> int:
 
 
 def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
-    """The model as it is trained: loaded, with its adapter, recomputed on a GPU, and sharded."""
-    full, compute = run.mode == "full", compute_type(device)
+    """The model as it is trained: with its weights and adapter, recomputed on a GPU, and sharded."""
+    full, compute, preset = run.mode == "full", compute_type(device), run.model.preset
+    source = model_source(run, ["dit"])
     backend = training_backend(run, device, compute)  # needs memory of its own, so before the weights
-    with tempfile.TemporaryDirectory(prefix="mochi-model-") as folder:
-        try:
-            source = model_folder(run, ["dit"], Path(folder))
-            model = load_dit(
-                run.model.preset,
-                source,
-                device="cpu" if full else device,
-                dtype=torch.float32 if full else compute,
-            )
-        except (WeightsError, FileNotFoundError) as error:
-            raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
+    with _about_weights():
+        model = meta_dit(preset) if full else load_dit(preset, source, device=device, dtype=compute)
     use(model, backend)
     if full:
         model.requires_grad_(True)
@@ -129,7 +121,19 @@ def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
         recompute(model)
     if full:
         shard(model, group, device=device, compute=compute)
+        model.to_empty(device=device)
+        with _about_weights():
+            fill_dit(preset, source, own_rows(model, group))
     return model
+
+
+@contextmanager
+def _about_weights() -> Iterator[None]:
+    """Say of weights that cannot be used that they are the model's."""
+    try:
+        yield
+    except WeightsError as error:
+        raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
 
 
 def start(model: DiT, run: RunFile) -> None:

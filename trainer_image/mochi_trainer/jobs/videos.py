@@ -17,7 +17,7 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_folder, model_identity, stage_device
+from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.parallel.devices import compute_type
@@ -76,7 +76,7 @@ def _key(trimmed: Trimmed, run: RunFile) -> str:
 def _encode_all(run: RunFile, cache: Store, prefix: str, trimmed: Trimmed) -> Manifest:
     device = stage_device(run, run.preprocessing.videos.gpus)
     with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
-        source = model_folder(run, ["encoder"], Path(name))
+        source = model_source(run, ["encoder"])
         encoder = load_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
         work = _Work(cache, prefix, trimmed, run.preprocessing.frames, encoder, Path(name))
         for number, clip in enumerate(trimmed.clips, 1):

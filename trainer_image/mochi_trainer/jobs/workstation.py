@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from pydantic import ValidationError
 
-from mochi_api.spec import SamplingSpec
+from mochi_api.spec import S3Spec, SamplingSpec
 from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.flow import linear_quadratic_schedule
@@ -24,7 +26,7 @@ from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
-from mochi_trainer.presets import load_dit
+from mochi_trainer.presets import check_parts, load_dit, open_source
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import latent_shape
 
@@ -79,7 +81,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     fast = arguments.fast
     settings = Settings(
         preset=preset,
-        source=arguments.model,
+        source=None if arguments.model is None else open_source(arguments.model, _s3(os.environ)),
         device=device_for(int(preset != "nano" and torch.cuda.is_available())),
         frames=_first(arguments.frames, frames),
         width=_first(arguments.width, width),
@@ -90,7 +92,22 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         sigmas=_sigmas(_first(arguments.steps, FAST_STEPS if fast else usual.steps), fast=fast),
     )
     _check(settings)
+    if settings.source is not None:
+        check_parts(settings.source, ["t5", "dit", "decoder"])
     return settings
+
+
+def _s3(environment: Mapping[str, str]) -> S3Spec:
+    """How to reach S3, by the variables that the AWS tools read; credentials come from where these find them."""
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3", "") or environment.get("AWS_ENDPOINT_URL", "")
+    region = environment.get("AWS_REGION", "") or environment.get("AWS_DEFAULT_REGION", "")
+    given = {"region": region} if region else {}
+    try:
+        return S3Spec.model_validate({"endpoint": endpoint, "path_style": bool(endpoint), **given})
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"AWS_ENDPOINT_URL or AWS_REGION of the environment cannot be used: {error.errors()[0]['msg']}"
+        ) from error
 
 
 def _first(given: Any, usual: Any) -> Any:

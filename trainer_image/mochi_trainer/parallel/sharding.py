@@ -20,6 +20,8 @@ REPLICATED = "pos_frequencies"
 def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtype) -> None:
     """Shard in place: one group for each block, one for the rest. Call before the optimizer exists.
 
+    A model on the meta device stays there: `model.to_empty` then makes room for this rank's rows only.
+
     The sharded weights keep their type (float32 master weights) and are computed with in `compute`; gradients are
     averaged over ranks in float32.
     """
@@ -27,7 +29,8 @@ def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtyp
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (group.world,))
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    model.pos_frequencies.data = model.pos_frequencies.data.to(device)
+    if not model.pos_frequencies.is_meta:
+        model.pos_frequencies.data = model.pos_frequencies.data.to(device)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     # Unlike FSDP2's default the root is sharded again after each forward pass: else, after one without a backward pass,
@@ -60,6 +63,16 @@ def rows_of(length: int, rank: int, world: int) -> range:
     """The rows of a tensor of `length` rows that `rank` of `world` holds: FSDP2 cuts like `torch.chunk`."""
     size = -(-length // world)
     return range(min(rank * size, length), min((rank + 1) * size, length))
+
+
+def own_rows(model: nn.Module, group: Group) -> dict[str, tuple[Tensor, int]]:
+    """By name, the rows of each parameter that lie on this rank, sharing its memory, and the number of the first one."""
+    return {
+        name: (own_part(parameter.detach()), rows_of(len(parameter), group.rank, group.world).start)
+        if isinstance(parameter, DTensor)
+        else (parameter.detach(), 0)
+        for name, parameter in model.named_parameters()
+    }
 
 
 def gradient_norm(parameters: list[nn.Parameter], group: Group) -> float:

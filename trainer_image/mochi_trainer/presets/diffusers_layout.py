@@ -6,6 +6,7 @@ other way round.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -24,6 +25,16 @@ class Row(NamedTuple):
     """One name, or one for each equal part of the rows."""
     swapped: bool = False
     """Whether the two halves of the rows change places."""
+
+
+class Segment(NamedTuple):
+    """Numbers of one tensor of a file that stand together, in the same order, in a tensor of ours."""
+
+    name: str
+    """In the file."""
+    first: int
+    """Place of the first one, counted in numbers."""
+    numbers: int
 
 
 _QKV_X = tuple(rf"transformer_blocks.\1.attn1.{name}.weight" for name in ("to_q", "to_k", "to_v"))
@@ -55,7 +66,7 @@ DIT: tuple[Row, ...] = (
     Row(r"final_layer\.mod\.(.+)", (r"norm_out.linear.\1",), swapped=True),
     Row(r"final_layer\.linear\.(.+)", (r"proj_out.\1",)),
 )
-"""The transformer. `dit_layout` renames the text modulation of the last block, which has a name of its own."""
+"""The transformer. `dit_layout` and `dit_origins` rename the text modulation of the last block, which has a name of its own."""
 
 _RESIDUAL = (
     ("stack.0", "resnets.{}.norm1.norm_layer"),
@@ -130,11 +141,40 @@ def diffusers_layout(state: Mapping[str, Tensor], table: Sequence[Row]) -> dict[
 
 def dit_layout(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
     """The transformer of `depth` blocks under Diffusers' names."""
-    last = f"transformer_blocks.{depth - 1}.norm1_context.linear."
+    layout = diffusers_layout(state, DIT)
+    return {_name_in_dit(name, depth): tensor for name, tensor in layout.items()}
+
+
+def origins(shapes: Mapping[str, Sequence[int]], table: Sequence[Row]) -> dict[str, list[Segment]]:
+    """The way back: by published name, the segments of Diffusers' tensors that make it up, first to last.
+
+    `shapes` are the published ones. Raises KeyError for a name that the table does not have.
+    """
+    found: dict[str, list[Segment]] = {}
+    for name, shape in shapes.items():
+        row, match = _row(name, table)
+        count = math.prod(shape) // len(row.diffusers)
+        if row.swapped:
+            (place,) = row.diffusers
+            half = count // 2
+            found[name] = [Segment(match.expand(place), first, half) for first in (half, 0)]
+        else:
+            found[name] = [Segment(match.expand(place), 0, count) for place in row.diffusers]
+    return found
+
+
+def dit_origins(shapes: Mapping[str, Sequence[int]], depth: int) -> dict[str, list[Segment]]:
+    """As `origins`, for the transformer of `depth` blocks."""
     return {
-        name.replace(last, last.replace("linear", "linear_1")): tensor
-        for name, tensor in diffusers_layout(state, DIT).items()
+        name: [segment._replace(name=_name_in_dit(segment.name, depth)) for segment in segments]
+        for name, segments in origins(shapes, DIT).items()
     }
+
+
+def _name_in_dit(name: str, depth: int) -> str:
+    """The text modulation of the last block, of which only the scale is left, has a name of its own."""
+    last = f"transformer_blocks.{depth - 1}.norm1_context.linear"
+    return name.replace(f"{last}.", f"{last}_1.")
 
 
 def _row(name: str, table: Sequence[Row]) -> tuple[Row, re.Match[str]]:

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mochi_trainer.errors import AccessDeniedError, MissingObjectError
+from mochi_trainer.presets.stored import StoredFile, local
 from mochi_trainer.presets.weights import WeightsError
 
 LENGTH_BYTES = 8
 LONGEST = 100_000_000
 """Bytes; safetensors itself refuses longer headers."""
+
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+"""Bytes of one number of each type whose size is checked."""
 
 _OTHERS = {
     b"PK\x03\x04": "a zip archive, as torch.save writes it",
@@ -33,6 +39,8 @@ class Listed(NamedTuple):
     dtype: str
     """As safetensors writes it: BF16, F32, ..."""
     shape: tuple[int, ...]
+    start: int = 0
+    """The file's byte at which its numbers start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,8 @@ class Header:
     metadata: Mapping[str, str]
     size: int
     """Bytes of the whole file."""
+    start: int = 0
+    """The file's byte after the header, at which the first tensor starts."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -61,52 +71,60 @@ def read_header(path: Path) -> Header:
     Raises MissingObjectError when there is none, AccessDeniedError when it may not be read, and WeightsError when it is
     empty, truncated, too long or no safetensors file.
     """
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise MissingObjectError(f"{path} {what}")
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            prefix = file.read(LENGTH_BYTES)
-            length = _length(path, prefix, size)
-            text = file.read(length)
-    except PermissionError as error:
-        raise AccessDeniedError(f"{path} may not be read") from error
+    return header_of(local(path))
+
+
+def header_of(file: StoredFile) -> Header:
+    """The header of a file in any store. Raises as `read_header`, and what the store raises."""
+    if not file.size:
+        raise WeightsError(f"{file.name} is empty")
+    prefix = file.read(0, min(LENGTH_BYTES, file.size))
+    length = int.from_bytes(prefix, "little")
+    if file.size < LENGTH_BYTES or length > LONGEST:
+        raise _no_safetensors(file, prefix)
+    text = file.read(LENGTH_BYTES, min(length, file.size - LENGTH_BYTES))
     if not text.startswith(b"{"):
-        raise _no_safetensors(path, prefix)
-    if LENGTH_BYTES + length > size:
+        raise _no_safetensors(file, prefix)
+    start = LENGTH_BYTES + length
+    if start > file.size:
         raise WeightsError(
-            f"{path} is truncated in its header: it has {size} bytes, the header alone {length + 8}"
+            f"{file.name} is truncated in its header: it has {file.size} bytes, the header alone {start}"
         )
     try:
-        header, end = _parsed(json.loads(text), size)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path} is no safetensors file: its header cannot be read ({error})") from error
-    whole = LENGTH_BYTES + length + end
-    if whole != size:
-        what = "is truncated" if size < whole else "is too long"
-        raise WeightsError(f"{path} {what}: it has {size} bytes, its header says {whole}")
+        header, end = _parsed(json.loads(text), file.size, start)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise WeightsError(
+            f"{file.name} is no safetensors file: its header cannot be read ({error})"
+        ) from error
+    if end != file.size:
+        what = "is truncated" if file.size < end else "is too long"
+        raise WeightsError(f"{file.name} {what}: it has {file.size} bytes, its header says {end}")
     return header
 
 
-def _length(path: Path, prefix: bytes, size: int) -> int:
-    if not size:
-        raise WeightsError(f"{path} is empty")
-    length = int.from_bytes(prefix, "little")
-    if size < LENGTH_BYTES or length > LONGEST:
-        raise _no_safetensors(path, prefix)
-    return length
-
-
-def _no_safetensors(path: Path, prefix: bytes) -> WeightsError:
+def _no_safetensors(file: StoredFile, prefix: bytes) -> WeightsError:
     kinds = [what for start, what in _OTHERS.items() if prefix.startswith(start)]
-    return WeightsError(f"{path} is {kinds[0] if kinds else 'no safetensors file'}")
+    return WeightsError(f"{file.name} is {kinds[0] if kinds else 'no safetensors file'}")
 
 
-def _parsed(entries: dict[str, Any], size: int) -> tuple[Header, int]:
+def _parsed(entries: dict[str, Any], size: int, start: int) -> tuple[Header, int]:
+    """The header, and the byte at which the last tensor ends."""
     metadata = entries.pop("__metadata__", {})
-    tensors = {
-        name: Listed(entry["dtype"], tuple(map(int, entry["shape"]))) for name, entry in entries.items()
-    }
-    end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, size), end
+    tensors, end = {}, start
+    for name, entry in entries.items():
+        first, last = (start + int(offset) for offset in entry["data_offsets"])
+        listed = Listed(entry["dtype"], tuple(map(int, entry["shape"])), first)
+        _check_place(name, listed, start, last)
+        tensors[name], end = listed, max(end, last)
+    return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, size, start), end
+
+
+def _check_place(name: str, listed: Listed, start: int, last: int) -> None:
+    item = ITEM_BYTES.get(listed.dtype)
+    given = last - listed.start
+    if listed.start < start or given < 0 or any(length < 0 for length in listed.shape):
+        raise ValueError(f"{name} has no possible place or shape")
+    if item is not None and given != item * math.prod(listed.shape):
+        raise ValueError(
+            f"{name} has {given} bytes, {list(listed.shape)} in {listed.dtype} is {item * math.prod(listed.shape)}"
+        )

@@ -11,9 +11,10 @@ from mochi_trainer.storage.manifest import (
     write_manifest,
 )
 from mochi_trainer.storage.opening import open_store
-from mochi_trainer.storage.store import ObjectInfo, Store
+from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 
 __all__ = [
+    "Digest",
     "Entry",
     "Manifest",
     "ObjectInfo",

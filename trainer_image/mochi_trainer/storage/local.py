@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,13 @@ from mochi_trainer.errors import (
     StorageError,
     disk_full,
 )
-from mochi_trainer.storage.store import ObjectInfo
+from mochi_trainer.storage.store import Digest, ObjectInfo
 
 PARTIAL = ".partial-"
 """Folders of files that are still being written start with this; `list` does not show them."""
+
+_HUB_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
+"""Where a file of a Hugging Face hub cache links to: large files lie under their sha256."""
 
 
 class LocalStore:
@@ -86,6 +90,14 @@ class LocalStore:
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
+
+    def digest(self, key: str) -> Digest | None:
+        path = self._path(key)
+        with self._errors(key):
+            # Only the first link: the blob may be a link itself, to a name that is another kind of hash.
+            target = path.readlink().as_posix() if path.is_symlink() else ""
+        match = _HUB_BLOB.fullmatch(target)
+        return Digest("sha256", match[1], "the hub cache") if match else None
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,11 +35,11 @@ from mochi_trainer.errors import (
     TrainerError,
     disk_full,
 )
-from mochi_trainer.storage.store import ObjectInfo
+from mochi_trainer.storage.store import Digest, ObjectInfo
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -141,6 +143,19 @@ class S3Store:
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
 
+    def digest(self, key: str) -> Digest | None:
+        with self._errors(key):
+            try:
+                found = self._s3.head_object(
+                    Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED"
+                )
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    self._check_reachable(key)
+                    return None
+                raise
+        return _digest(found)
+
     def delete(self, keys: Iterable[str]) -> None:
         rest = iter(keys)
         while some := tuple(islice(rest, DELETE_AT_ONCE)):
@@ -232,6 +247,17 @@ def _client(spec: S3Spec) -> S3Client:
 def _loader() -> Loader:
     """The descriptions of the service, read once; credentials are looked up for each client."""
     return create_loader()
+
+
+def _digest(found: HeadObjectOutputTypeDef) -> Digest | None:
+    """The SHA-256 of the whole object, or the ETag where that is its MD5: one part, and no key of its own."""
+    sha256, etag = found.get("ChecksumSHA256", ""), found["ETag"].strip('"')
+    if sha256 and "-" not in sha256 and found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+        return Digest("sha256", base64.b64decode(sha256).hex(), "ChecksumSHA256 of the object")
+    own_key = found.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in found
+    if own_key or not re.fullmatch(r"[0-9a-f]{32}", etag):
+        return None
+    return Digest("md5", etag, "the ETag of the object")
 
 
 def _transfer() -> TransferConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class ObjectInfo(NamedTuple):
@@ -15,6 +15,15 @@ class ObjectInfo(NamedTuple):
     """Bytes."""
     etag: str
     """Changes when the content changes."""
+
+
+class Digest(NamedTuple):
+    """What a content hashes to."""
+
+    algorithm: Literal["sha256", "md5"]
+    hexadecimal: str
+    origin: str
+    """Who says so, for messages."""
 
 
 class Store(Protocol):
@@ -62,6 +71,10 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool:
         """Whether the key exists."""
+        ...
+
+    def digest(self, key: str) -> Digest | None:
+        """The digest of the content that came with it, or None when none did or the key does not exist; reads no content."""
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
