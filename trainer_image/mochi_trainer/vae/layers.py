@@ -32,7 +32,11 @@ class CausalConv(nn.Conv3d):
     def after(self, past_BCTHW: Tensor, x_BCTHW: Tensor) -> Tensor:
         """The same for frames that come after `past`, which stands where `forward` pads in time."""
         frames = torch.cat([past_BCTHW, x_BCTHW], dim=2)
-        return super().forward(pad(frames, (*self.border[:4], 0, 0), mode="replicate"))
+        return self.unpadded(pad(frames, (*self.border[:4], 0, 0), mode="replicate"))
+
+    def unpadded(self, x_BCTHW: Tensor) -> Tensor:
+        """The convolution of what already has its border."""
+        return super().forward(x_BCTHW)
 
     def _conv_forward(self, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One kernel for clips of any length: torch has another one for few numbers, which rounds differently."""
@@ -82,10 +86,14 @@ class AttentionBlock(nn.Module):
         self.attn = TemporalAttention(width, head_width)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        rows, columns = x_BCTHW.shape[-2:]
-        pixels = rearrange(self.norm(x_BCTHW), "B C T H W -> (B H W) T C")
-        out = torch.cat([self.attn(part) for part in pixels.split(PIXELS_PER_CALL)])
-        return x_BCTHW + rearrange(out, "(B H W) T C -> B C T H W", H=rows, W=columns)
+        return x_BCTHW + self.attended(self.norm(x_BCTHW))
+
+    def attended(self, normed_BCTHW: Tensor) -> Tensor:
+        """What is added: the attention of each pixel over all frames of its normed activations."""
+        rows, columns = normed_BCTHW.shape[-2:]
+        pixels = rearrange(normed_BCTHW, "B C T H W -> (B H W) T C")
+        out = torch.cat([self.attn(part) for part in torch.split(pixels, PIXELS_PER_CALL)])
+        return rearrange(out, "(B H W) T C -> B C T H W", H=rows, W=columns)
 
 
 class ResidualBlock(nn.Module):
