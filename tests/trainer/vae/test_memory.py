@@ -16,11 +16,11 @@ SEEN = {"encoder": 1.01, "decoder": 1.3}
 
 
 def small_encoder() -> Encoder:
-    return Encoder(EncoderParams(widths=(8, 16, 16, 32), blocks=(1,) * 5, groups=4, head_width=8))
+    return Encoder(EncoderParams(widths=(16, 32, 32, 64), blocks=(1,) * 5, groups=8, head_width=16))
 
 
 def small_decoder() -> Decoder:
-    return Decoder(DecoderParams(widths=(32, 16, 16, 8), blocks=(1,) * 5, groups=4))
+    return Decoder(DecoderParams(widths=(64, 32, 32, 16), blocks=(1,) * 5, groups=8))
 
 
 def allocated_peak(function) -> int:

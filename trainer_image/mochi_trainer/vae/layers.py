@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad, scaled_dot_product_attention
+from torch.nn.functional import normalize, pad, scaled_dot_product_attention, silu
 
 PIXELS_PER_CALL = 2**12
 """Pixels whose attention over time is computed at once; CUDA limits the size of a batch."""
@@ -58,6 +58,19 @@ class FrameNorm(nn.GroupNorm):
         return rearrange(frames, "(B T) C H W -> B C T H W", B=len(x_BCTHW))
 
 
+class FrameSiLU(nn.SiLU):
+    """SiLU that rounds alike in clips of any length.
+
+    On a CPU torch has another formula for the last numbers of an array, those that fill no vector: so it gets one frame at
+    a time.
+    """
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if x_BCTHW.device.type != "cpu":
+            return super().forward(x_BCTHW)
+        return torch.stack([silu(frame.contiguous()) for frame in x_BCTHW.unbind(2)], dim=2)
+
+
 class TemporalAttention(nn.Module):
     """Each pixel attends to its own past; queries and keys have length 1."""
 
@@ -103,10 +116,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stack = nn.Sequential(
             FrameNorm(groups, width),
-            nn.SiLU(),
+            FrameSiLU(),
             CausalConv(width, width, (3, 3, 3)),
             FrameNorm(groups, width),
-            nn.SiLU(),
+            FrameSiLU(),
             CausalConv(width, width, (3, 3, 3)),
         )
         self.attn_block = nn.Identity() if head_width is None else AttentionBlock(width, groups, head_width)
