@@ -5,6 +5,8 @@ Shapes: B batch; C channels; G groups of a norm; T, H, W frames, rows, columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -22,6 +24,7 @@ class Moments:
         self._groups = groups
         self._count = 0
         self._mean_BGT = self._squares_BGT = torch.zeros((), dtype=torch.float64)
+        """Mean, and sum of the squared distances from it."""
 
     def add(self, tile_BCTHW: Tensor) -> None:
         """Count one more tile of all frames."""
@@ -34,6 +37,30 @@ class Moments:
         self._squares_BGT = self._squares_BGT + var * count + step.square() * (self._count * count / total)
         self._mean_BGT = self._mean_BGT + step * (count / total)
         self._count = total
+
+    def split(self, lengths: Sequence[int]) -> list[Moments]:
+        """The statistics of the first frames, of the next, and so on."""
+        parts = []
+        for mean, squares in zip(
+            torch.split(self._mean_BGT, list(lengths), dim=-1),
+            torch.split(self._squares_BGT, list(lengths), dim=-1),
+            strict=True,
+        ):
+            parts.append(self._of(mean, squares))
+        return parts
+
+    @classmethod
+    def joined(cls, parts: Sequence[Moments]) -> Moments:
+        """The statistics of all frames of several chunks, counted on the same tiles."""
+        return parts[0]._of(
+            torch.cat([part._mean_BGT for part in parts], dim=-1),
+            torch.cat([part._squares_BGT for part in parts], dim=-1),
+        )
+
+    def _of(self, mean_BGT: Tensor, squares_BGT: Tensor) -> Moments:
+        other = Moments(self._groups)
+        other._count, other._mean_BGT, other._squares_BGT = self._count, mean_BGT, squares_BGT
+        return other
 
     def normed(self, norm: FrameNorm, x_BCTHW: Tensor) -> Tensor:
         """A tile, contiguous, as `norm` gives it within the frames that were counted.

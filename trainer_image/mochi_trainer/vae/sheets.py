@@ -57,10 +57,14 @@ class Sheet:
 
     def put(self, tile: Tile, part_BCTHW: Tensor) -> None:
         """Write a tile, and count it."""
-        rows, columns = self._place(tile)
-        self.values[..., rows, columns] = part_BCTHW
+        self.write(tile, part_BCTHW)
         if self.moments is not None:
             self.moments.add(part_BCTHW)
+
+    def write(self, tile: Tile, part_BCTHW: Tensor) -> None:
+        """Write a tile that is counted elsewhere."""
+        rows, columns = self._place(tile)
+        self.values[..., rows, columns] = part_BCTHW
 
     def ends(self, tile: Tile) -> tuple[int, int, int, int]:
         """1 for each side (left, right, top, bottom) where the frame ends with the tile, else 0."""

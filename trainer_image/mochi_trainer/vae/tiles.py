@@ -9,8 +9,6 @@ Shapes: B batch; C channels; T, H, W frames, rows, columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
@@ -32,6 +30,9 @@ from mochi_trainer.vae.latents import SPATIAL, Posterior, latent_shape, video_fr
 from mochi_trainer.vae.layers import AttentionBlock, CausalConv, FrameNorm, ResidualBlock
 from mochi_trainer.vae.moments import Moments
 from mochi_trainer.vae.sheets import Grid, Sheet, Tile, tiles
+
+PIXELS_PER_STRIP = 2**11
+"""Pixels whose attention over time is computed at once, or one row of latent pixels."""
 
 TileSize = tuple[int, int]
 """Rows and columns in pixels of the video."""
@@ -59,7 +60,7 @@ def encode_tiled(
             attend_tiled(chunks, attention, grid)
     shape = (len(video_BCTHW), weight.shape[0], frames, height, width)
     out = torch.empty(shape, dtype=weight.dtype, device=weight.device)
-    for chunk, part in zip(chunks, torch.split(out, _lengths(chunks), dim=2), strict=True):
+    for chunk, part in zip(chunks, torch.split(out, [chunk.frames for chunk in chunks], dim=2), strict=True):
         for each in grid.tiles:
             normed = counted(chunk).normed(encoder.output_norm, chunk.cut(each, grid.device))
             Sheet(part, 1).put(each, encoder.gaussian(normed))
@@ -136,32 +137,29 @@ class TiledContinuation:
         norms = [part for part in block.stack if isinstance(part, FrameNorm)]
         convs = [part for part in block.stack if isinstance(part, CausalConv)]
         inner = Sheet(torch.empty_like(x.values), x.scale, Moments(self._grid.groups))
-        for tile, part in self._halves(norms[0], convs[0], x):
-            inner.put(tile, part)
+        self._half(norms[0], convs[0], x, inner)
         x.moments = Moments(self._grid.groups)
-        for tile, part in self._halves(norms[1], convs[1], inner):
-            x.put(tile, part.add_(x.cut(tile, self._grid.device)))
+        self._half(norms[1], convs[1], inner, x, added=True)
         return x
 
-    def _halves(self, norm: FrameNorm, conv: CausalConv, source: Sheet) -> Iterator[tuple[Tile, Tensor]]:
-        """Each tile of `source` after norm, SiLU and convolution."""
+    def _half(
+        self, norm: FrameNorm, conv: CausalConv, source: Sheet, target: Sheet, *, added: bool = False
+    ) -> None:
+        """Norm, SiLU and convolution of `source`, written to `target` or added to it."""
         past = self._past.get(conv)
         shape = (*source.values.shape[:2], conv.kernel_size[0] - 1, *source.values.shape[3:])
         kept = Sheet(torch.empty(shape, dtype=source.values.dtype), source.scale)
         for tile in self._grid.tiles:
-            yield tile, self._half(norm, conv, source, tile, past, kept)
+            out = self._convolved(conv, self._window(norm, source, tile, past, kept), source.ends(tile))
+            target.put(tile, out.add_(target.cut(tile, self._grid.device)) if added else out)
+            del out  # before the next tile is computed
         self._past[conv] = kept
 
-    def _half(
-        self,
-        norm: FrameNorm,
-        conv: CausalConv,
-        source: Sheet,
-        tile: Tile,
-        past: Sheet | None,
-        kept: Sheet,
-    ) -> Tensor:
-        """One tile; `past` is what the convolution saw last of the chunk before, `kept` what it sees last of this one."""
+    def _window(self, norm: FrameNorm, source: Sheet, tile: Tile, past: Sheet | None, kept: Sheet) -> Tensor:
+        """A tile after norm and SiLU, with the neighbours' pixels and the frames that a convolution sees before it.
+
+        `past` has the last frames of the chunk before, `kept` gets those of this one.
+        """
         x = counted(source).normed(norm, source.cut(tile, self._grid.device, halo=1))
         x = silu(x, inplace=True)
         before = x[:, :, :1].expand(-1, -1, kept.frames, -1, -1)
@@ -169,26 +167,29 @@ class TiledContinuation:
             before = past.cut(tile, self._grid.device, halo=1)
         x = torch.cat([before, x], dim=2)
         kept.put(tile, source.inner(tile, x[:, :, -kept.frames :]))
-        return conv.unpadded(pad(x, (*source.ends(tile), 0, 0), mode="replicate"))
+        return x
+
+    def _convolved(self, conv: CausalConv, x_BCTHW: Tensor, ends: tuple[int, int, int, int]) -> Tensor:
+        """The convolution of a window, where the frame ends after copies of its border."""
+        if any(ends):
+            x_BCTHW = pad(x_BCTHW, (*ends, 0, 0), mode="replicate")
+        return conv.unpadded(x_BCTHW)
 
 
 def attend_tiled(chunks: list[Sheet], block: AttentionBlock, grid: Grid) -> None:
-    """Add temporal attention to the chunks of a clip, in place, one row of latent pixels at a time."""
-    before = [counted(chunk) for chunk in chunks]
-    for chunk in chunks:
-        chunk.moments = Moments(grid.groups)
-    for row in tiles(grid.height, grid.width, 1, grid.width):
-        parts = [chunk.cut(row, grid.device) for chunk in chunks]
-        normed = [moments.normed(block.norm, part) for moments, part in zip(before, parts, strict=True)]
-        added_BCTHW = block.attended(torch.cat(normed, dim=2))
-        for chunk, part, added in zip(
-            chunks, parts, torch.split(added_BCTHW, _lengths(chunks), dim=2), strict=True
-        ):
-            chunk.put(row, part + added)
-
-
-def _lengths(chunks: list[Sheet]) -> list[int]:
-    return [chunk.frames for chunk in chunks]
+    """Add temporal attention to the chunks of a clip, in place, some rows at a time: a pixel sees no other pixel."""
+    lengths = [chunk.frames for chunk in chunks]
+    before, after = Moments.joined([counted(chunk) for chunk in chunks]), Moments(grid.groups)
+    rows = max(1, PIXELS_PER_STRIP // (grid.width * chunks[0].scale ** 2))
+    for strip in tiles(grid.height, grid.width, rows, grid.width):
+        x = torch.cat([chunk.cut(strip, grid.device) for chunk in chunks], dim=2)
+        x += block.attended(before.normed(block.norm, x))
+        after.add(x)
+        for chunk, part in zip(chunks, torch.split(x, lengths, dim=2), strict=True):
+            chunk.write(strip, part)
+        del x  # before the next strip is computed
+    for chunk, moments in zip(chunks, after.split(lengths), strict=True):
+        chunk.moments = moments
 
 
 def counted(sheet: Sheet) -> Moments:
