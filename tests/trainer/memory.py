@@ -41,6 +41,9 @@ Size = tuple[int, int]
 Way = Literal["whole", "chunks"] | Size
 """How a clip is computed; a size is that of a tile in pixels."""
 
+ENCODER, DECODER = EncoderParams(), DecoderParams()
+ENCODER_WEIGHTS, DECODER_WEIGHTS = 97_222_016, 362_526_595
+
 GB = 10**9
 SIZE = (480, 848)
 FRAMES = (85, 163)
@@ -131,10 +134,12 @@ def made(function: Callable[[], M], dtype: torch.dtype, device: str) -> M:
         torch.set_default_dtype(before)
 
 
-def encode_peak(how: Way, frames: int, dtype: torch.dtype, size: Size = SIZE) -> Peak:
-    """Peaks of encoding a video of host memory with the published encoder on a GPU."""
+def encode_peak(
+    how: Way, frames: int, dtype: torch.dtype, size: Size = SIZE, params: EncoderParams = ENCODER
+) -> Peak:
+    """Peaks of encoding a video of host memory with an encoder on a GPU, the published one unless given."""
     with FakeTensorMode(), FusedAttention():
-        encoder = made(lambda: Encoder(EncoderParams()), dtype, GPU)
+        encoder = made(lambda: Encoder(params), dtype, GPU)
         return peak_bytes(
             encoder, torch.empty(1, 3, frames, *size), lambda video: encode(how, encoder, video)
         )
@@ -143,7 +148,7 @@ def encode_peak(how: Way, frames: int, dtype: torch.dtype, size: Size = SIZE) ->
 def decode_peak(how: Way, frames: int, dtype: torch.dtype, size: Size = SIZE) -> Peak:
     """Peaks of decoding latents on a GPU with the published decoder."""
     with FakeTensorMode():
-        decoder = made(lambda: Decoder(DecoderParams()), dtype, GPU)
+        decoder = made(lambda: Decoder(DECODER), dtype, GPU)
         latents = torch.empty(1, 12, *latent_shape(frames, *size), device=GPU)
         return peak_bytes(decoder, latents, lambda z: decode(how, decoder, z))
 
@@ -192,8 +197,8 @@ def chosen(gpu: int, dtype: torch.dtype, frames: int) -> tuple[str, str]:
     size = {"frames": frames, "pixels": SIZE[0] * SIZE[1], "itemsize": dtype.itemsize}
     ways = []
     for need, weights in (
-        (encoding_bytes(EncoderParams(), **size), 97_222_016),
-        (decoding_bytes(DecoderParams(), **size), 362_526_595),
+        (encoding_bytes(ENCODER, **size), ENCODER_WEIGHTS),
+        (decoding_bytes(DECODER, **size), DECODER_WEIGHTS),
     ):
         ways.append(way(WHOLE_BYTES + 1, need, (gpu - CONTEXT) * GB - weights * dtype.itemsize))
     return ways[0], ways[1]
