@@ -15,6 +15,7 @@ from mochi_trainer.vae.latents import (
     video_frames,
 )
 from mochi_trainer.vae.pixels import to_frames, to_tensor
+from mochi_trainer.vae.tiles import decode_tiled, encode_tiled
 
 __all__ = [
     "MOCHI_1_STATISTICS",
@@ -26,9 +27,11 @@ __all__ = [
     "Posterior",
     "decode_chunked",
     "decode_clip",
+    "decode_tiled",
     "denormalise",
     "encode_chunked",
     "encode_clip",
+    "encode_tiled",
     "latent_frames",
     "latent_shape",
     "normalise",

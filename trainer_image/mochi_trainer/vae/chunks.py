@@ -10,6 +10,7 @@ Shapes: B batch; C channels; T, H, W frames, rows, columns; P pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from einops import rearrange
@@ -28,6 +29,7 @@ CHUNK_LATENTS = 1
 """Latent frames per chunk that keep decoding at 480 x 848 small."""
 
 Layer = Callable[[Tensor], Tensor]
+Chunk = TypeVar("Chunk")
 
 
 class Continuation:
@@ -78,18 +80,11 @@ def encode_chunked(encoder: Encoder, video_BCTHW: Tensor, *, chunk_frames: int) 
     The video may be on another device. Raises ValueError unless chunk_frames is a positive multiple of 6, or as `encoder`.
     """
     latent_shape(*video_BCTHW.shape[2:])
-    if chunk_frames < TEMPORAL or chunk_frames % TEMPORAL:
-        raise ValueError(f"chunk_frames must be a positive multiple of {TEMPORAL}, got {chunk_frames}")
-    device = encoder.output_proj.weight.device
-    chunks = list(torch.split(video_BCTHW, [1, *_lengths(video_BCTHW.shape[2] - 1, chunk_frames)], dim=2))
-    steps: list[Layer] = [lambda chunk: encoder.features(chunk.to(device))]
-    for layer in _flat(encoder):
-        steps.append(layer)
-        if isinstance(layer, ResidualBlock) and isinstance(layer.attn_block, AttentionBlock):
-            advance(chunks, Continuation(*steps))
-            attend(chunks, layer.attn_block)
-            steps = []
-    advance(chunks, Continuation(*steps))
+    chunks = video_chunks(video_BCTHW, chunk_frames)
+    for steps, attention in sections(encoder):
+        advance(chunks, Continuation(*steps))
+        if attention is not None:
+            attend(chunks, attention)
     return encoder.posterior(torch.cat(chunks, dim=2))
 
 
@@ -98,15 +93,39 @@ def decode_chunked(decoder: Decoder, z_BCTHW: Tensor, *, chunk_latents: int) -> 
 
     Raises ValueError when chunk_latents is below 1.
     """
-    if chunk_latents < 1:
-        raise ValueError(f"chunk_latents must be at least 1, got {chunk_latents}")
     decode = Continuation(*decoder.blocks, decoder.colours)
     dtype = decoder.output_proj.weight.dtype
-    return torch.cat([decode(chunk.to(dtype)) for chunk in z_BCTHW.split(chunk_latents, dim=2)], dim=2)  # type: ignore[no-untyped-call]
+    return torch.cat([decode(chunk.to(dtype)) for chunk in latent_chunks(z_BCTHW, chunk_latents)], dim=2)
 
 
-def advance(chunks: list[Tensor], continuation: Continuation) -> None:
-    """Replace each chunk (B, C, T, H, W) in turn, so that the activations before and after need not exist at once."""
+def video_chunks(video_BCTHW: Tensor, chunk_frames: int) -> list[Tensor]:
+    """The first frame, then `chunk_frames` frames at a time; raise ValueError unless that is a positive multiple of 6."""
+    if chunk_frames < TEMPORAL or chunk_frames % TEMPORAL:
+        raise ValueError(f"chunk_frames must be a positive multiple of {TEMPORAL}, got {chunk_frames}")
+    return list(torch.split(video_BCTHW, [1, *_lengths(video_BCTHW.shape[2] - 1, chunk_frames)], dim=2))
+
+
+def latent_chunks(z_BCTHW: Tensor, chunk_latents: int) -> list[Tensor]:
+    """`chunk_latents` latent frames at a time; raise ValueError when that is below 1."""
+    if chunk_latents < 1:
+        raise ValueError(f"chunk_latents must be at least 1, got {chunk_latents}")
+    return list(torch.split(z_BCTHW, chunk_latents, dim=2))
+
+
+def sections(encoder: Encoder) -> Iterator[tuple[list[Layer], AttentionBlock | None]]:
+    """The layers of the encoder up to each attention over time, which needs all chunks, and after the last one."""
+    device = encoder.output_proj.weight.device
+    steps: list[Layer] = [lambda chunk: encoder.features(chunk.to(device))]
+    for layer in _flat(encoder):
+        steps.append(layer)
+        if isinstance(layer, ResidualBlock) and isinstance(layer.attn_block, AttentionBlock):
+            yield steps, layer.attn_block
+            steps = []
+    yield steps, None
+
+
+def advance(chunks: list[Chunk], continuation: Callable[[Chunk], Chunk]) -> None:
+    """Replace each chunk in turn, so that the activations before and after need not exist at once."""
     for number, chunk in enumerate(chunks):
         chunks[number] = continuation(chunk)
 

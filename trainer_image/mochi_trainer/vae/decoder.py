@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from mochi_trainer.vae.encoder import COLOURS
-from mochi_trainer.vae.layers import CausalConv, ResidualBlock, check_widths, pointwise
+from mochi_trainer.vae.layers import CausalConv, FrameSiLU, ResidualBlock, check_widths, pointwise
 
 EXPANSIONS = ((3, 2, 2), (2, 2, 2), (1, 2, 2))
 """Frames, rows and columns that each up-sampling block makes of one."""
@@ -84,6 +83,7 @@ class Decoder(nn.Module):
                 nn.Sequential(*(ResidualBlock(last, groups) for _ in range(params.blocks[-1]))),
             ]
         )
+        self.activation = FrameSiLU()
         self.output_proj = nn.Linear(last, COLOURS)
 
     def forward(self, z_BCTHW: Tensor) -> Tensor:
@@ -95,4 +95,4 @@ class Decoder(nn.Module):
 
     def colours(self, x_BCTHW: Tensor) -> Tensor:
         """The video (B, 3, T, H, W) of the last activations."""
-        return pointwise(self.output_proj, silu(x_BCTHW))
+        return pointwise(self.output_proj, self.activation(x_BCTHW))

@@ -111,5 +111,9 @@ class Encoder(nn.Module):
 
     def posterior(self, x_BCTHW: Tensor) -> Posterior:
         """The posterior of the last activations."""
-        mean, logvar = pointwise(self.output_proj, silu(self.output_norm(x_BCTHW))).chunk(2, dim=1)
+        mean, logvar = self.gaussian(self.output_norm(x_BCTHW)).chunk(2, dim=1)
         return Posterior(mean, logvar)
+
+    def gaussian(self, normed_BCTHW: Tensor) -> Tensor:
+        """Mean and logarithm of the variance, one after the other, of the last activations after their norm."""
+        return pointwise(self.output_proj, silu(normed_BCTHW))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import normalize, pad, scaled_dot_product_attention
+from torch.nn.functional import normalize, pad, scaled_dot_product_attention, silu
 
 PIXELS_PER_CALL = 2**12
 """Pixels whose attention over time is computed at once; CUDA limits the size of a batch."""
@@ -32,7 +32,11 @@ class CausalConv(nn.Conv3d):
     def after(self, past_BCTHW: Tensor, x_BCTHW: Tensor) -> Tensor:
         """The same for frames that come after `past`, which stands where `forward` pads in time."""
         frames = torch.cat([past_BCTHW, x_BCTHW], dim=2)
-        return super().forward(pad(frames, (*self.border[:4], 0, 0), mode="replicate"))
+        return self.unpadded(pad(frames, (*self.border[:4], 0, 0), mode="replicate"))
+
+    def unpadded(self, x_BCTHW: Tensor) -> Tensor:
+        """The convolution of what already has its border."""
+        return super().forward(x_BCTHW)
 
     def _conv_forward(self, x_BCTHW: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """One kernel for clips of any length: torch has another one for few numbers, which rounds differently."""
@@ -52,6 +56,19 @@ class FrameNorm(nn.GroupNorm):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         frames = super().forward(rearrange(x_BCTHW, "B C T H W -> (B T) C H W"))
         return rearrange(frames, "(B T) C H W -> B C T H W", B=len(x_BCTHW))
+
+
+class FrameSiLU(nn.SiLU):
+    """SiLU that rounds alike in clips of any length.
+
+    On a CPU torch has another formula for the last numbers of an array, those that fill no vector: so it gets one frame at
+    a time.
+    """
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if x_BCTHW.device.type != "cpu":
+            return super().forward(x_BCTHW)
+        return torch.stack([silu(frame.contiguous()) for frame in x_BCTHW.unbind(2)], dim=2)
 
 
 class TemporalAttention(nn.Module):
@@ -82,10 +99,14 @@ class AttentionBlock(nn.Module):
         self.attn = TemporalAttention(width, head_width)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
-        rows, columns = x_BCTHW.shape[-2:]
-        pixels = rearrange(self.norm(x_BCTHW), "B C T H W -> (B H W) T C")
-        out = torch.cat([self.attn(part) for part in pixels.split(PIXELS_PER_CALL)])
-        return x_BCTHW + rearrange(out, "(B H W) T C -> B C T H W", H=rows, W=columns)
+        return x_BCTHW + self.attended(self.norm(x_BCTHW))
+
+    def attended(self, normed_BCTHW: Tensor) -> Tensor:
+        """What is added: the attention of each pixel over all frames of its normed activations."""
+        rows, columns = normed_BCTHW.shape[-2:]
+        pixels = rearrange(normed_BCTHW, "B C T H W -> (B H W) T C")
+        out = torch.cat([self.attn(part) for part in torch.split(pixels, PIXELS_PER_CALL)])
+        return rearrange(out, "(B H W) T C -> B C T H W", H=rows, W=columns)
 
 
 class ResidualBlock(nn.Module):
@@ -95,10 +116,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.stack = nn.Sequential(
             FrameNorm(groups, width),
-            nn.SiLU(),
+            FrameSiLU(),
             CausalConv(width, width, (3, 3, 3)),
             FrameNorm(groups, width),
-            nn.SiLU(),
+            FrameSiLU(),
             CausalConv(width, width, (3, 3, 3)),
         )
         self.attn_block = nn.Identity() if head_width is None else AttentionBlock(width, groups, head_width)
