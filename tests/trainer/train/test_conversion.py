@@ -146,7 +146,7 @@ def test_sizes_that_diffusers_cannot_hold_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_transformer_and_one_that_lacks_a_part_are_named(tmp_path: Path) -> None:
     stranger = tmp_path / "stranger.safetensors"
     save_file({"layer.weight": torch.zeros(2, 2)}, stranger)
-    with pytest.raises(WeightsError, match="layer.weight is no tensor of the transformer"):
+    with pytest.raises(WeightsError, match=r"layer.weight is no tensor of the transformer"):
         next(write_diffusers_folder(stranger, TINY, tmp_path / "out", {}))
     state = dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth)
     name = "transformer_blocks.1.attn1.to_k.weight"
@@ -165,7 +165,8 @@ def test_numbers_of_another_kind_are_named(tmp_path: Path) -> None:
     state = load_file(path)
     save_file(state | {"x_embedder.proj.bias": state["x_embedder.proj.bias"].to(torch.float8_e4m3fn)}, path)
     with pytest.raises(
-        WeightsError, match="x_embedder.proj.bias must have one of the types F64, F32, F16, BF16, got F8_E4M3"
+        WeightsError,
+        match=r"x_embedder.proj.bias must have one of the types F64, F32, F16, BF16, got F8_E4M3",
     ):
         next(write_diffusers_folder(path, TINY, tmp_path / "out", {}))  # fmt: skip
 
@@ -206,12 +207,12 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"changes blocks.77.attn.qkv_x.weight, which dit.safetensors does"):
         write_merged(NANO_FOLDER / "dit.safetensors", beyond, params, tmp_path / "out", {})
     first = {name: tensor for name, tensor in given.items() if name.startswith("blocks.0.")}
-    with pytest.raises(ValueError, match="an adapter of blocks.0.attn.qkv_x.weight must be for"):
+    with pytest.raises(ValueError, match=r"an adapter of blocks.0.attn.qkv_x.weight must be for"):
         write_merged(published(tmp_path), first, params, tmp_path / "out", {})
 
 
 def test_a_truncated_base_is_named(tmp_path: Path) -> None:
     path = published(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="dit.safetensors cannot be read as safetensors"):
+    with pytest.raises(WeightsError, match=r"dit.safetensors cannot be read as safetensors"):
         next(write_diffusers_folder(path, TINY, tmp_path / "out", {}))
