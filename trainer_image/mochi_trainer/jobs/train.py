@@ -22,7 +22,7 @@ from mochi_api.spec import LoraSpec
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
-from mochi_trainer.jobs import exports
+from mochi_trainer.jobs import run_exports
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_folder
@@ -60,7 +60,7 @@ def execute(run: RunFile) -> Finished:
         preemption = stack.enter_context(Preemption())
         ranks = ranks_of(os.environ, replicas=_replicas(run))
         if ranks.rank == 0:
-            exports.require_room(run)
+            run_exports.require_room(run)
         device = device_for(run.world.gpus_per_pod)
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(served(gauges, progress=ranks.rank == 0))
@@ -97,7 +97,7 @@ def execute(run: RunFile) -> Finished:
         )
         with _failures_at_step(session):
             session.run()
-            files = exports.stored(store, run, session, lora_params(run))
+            files = run_exports.stored(store, run, session, lora_params(run))
     return _finished(run, session, files)
 
 

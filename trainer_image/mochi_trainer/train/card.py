@@ -54,7 +54,7 @@ class Card:
     summary: str
     preset: str
     relation: str
-    """To the base model, as hubs call it: adapter, merge, finetune or quantized."""
+    """To the base model, as hubs call it: adapter, merge or finetune; empty for the base itself."""
     tags: Sequence[str] = ()
     uses: Sequence[Use] = ()
     tables: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def _front_matter(card: Card) -> str:
     fields: dict[str, Any] = {
         "license": BASE_LICENCE,
         "base_model": HUB_NAMES.get(card.preset, card.preset),
-        "base_model_relation": card.relation,
+        **({"base_model_relation": card.relation} if card.relation else {}),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-video",
         "tags": ["text-to-video", "mochi", *card.tags],
