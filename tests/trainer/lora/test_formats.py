@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import MochiTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mochi_trainer.lora import (
@@ -54,8 +56,7 @@ def velocity(model: DiT) -> Tensor:
     return model(x, torch.tensor([SIGMA]), text)
 
 
-@torch.no_grad()
-def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
+def diffusers_dit() -> MochiTransformer3DModel:
     model = MochiTransformer3DModel(
         num_attention_heads=TINY.heads,
         attention_head_dim=TINY.head_width,
@@ -64,11 +65,21 @@ def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
         text_embed_dim=TINY.text_feature_width,
     )
     model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
+    return model.eval()
+
+
+def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
+    model = diffusers_dit()
     model.load_lora_adapter(adapter, prefix="transformer")
+    return velocity_of(model)
+
+
+@torch.no_grad()
+def velocity_of(model: MochiTransformer3DModel) -> Tensor:
     x, text = inputs()
     mask = torch.ones(1, text.shape[1], dtype=torch.bool)
     timestep = torch.tensor([(1 - SIGMA) * 1000])
-    return model.eval()(x, text, timestep=timestep, encoder_attention_mask=mask, return_dict=False)[0]
+    return model(x, text, timestep=timestep, encoder_attention_mask=mask, return_dict=False)[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")
@@ -79,6 +90,24 @@ def test_diffusers_loads_the_adapter_and_gives_the_same_velocity(params: LoraPar
     theirs = velocity_of_diffusers(export_diffusers(adapter_state(model), params))
     assert difference(theirs, ours) <= 2e-5
     assert difference(velocity(tiny_dit(torch.float32)), ours) > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_pipeline_of_diffusers_loads_the_file_as_the_card_says(tmp_path: Path) -> None:
+    params = PARAMS["every target"]
+    model = trained(params)
+    metadata = {"format": "pt", "rank": "3", "alpha": "2"}
+    save_file(export_diffusers(adapter_state(model), params), tmp_path / "lora.safetensors", metadata)
+    transformer = diffusers_dit()
+    pipe = MochiPipeline(
+        FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+    )
+    pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    assert difference(velocity_of(transformer), velocity(model)) <= 2e-5
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())

@@ -9,7 +9,14 @@ import torch
 from diffusers import MochiTransformer3DModel
 from torch import Tensor
 
-from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers, trainable_parameters
+from mochi_trainer.lora import (
+    LoraParams,
+    adapter_state,
+    attach,
+    export_diffusers,
+    merged_state,
+    trainable_parameters,
+)
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.lora.merging import changes, merged
 from mochi_trainer.lora.targets import PROJECTIONS
@@ -32,11 +39,6 @@ def trained(params: LoraParams, seed: int = 0) -> DiT:
             if "lora_B" in name:
                 parameter.copy_(0.3 * draw(*parameter.shape, seed=100 * seed + index))
     return model
-
-
-def merged_state(base: dict[str, Tensor], state: dict[str, Tensor], params: LoraParams) -> dict[str, Tensor]:
-    where = changes(state, params)
-    return {name: merged(name, t, where[name]) if name in where else t for name, t in base.items()}
 
 
 @torch.no_grad()
@@ -135,3 +137,10 @@ def test_an_adapter_of_another_size_is_refused() -> None:
         ValueError, match=r"adapter of blocks.0.attn.qkv_x.weight must be for \[128, 128\], got \[96, 96\]"
     ):
         merged("blocks.0.attn.qkv_x.weight", torch.zeros(384, 128), where["blocks.0.attn.qkv_x.weight"])
+
+
+def test_an_adapter_of_a_deeper_model_is_refused() -> None:
+    params = LoraParams(rank=4, alpha=4)
+    base = {name: t for name, t in tiny_dit(torch.float32).state_dict().items() if "blocks.2." not in name}
+    with pytest.raises(ValueError, match=r"changes blocks.2.attn.qkv_x.weight, which the base does not have"):
+        merged_state(base, adapter_state(trained(params)), params)

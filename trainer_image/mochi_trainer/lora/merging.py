@@ -37,3 +37,16 @@ def merged(name: str, weight: Tensor, adapters: Sequence[Pair]) -> Tensor:
             raise ValueError(f"an adapter of {name} must be for {list(rows.shape)}, got {list(found)}")
         rows += pair.b.to(total) @ pair.a.to(total)
     return total.to(weight.dtype)
+
+
+def merged_state(
+    base: Mapping[str, Tensor], state: Mapping[str, Tensor], params: LoraParams
+) -> dict[str, Tensor]:
+    """`base` (published names) with an `adapter_state` added to its weights; tensors without an adapter are shared.
+
+    Raises ValueError when the adapter does not belong to this base.
+    """
+    adapters = changes(state, params)
+    if absent := [name for name in adapters if name not in base]:
+        raise ValueError(f"the adapter changes {absent[0]}, which the base does not have")
+    return {n: merged(n, weight, adapters[n]) if n in adapters else weight for n, weight in base.items()}
