@@ -30,6 +30,9 @@ from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 
 PARAMS = {
     "query and value": LoraParams(rank=4, alpha=10),
+    "more in one stream than in the other": LoraParams(
+        rank=3, alpha=5, targets=("query", "value", "output", "text_value")
+    ),
     "every target": LoraParams(rank=3, alpha=2, targets=tuple(PROJECTIONS)),
     "MLPs, rank-stabilised": LoraParams(rank=4, alpha=3, rslora=True, targets=("mlp_in", "text_mlp_out")),
 }
@@ -144,6 +147,30 @@ def test_fused_names_ranks_and_metadata_are_those_that_loaders_expect() -> None:
     }
 
 
+def test_all_fused_adapters_of_a_kind_have_the_rank_that_the_metadata_tells_the_published_code() -> None:
+    """It makes one size of adapter for both streams, and refuses tensors of another."""
+    params = PARAMS["more in one stream than in the other"]
+    tensors, metadata = export_native(adapter_state(trained(params)), params)
+    kwargs = json.loads(metadata["kwargs"])
+    for name, tensor in tensors.items():
+        rank = kwargs["qkv_proj_lora_rank" if ".qkv_" in name else "out_proj_lora_rank"]
+        assert tensor.shape[0 if name.endswith("lora_A") else 1] == rank, name
+    assert {kwargs["qkv_proj_lora_rank"], kwargs["out_proj_lora_rank"]} == {6, 3}
+
+
+def test_a_file_without_the_zeros_that_fill_up_is_read_too() -> None:
+    params = PARAMS["more in one stream than in the other"]
+    tensors, metadata = export_native(adapter_state(trained(params)), params)
+    short = {
+        name: tensor[: params.rank] if name.endswith("A") else tensor[:, : params.rank].contiguous()
+        for name, tensor in tensors.items()
+        if ".qkv_y." in name
+    }
+    (ours, found), (theirs, expected) = (import_native(each, metadata) for each in (tensors | short, tensors))
+    assert found == expected
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
 def test_names_for_diffusers_are_those_of_its_layers() -> None:
     params = LoraParams(targets=("query", "value"))
     names = export_diffusers(adapter_state(trained(params)), params)
@@ -254,6 +281,8 @@ def test_native_files_that_do_not_fit_are_refused() -> None:
         ValueError, match="qkv_x must have a stacked adapter for query, value, got a shared one"
     ):
         import_native(tensors, metadata | {"targets": "query,value"})
+    with pytest.raises(ValueError, match="the metadata key rank must be a number, got 'x'"):
+        import_native(tensors, metadata | {"rank": "x", "targets": "query"})
     with pytest.raises(ValueError, match="the metadata key kwargs must give rank and alpha"):
         import_native(tensors, {"kwargs": '{"qkv_proj_lora_alpha": 8}'})
 

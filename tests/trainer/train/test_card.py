@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from mochi_api.runfile import RunFile
+from mochi_api.spec import LoraSpec
 from mochi_trainer.train.card import Artifact, Card, Use, fenced, render
 from mochi_trainer.train.run_card import Facts, run_card
 from tests.trainer.training_runs import run_file
@@ -80,6 +81,15 @@ def test_the_card_of_a_published_lora_says_how_each_tool_takes_it(tmp_path: Path
     assert "Merged weights" not in card
 
 
+def test_what_the_published_code_would_leave_out_is_told(tmp_path: Path) -> None:
+    run = published(tmp_path, "lora")
+    lora = LoraSpec(targets=["query", "text_mlp_in"])
+    run = run.model_copy(update={"training": run.training.model_copy(update={"lora": lora})})
+    card = run_card(run, FACTS, files("lora.safetensors", "lora-comfyui.safetensors"))
+    assert "It has no adapters on MLPs and leaves them out without a word." in card
+    assert "--lora_path" not in card
+
+
 def test_merged_weights_are_explained_where_they_are(tmp_path: Path) -> None:
     card = run_card(published(tmp_path, "lora"), FACTS, files("lora.safetensors", "dit-merged.safetensors"))
     assert "### Merged weights\n\n`dit-merged.safetensors` is the base with this LoRA" in card
@@ -96,6 +106,13 @@ def test_the_card_of_a_full_run_has_its_ranks_and_both_layouts(tmp_path: Path) -
     assert 'MochiTransformer3DModel.from_pretrained("transformer"' in diffusers
     assert "`ComfyUI/models/diffusion_models`" in card
     assert "RANK=0 WORLD_SIZE=2 MASTER_ADDR=HOST MASTER_PORT=29500 python -m mochi_trainer train" in card
+    small = run_card(
+        run_file(tmp_path, mode="full"), FACTS, files("dit.safetensors", "transformer/config.json")
+    )
+    (alone,) = snippets(small, "python")
+    assert [line.split("(")[0] for line in alone.splitlines() if "=" in line] == [
+        "transformer = MochiTransformer3DModel.from_pretrained"
+    ]
     without = run_card(run, FACTS, files("dit.safetensors"))
     assert "There is no folder for Diffusers" in without
 

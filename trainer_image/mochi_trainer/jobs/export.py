@@ -103,7 +103,7 @@ def _lora(arguments: argparse.Namespace, folder: Path) -> Card:
         preset=preset,
         relation="adapter",
         tags=["lora"],
-        uses=uses.of_lora(uses.Sampling(preset=preset), **names),
+        uses=uses.of_lora(uses.Sampling(preset=preset), params.targets, **names),
         tables={"Made from": _sources(given), "Settings": _settings(params), "Metadata": _told(details)},
         reproduce=_command(arguments),
     )

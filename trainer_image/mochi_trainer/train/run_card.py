@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile
-from mochi_api.spec import Source
+from mochi_api.spec import LoraSpec, Source
 from mochi_trainer.train import uses
 from mochi_trainer.train.card import Artifact, Card, Use, render
 
@@ -68,9 +68,9 @@ def _uses(run: RunFile, names: set[str]) -> list[Use]:
     )
     merged, weights, folder = (Path(key).name for key in (layout.MERGED, layout.WEIGHTS, layout.DIFFUSERS))
     if run.mode == "lora":
-        found = uses.of_lora(
-            sampling, diffusers=Path(layout.LORA).name, native=Path(layout.LORA_COMFYUI).name
-        )
+        targets = (run.training.lora or LoraSpec()).targets
+        names_of = {"diffusers": Path(layout.LORA).name, "native": Path(layout.LORA_COMFYUI).name}
+        found = uses.of_lora(sampling, targets, **names_of)
         if merged in names:
             text = f"`{merged}` is the base with this LoRA added to its weights: use it in place of the base's `dit.safetensors`, without the LoRA."
             found.append(Use(tool="Merged weights", text=text))

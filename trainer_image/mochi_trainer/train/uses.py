@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mochi_trainer.train.card import HUB_NAMES, Use
@@ -30,14 +30,16 @@ class Sampling:
         return f"python -m mochi_trainer sample --preset {self.preset} {size}"
 
 
-def of_lora(sampling: Sampling, *, diffusers: str = "", native: str = "") -> list[Use]:
-    """For the two formats of an adapter; an empty name means that there is no such file."""
+def of_lora(
+    sampling: Sampling, targets: Sequence[str], *, diffusers: str = "", native: str = ""
+) -> list[Use]:
+    """For the two formats of an adapter on `targets`; an empty name means that there is no such file."""
     published = sampling.preset in HUB_NAMES
     uses: list[Use] = []
     if published and diffusers:
         uses.append(_diffusers_lora(sampling, diffusers))
     if published and native:
-        uses += _native_lora(native)
+        uses += _native_lora(native, mlp=any("mlp" in target for target in targets))
     if not published:
         uses.append(Use(tool="Other tools", text=NANO_ONLY_HERE))
     model = " --model DIR" if published else ""
@@ -52,14 +54,18 @@ def _diffusers_lora(sampling: Sampling, name: str) -> Use:
     return Use(tool="Diffusers", text=text, code=_pipeline(sampling, "", lines), language="python")
 
 
-def _native_lora(name: str) -> Iterator[Use]:
+def _native_lora(name: str, *, mlp: bool) -> Iterator[Use]:
     yield Use(
         tool="ComfyUI",
         text=f"Put `{name}` into `ComfyUI/models/loras` and load it with the node *LoraLoaderModelOnly*, strength 1.0.",
     )
+    if mlp:
+        text = "It has no adapters on MLPs and leaves them out without a word. Use merged weights instead."
+        yield Use(tool="The published inference code", text=text)
+        return
     yield Use(
         tool="The published inference code",
-        text="Its `kwargs` metadata has rank and alpha.",
+        text="On one GPU. It reads rank and alpha in the file's metadata.",
         code=f'python3 ./demos/cli.py --model_dir weights/ --lora_path {name} --prompt "..."',
     )
 
@@ -91,6 +97,9 @@ def _base(sampling: Sampling, name: str) -> Use:
 def of_diffusers_folder(sampling: Sampling, folder: str) -> Use:
     """For a folder that `MochiTransformer3DModel.from_pretrained` loads."""
     lines = f'transformer = MochiTransformer3DModel.from_pretrained("{folder}", torch_dtype=torch.bfloat16)\n'
+    if sampling.preset not in HUB_NAMES:
+        code = f"import torch\nfrom diffusers import MochiTransformer3DModel\n\n{lines}"
+        return Use(tool="Diffusers", text="The transformer alone.", code=code, language="python")
     return Use(
         tool="Diffusers",
         text="The folder has the transformer; all other parts come from the base model.",
