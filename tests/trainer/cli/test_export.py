@@ -55,7 +55,10 @@ def adapter(params: LoraParams, seed: int) -> dict[str, Tensor]:
 def loras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One LoRA in both formats, as a run stores it, and another one."""
     folder = tmp_path_factory.mktemp("loras")
-    state, own = adapter(PARAMS, 1), {"format": "pt", "base": "nano", "steps": "6", "alpha": "4"}
+    state, own = (
+        adapter(PARAMS, 1),
+        {"format": "pt", "base": "nano", "steps": "6", "alpha": "4", "frames": "7"},
+    )
     shape = {"rank": "2", "targets": ",".join(PARAMS.targets)}
     tensors, metadata = export_native(state, PARAMS)
     files = {name: folder / f"{name}.safetensors" for name in ("diffusers", "native", "other")}
@@ -186,6 +189,8 @@ def test_the_card_says_from_what_with_what_command_and_for_what_it_was_made(
     fields, body = card(exported(tmp_path / "native", loras["diffusers"], "--to", "native"))
     assert (fields["base_model_relation"], fields["tags"]) == ("adapter", ["text-to-video", "mochi", "lora"])
     assert "| steps | 6 |" in body
+    command = "python -m mochi_trainer sample --preset nano --frames 7 --width 112 --height 64 --fps 30"
+    assert f'{command} --lora lora-comfyui.safetensors --prompt "..."' in body
     fields, body = card(
         exported(tmp_path / "published", in_diffusers_layout(tmp_path / "x"), "--to", "published")
     )

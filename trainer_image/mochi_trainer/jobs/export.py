@@ -23,6 +23,7 @@ from torch import Tensor
 from mochi_api import layout
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.given_files import Transformer, transformer, weighted
+from mochi_trainer.jobs.workstation import SIZES
 from mochi_trainer.lora import LoraParams, export_diffusers, export_native
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
@@ -103,7 +104,7 @@ def _lora(arguments: argparse.Namespace, folder: Path) -> Card:
         preset=preset,
         relation="adapter",
         tags=["lora"],
-        uses=uses.of_lora(uses.Sampling(preset=preset), params.targets, **names),
+        uses=uses.of_lora(_sampling(preset, details), params.targets, **names),
         tables={"Made from": _sources(given), "Settings": _settings(params), "Metadata": _told(details)},
         reproduce=_command(arguments),
     )
@@ -129,7 +130,7 @@ def _merged(arguments: argparse.Namespace, folder: Path) -> Card:
         summary="The LoRA is added in float32 and rounded once to the type of each weight; all other tensors are those of the base.",
         preset=base.preset,
         relation="merge",
-        uses=uses.of_weights(uses.Sampling(preset=base.preset), name),
+        uses=uses.of_weights(_sampling(base.preset, details), name),
         tables={
             "Base": {"preset": base.preset, "file": found.uri, "sha256": found.sha256},
             "Made from": _sources(given),
@@ -152,7 +153,9 @@ def _diffusers_folder(arguments: argparse.Namespace, folder: Path) -> Card:
     log.info("writing %s for diffusers, files of at most %d GB", source.files[0], SHARD_BYTES // 10**9)
     for path in write_diffusers_folder(source.files[0], params, folder, _with_format(source)):
         log.info("%s is written", path.name)
-    return _converted(arguments, source, [uses.of_diffusers_folder(uses.Sampling(preset=source.preset), ".")])
+    return _converted(
+        arguments, source, [uses.of_diffusers_folder(_sampling(source.preset, source.metadata), ".")]
+    )
 
 
 def _published(arguments: argparse.Namespace, folder: Path) -> Card:
@@ -164,7 +167,7 @@ def _published(arguments: argparse.Namespace, folder: Path) -> Card:
     with torch.device("meta"):
         names = list(DiT(params).state_dict())
     write_published(source.files, names, params, folder / name, _with_format(source))
-    return _converted(arguments, source, uses.of_weights(uses.Sampling(preset=source.preset), name))
+    return _converted(arguments, source, uses.of_weights(_sampling(source.preset, source.metadata), name))
 
 
 _MAKERS: dict[str, Callable[[argparse.Namespace, Path], Card]] = {
@@ -255,6 +258,13 @@ def _converted(arguments: argparse.Namespace, source: Transformer, found: Sequen
         },
         reproduce=_command(arguments),
     )
+
+
+def _sampling(preset: str, metadata: Mapping[str, str]) -> uses.Sampling:
+    """A video of the size that the weights were trained with, as far as the file says it, else of the preset's."""
+    usual = dict(zip(("frames", "width", "height", "fps"), SIZES[preset], strict=True))
+    known = {name: int(metadata[name]) for name in usual if metadata.get(name, "").isdecimal()}
+    return uses.Sampling(preset=preset, **(usual | known))
 
 
 def _sources(given: Sequence[tuple[Path, Weighted]]) -> dict[str, object]:

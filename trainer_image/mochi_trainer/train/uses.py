@@ -87,8 +87,9 @@ def of_weights(sampling: Sampling, name: str) -> list[Use]:
 
 
 def _base(sampling: Sampling, name: str) -> Use:
+    place = "" if name == "dit.safetensors" else " as `dit.safetensors`"
     text = (
-        f"Put `{name}` as `dit.safetensors` into a folder with the base model's `decoder.safetensors` and `t5/`. "
+        f"Put `{name}`{place} into a folder with the base model's `decoder.safetensors` and `t5/`. "
         "It can also be the base of a new run (`model.source`)."
     )
     return Use(tool="The trainer", text=text, code=f'{sampling.command} --model DIR --prompt "..."')
