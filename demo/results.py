@@ -17,10 +17,9 @@ from mochi_api.status import Artifacts
 
 _LEFT_IN_S3 = ("checkpoints/", "stages/")
 _OWNED_FILES = (
-    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
+    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
 )  # fmt: skip
-_NOTE = "artifacts/README.md"
-_OWNED_FOLDERS = ("samples", "logs")
+_OWNED_FOLDERS = ("samples", "logs", Path(layout.DIFFUSERS).name)
 _SHEET_COLUMNS = 4
 _SHEET_FRAMES = 12
 
@@ -51,10 +50,13 @@ def clear(folder: Path) -> None:
 def _kind(relative: str) -> str:
     kinds = {
         layout.LORA: "LoRA weights", layout.LORA_COMFYUI: "LoRA weights for ComfyUI", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
-        layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", _NOTE: "how to use the weights",
+        layout.MERGED: "base with the LoRA in its weights",
+        layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", layout.CARD: "model card",
     }  # fmt: skip
     if relative in kinds:
         return kinds[relative]
+    if relative.startswith(f"{layout.DIFFUSERS}/"):
+        return "tuned weights for Diffusers"
     endings = {".mp4": "sample video", ".png": "contact sheet"}
     return endings.get(Path(relative).suffix, "other")
 
@@ -79,6 +81,8 @@ def _rank(result: Result) -> int:
         "LoRA weights",
         "LoRA weights for ComfyUI",
         "tuned weights",
+        "base with the LoRA in its weights",
+        "tuned weights for Diffusers",
         "sample video",
         "contact sheet",
         "report",

@@ -17,7 +17,11 @@ METRICS = "metrics.jsonl"
 RUN_FILE = "run.yaml"
 LORA = "artifacts/lora.safetensors"
 LORA_COMFYUI = "artifacts/lora-comfyui.safetensors"
+MERGED = "artifacts/dit-merged.safetensors"
 WEIGHTS = "artifacts/dit.safetensors"
+DIFFUSERS = "artifacts/transformer"
+"""Folder with the tuned weights as Diffusers loads them."""
+CARD = "artifacts/README.md"
 
 
 def join(base: str, *parts: str) -> str:

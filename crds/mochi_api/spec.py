@@ -170,6 +170,8 @@ class LoraSpec(ApiModel):
         pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\x00-\x1f]+\.safetensors)?$",
     )
     """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, in the format of Diffusers or the native one; its rank and targets must fit into those given here. Empty: a new adapter."""
+    export_merged: bool = False
+    """Store the base with the adapter added to its weights too, as `artifacts/dit-merged.safetensors`. It is as large as the base, and the pod needs as much disk again (twice that with a model in S3)."""
 
 
 class CheckpointSpec(ApiModel):

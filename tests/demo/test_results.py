@@ -23,6 +23,8 @@ def test_clearing_touches_only_what_the_demo_makes(tmp_path: Path) -> None:
         "lora.safetensors",
         "lora-comfyui.safetensors",
         "dit.safetensors",
+        "dit-merged.safetensors",
+        "transformer/config.json",
         "report.html",
         "mine.txt",
         "samples/a.mp4",
@@ -32,6 +34,15 @@ def test_clearing_touches_only_what_the_demo_makes(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     results.clear(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["b.png", "mine.txt"]
+
+
+def test_every_artifact_has_a_name_for_people() -> None:
+    names = ("dit-merged.safetensors", "transformer/diffusion_pytorch_model.safetensors", "README.md")
+    assert [results._kind(f"artifacts/{name}") for name in names] == [
+        "base with the LoRA in its weights",
+        "tuned weights for Diffusers",
+        "model card",
+    ]
 
 
 def test_a_contact_sheet_shows_first_and_last_frame(tmp_path: Path) -> None:

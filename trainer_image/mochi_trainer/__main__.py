@@ -1,4 +1,5 @@
-"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`, `sample --prompt TEXT`, and `inspect FILE`.
+"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`, `sample --prompt TEXT`,
+`inspect FILE` and `export FILE --to FORM`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command == "inspect":
         return _by_hand(lambda: _inspect(arguments.file))
+    if arguments.command == "export":
+        return _by_hand(lambda: _export(arguments))
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
         return _by_hand(lambda: _sample(arguments))
     stage = cast(Stage, arguments.command)
@@ -82,6 +85,12 @@ def _inspect(file: Path) -> None:
     from mochi_trainer.jobs import inspection  # torch is imported only now, as for the stages
 
     sys.stdout.write(inspection.report(file))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import export  # as above
+
+    export.export(arguments)
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -194,7 +203,31 @@ def _parser() -> argparse.ArgumentParser:
     text = "tell what a safetensors file is, whether it is whole, and what to do with it"
     command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
     command.add_argument("file", type=Path, metavar="FILE")
+    text = "turn a LoRA or a transformer into the form that another tool takes"
+    _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
     return parser
+
+
+EXPORTS = {
+    "diffusers": "LoRA for load_lora_weights",
+    "native": "LoRA for ComfyUI and the published code",
+    "merged": "base with the LoRA in its weights",
+    "diffusers-folder": "dit.safetensors for MochiTransformer3DModel",
+    "published": "a transformer of Diffusers as dit.safetensors",
+}
+
+
+def _export_arguments(command: argparse.ArgumentParser) -> None:
+    text = "a LoRA in either format (several, times WEIGHT, add up), or a transformer (file or folder)"
+    command.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help=text)
+    text = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
+    command.add_argument("--to", choices=EXPORTS, required=True, help=text)
+    text = "folder to make, with the model card README.md"
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+    text = "the base for --to merged: its folder or dit.safetensors; by default that of nano"
+    command.add_argument("--model", type=Path, metavar="DIR", help=text)
+    text = "refuse files of another model"
+    command.add_argument("--preset", choices=get_args(Preset), help=text)
 
 
 def _sample_arguments(command: argparse.ArgumentParser) -> None:

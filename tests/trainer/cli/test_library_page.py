@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers
+from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers, read_file
 from mochi_trainer.presets import load_dit
 from mochi_trainer.video import probe
 from tests.trainer.numerics import draw
@@ -25,11 +25,11 @@ def adapter(folder: Path, strength: float) -> None:
     save_file(export_diffusers(state, params), folder / "lora.safetensors")
 
 
-def lines(project: Path) -> str:
-    (block,) = re.findall(
-        r"```python\n(.*?)```", (project / "docs/how-to/use-as-a-library.md").read_text(), re.DOTALL
-    )
-    return str(block)
+def lines(project: Path, number: int = 0) -> str:
+    page = (project / "docs/how-to/use-as-a-library.md").read_text()
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    return blocks[number]
 
 
 def test_loading_attaching_and_sampling_take_fewer_than_ten_lines(project: Path) -> None:
@@ -49,3 +49,17 @@ def test_the_lines_make_a_video_that_the_lora_changes(
     found = probe(tmp_path / "sample.mp4")
     assert (found.width, found.height) == (112, 64)
     assert made[0] != made[1]
+
+
+def test_the_lines_on_merging_write_both_files(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    adapter(tmp_path, 0.3)
+    exec(compile(lines(project, 1), "use-as-a-library.md", "exec"), {})
+    (ours, params), (native, found) = read_file("lora.safetensors"), read_file("lora-comfyui.safetensors")
+    assert found == params
+    assert all(torch.equal(native[name], tensor) for name, tensor in ours.items())
+    base, merged = load_dit("nano").state_dict(), load_file("dit-merged.safetensors")
+    changed = {name for name, tensor in merged.items() if not torch.equal(tensor, base[name])}
+    assert changed == {name for name in base if name.endswith("attn.qkv_x.weight")}

@@ -62,7 +62,7 @@ def test_training_validation_and_sampling_leave_every_byte_of_the_base(
     monkeypatch.setitem(os.environ, "MOCHI_METRICS_PORT", str(free_port()))
     published = digest(load_dit("nano"))
     every = ["query", "key", "value", "output", "mlp_in", "mlp_out", "text_value", "text_mlp_out"]
-    lora = {"rank": 4, "alpha": 8, "dropout": "0.1", "rsLora": True, "targets": every}
+    lora = {"rank": 4, "alpha": 8, "dropout": "0.1", "rsLora": True, "targets": every, "exportMerged": True}
     run = run_file(root, prompts=["a red circle"], lora=lora)
     with called_transformers() as seen:
         train.execute(run)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import MochiTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mochi_trainer.lora import (
@@ -28,6 +30,9 @@ from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 
 PARAMS = {
     "query and value": LoraParams(rank=4, alpha=10),
+    "more in one stream than in the other": LoraParams(
+        rank=3, alpha=5, targets=("query", "value", "output", "text_value")
+    ),
     "every target": LoraParams(rank=3, alpha=2, targets=tuple(PROJECTIONS)),
     "MLPs, rank-stabilised": LoraParams(rank=4, alpha=3, rslora=True, targets=("mlp_in", "text_mlp_out")),
 }
@@ -54,8 +59,7 @@ def velocity(model: DiT) -> Tensor:
     return model(x, torch.tensor([SIGMA]), text)
 
 
-@torch.no_grad()
-def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
+def diffusers_dit() -> MochiTransformer3DModel:
     model = MochiTransformer3DModel(
         num_attention_heads=TINY.heads,
         attention_head_dim=TINY.head_width,
@@ -64,11 +68,21 @@ def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
         text_embed_dim=TINY.text_feature_width,
     )
     model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
+    return model.eval()
+
+
+def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:
+    model = diffusers_dit()
     model.load_lora_adapter(adapter, prefix="transformer")
+    return velocity_of(model)
+
+
+@torch.no_grad()
+def velocity_of(model: MochiTransformer3DModel) -> Tensor:
     x, text = inputs()
     mask = torch.ones(1, text.shape[1], dtype=torch.bool)
     timestep = torch.tensor([(1 - SIGMA) * 1000])
-    return model.eval()(x, text, timestep=timestep, encoder_attention_mask=mask, return_dict=False)[0]
+    return model(x, text, timestep=timestep, encoder_attention_mask=mask, return_dict=False)[0]
 
 
 @pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")
@@ -79,6 +93,24 @@ def test_diffusers_loads_the_adapter_and_gives_the_same_velocity(params: LoraPar
     theirs = velocity_of_diffusers(export_diffusers(adapter_state(model), params))
     assert difference(theirs, ours) <= 2e-5
     assert difference(velocity(tiny_dit(torch.float32)), ours) > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_pipeline_of_diffusers_loads_the_file_as_the_card_says(tmp_path: Path) -> None:
+    params = PARAMS["every target"]
+    model = trained(params)
+    metadata = {"format": "pt", "rank": "3", "alpha": "2"}
+    save_file(export_diffusers(adapter_state(model), params), tmp_path / "lora.safetensors", metadata)
+    transformer = diffusers_dit()
+    pipe = MochiPipeline(
+        FlowMatchEulerDiscreteScheduler(),
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+        transformer=transformer,
+    )
+    pipe.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    assert difference(velocity_of(transformer), velocity(model)) <= 2e-5
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS.keys())
@@ -113,6 +145,30 @@ def test_fused_names_ranks_and_metadata_are_those_that_loaders_expect() -> None:
         "out_proj_lora_alpha": 4,
         "out_proj_lora_dropout": 0.0,
     }
+
+
+def test_all_fused_adapters_of_a_kind_have_the_rank_that_the_metadata_tells_the_published_code() -> None:
+    """It makes one size of adapter for both streams, and refuses tensors of another."""
+    params = PARAMS["more in one stream than in the other"]
+    tensors, metadata = export_native(adapter_state(trained(params)), params)
+    kwargs = json.loads(metadata["kwargs"])
+    for name, tensor in tensors.items():
+        rank = kwargs["qkv_proj_lora_rank" if ".qkv_" in name else "out_proj_lora_rank"]
+        assert tensor.shape[0 if name.endswith("lora_A") else 1] == rank, name
+    assert {kwargs["qkv_proj_lora_rank"], kwargs["out_proj_lora_rank"]} == {6, 3}
+
+
+def test_a_file_without_the_zeros_that_fill_up_is_read_too() -> None:
+    params = PARAMS["more in one stream than in the other"]
+    tensors, metadata = export_native(adapter_state(trained(params)), params)
+    short = {
+        name: tensor[: params.rank] if name.endswith("A") else tensor[:, : params.rank].contiguous()
+        for name, tensor in tensors.items()
+        if ".qkv_y." in name
+    }
+    (ours, found), (theirs, expected) = (import_native(each, metadata) for each in (tensors | short, tensors))
+    assert found == expected
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
 def test_names_for_diffusers_are_those_of_its_layers() -> None:
@@ -225,6 +281,8 @@ def test_native_files_that_do_not_fit_are_refused() -> None:
         ValueError, match="qkv_x must have a stacked adapter for query, value, got a shared one"
     ):
         import_native(tensors, metadata | {"targets": "query,value"})
+    with pytest.raises(ValueError, match="the metadata key rank must be a number, got 'x'"):
+        import_native(tensors, metadata | {"rank": "x", "targets": "query"})
     with pytest.raises(ValueError, match="the metadata key kwargs must give rank and alpha"):
         import_native(tensors, {"kwargs": '{"qkv_proj_lora_alpha": 8}'})
 

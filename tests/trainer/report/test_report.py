@@ -96,7 +96,8 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
         ),
     )
     result = TrainingResult(artifactURI="s3://runs/lora.safetensors", sha256="ab" * 32, size_bytes=2_500_000)
-    write_record(store, _record("train", Outcome(reason="Completed", training_result=result)))
+    others = {"otherFiles": [{"uri": "s3://runs/dit-merged.safetensors", "sizeBytes": 3 << 20}]}
+    write_record(store, _record("train", Outcome(reason="Completed", training_result=result), details=others))
     lines = [{"step": 0, "fixedLoss": 1.5}]
     lines += [
         {"step": k, "loss": 2.0 / k, "lr": 1e-4, "gradNorm": 0.5, "stepSeconds": 0.2} for k in range(1, 20)
@@ -135,7 +136,7 @@ def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> 
     assert page.tags.count("svg") == 3
     assert page.tags.count("img") == 3
     for part in (
-        "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "31.2 dB", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
+        "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "s3://runs/dit-merged.safetensors</code> 3 MiB", "31.2 dB", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
         "1 of 2 clips are used. 1 more without a caption were left out.", "reused", "1 min 23 s", "seed 7",
         "enlarged 1.50×", "caption of 300 tokens: what follows 256 is cut off", "schemaVersion: 1", "Steps without a finite loss",
     ):  # fmt: skip

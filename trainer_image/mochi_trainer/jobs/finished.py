@@ -27,5 +27,6 @@ class Finished:
 
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the report shows beyond the result; plain JSON. Of the job sample it reads `samples`: a list of
-    {"prompt", "video", "sheet", "seed"}, video and sheet as addresses below the run's folder; of the job videos
+    {"prompt", "video", "sheet", "seed"}, video and sheet as addresses below the run's folder; of the job train
+    `otherFiles`: a list of {"uri", "sizeBytes"}, what lies beside the main file; of the job videos
     `reconstructions`: a list of {"clip", "source", "psnr", "picture"}, the picture as a key of the cache."""

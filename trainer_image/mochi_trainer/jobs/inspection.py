@@ -28,14 +28,16 @@ _PARTS = {
     "lora": "LoRA",
 }
 _LAYOUTS = {"published": "published names", "diffusers": "Diffusers' names", "native": "native, fused names"}
+_MADE = {"full": ", tuned", "merged": " with a LoRA in its weights"}
+"""By what the metadata says about the way it was made."""
 _ADVICE = {
-    ("transformer", "published"): "put it as dit.safetensors into the model's folder (model.source, or sample --model)",
-    ("transformer", "diffusers"): "put it as transformer/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model)",
+    ("transformer", "published"): "put it as dit.safetensors into the model's folder (model.source, or sample --model); for Diffusers: export FILE --to diffusers-folder",
+    ("transformer", "diffusers"): "put it as transformer/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model); as dit.safetensors: export FILE --to published",
     ("encoder", "published"): "put it as encoder.safetensors into the model's folder (model.source)",
     ("decoder", "published"): "put it as decoder.safetensors into the model's folder (model.source, or sample --model)",
     ("autoencoder", "diffusers"): "put it as vae/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model)",
-    ("lora", "diffusers"): "sample with it (sample --lora FILE), or pass it to load_lora_weights of Diffusers",
-    ("lora", "native"): "sample with it (sample --lora FILE), or put it into the loras folder of ComfyUI",
+    ("lora", "diffusers"): "sample with it (sample --lora FILE), or pass it to load_lora_weights of Diffusers; for ComfyUI: export FILE --to native; into the base's weights: export FILE --to merged",
+    ("lora", "native"): "sample with it (sample --lora FILE), or put it into the loras folder of ComfyUI; for Diffusers: export FILE --to diffusers; into the base's weights: export FILE --to merged",
 }  # fmt: skip
 
 
@@ -94,9 +96,9 @@ def inspected(header: Header, name: str) -> Inspection:
         advice = f"do not use it: it does not fit {form.preset}; get the file again, or name the right model"
         if missing and _SHARD.search(name):
             advice = "it is one of several files of a model; keep them together, with their index"
-    tuned = ", tuned" if header.metadata.get("mode") == "full" else ""
+    made = _MADE.get(header.metadata.get("mode", ""), "")
     return Inspection(
-        what=f"{_PARTS[form.part]}{tuned}, {_LAYOUTS[form.layout]}, "
+        what=f"{_PARTS[form.part]}{made}, {_LAYOUTS[form.layout]}, "
         f"{'fits' if fits else 'nearest to'} {form.preset}",
         advice=advice,
         facts=_adapter_facts(form, header) if form.part == "lora" else {},

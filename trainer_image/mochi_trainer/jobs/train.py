@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from mochi_api.spec import LoraSpec
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
+from mochi_trainer.jobs import run_exports
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_source
@@ -34,8 +35,8 @@ from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
 from mochi_trainer.presets import WeightsError, fill_dit, load_dit, meta_dit, preset_named
-from mochi_trainer.storage import Store, open_store
-from mochi_trainer.train.artifacts import Artifact, store_adapter, store_weights
+from mochi_trainer.storage import open_store
+from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
@@ -58,6 +59,8 @@ def execute(run: RunFile) -> Finished:
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         ranks = ranks_of(os.environ, replicas=_replicas(run))
+        if ranks.rank == 0:
+            run_exports.require_room(run)
         device = device_for(run.world.gpus_per_pod)
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(served(gauges, progress=ranks.rank == 0))
@@ -94,8 +97,8 @@ def execute(run: RunFile) -> Finished:
         )
         with _failures_at_step(session):
             session.run()
-            artifact = _stored(store, run, model, group)
-    return _finished(run, session, artifact)
+            files = run_exports.stored(store, run, session, lora_params(run))
+    return _finished(run, session, files)
 
 
 def _replicas(run: RunFile) -> int:
@@ -183,18 +186,11 @@ def _failures_at_step(session: Session) -> Iterator[None]:
         raise ours from error
 
 
-def _stored(store: Store, run: RunFile, model: DiT, group: Group) -> Artifact | None:
+def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Finished:
     steps = run.training.steps
-    if run.mode == "lora":
-        return store_adapter(store, run, model, lora_params(run), steps=steps)
-    dtype = torch.float32 if run.model.preset == "nano" else torch.bfloat16
-    return store_weights(store, run, model, group, dtype, steps=steps)
-
-
-def _finished(run: RunFile, session: Session, artifact: Artifact | None) -> Finished:
-    steps = run.training.steps
-    if artifact is None:
+    if not files:
         return Finished(result=None, message=f"{steps} steps; rank 0 has stored the result")
+    artifact, *others = files
     position = session.position
     result = TrainingResult(
         artifactURI=artifact.uri,
@@ -216,5 +212,6 @@ def _finished(run: RunFile, session: Session, artifact: Artifact | None) -> Fini
             "trainedParameters": session.trained_parameters,
             "ranks": run.world.replicas,
             "device": str(session.training.device),
+            "otherFiles": [{"uri": file.uri, "sizeBytes": file.size_bytes} for file in others],
         },
     )

@@ -20,6 +20,7 @@ from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.flow import linear_quadratic_schedule
 from mochi_trainer.jobs.attention_backend import sampling_backend
+from mochi_trainer.jobs.given_files import weighted
 from mochi_trainer.jobs.sample import logged
 from mochi_trainer.jobs.sampling import Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.lora.combination import Weighted, combined
@@ -48,7 +49,7 @@ def sample(arguments: argparse.Namespace) -> None:
     loading and the device raise.
     """
     texts, settings = _texts(arguments), _settings(arguments)
-    adapters = [_weighted(text) for text in arguments.lora]
+    adapters = [weighted(text)[1] for text in arguments.lora]
     prompts = encoded_prompts(settings, texts)
     made = videos(lambda: _model(settings, adapters), prompts, settings, _progress(sys.stderr))
     store = LocalStore(arguments.out)
@@ -134,23 +135,6 @@ def _check(settings: Settings) -> None:
             raise InvalidInputError(f"{name} must be a multiple of 16, got {value}")
     if settings.fps < 1:
         raise InvalidInputError(f"fps must be at least 1, got {settings.fps}")
-
-
-def _weighted(text: str) -> Weighted:
-    """The LoRA of `FILE` or `FILE:WEIGHT`."""
-    path, weight = Path(text), 1.0
-    before, colon, after = text.rpartition(":")
-    if colon and not path.exists():
-        try:
-            path, weight = Path(before), float(after)
-        except ValueError as error:
-            raise InvalidInputError(f"--lora must be FILE or FILE:WEIGHT, got {text}") from error
-    try:
-        return Weighted(*lora.read_file(path), weight)
-    except FileNotFoundError as error:
-        raise MissingObjectError(f"{path} does not exist") from error
-    except ValueError as error:
-        raise InvalidInputError(f"{path} cannot be used as a LoRA: {error}") from error
 
 
 def _model(settings: Settings, adapters: Sequence[Weighted]) -> DiT:

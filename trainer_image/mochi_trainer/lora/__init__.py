@@ -10,6 +10,7 @@ from mochi_trainer.lora.adapters import (
 from mochi_trainer.lora.continuation import continue_from
 from mochi_trainer.lora.diffusers_format import export_diffusers, import_diffusers
 from mochi_trainer.lora.files import attach_state, load_file, read_file
+from mochi_trainer.lora.merging import merged_state
 from mochi_trainer.lora.native_format import export_native, import_native
 from mochi_trainer.lora.targets import LoraParams, Target
 
@@ -27,6 +28,7 @@ __all__ = [
     "import_native",
     "load_adapter",
     "load_file",
+    "merged_state",
     "read_file",
     "trainable_parameters",
 ]

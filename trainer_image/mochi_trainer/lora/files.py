@@ -14,7 +14,7 @@ from mochi_trainer.lora.targets import LoraParams
 from mochi_trainer.model import DiT
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], LoraParams]:
+def read_file(path: Path | str) -> tuple[dict[str, Tensor], LoraParams]:
     """The adapters of a LoRA file with Diffusers' or native names, alpha / rank folded into B, on the CPU.
 
     Raises ValueError when it is no LoRA of this model or no whole safetensors file, FileNotFoundError when it is absent.
@@ -24,7 +24,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], LoraParams]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is not a whole safetensors file: {error}") from error
+        raise ValueError(f"{Path(path).name} is not a whole safetensors file: {error}") from error
     if tensors and all(name.endswith((".lora_A", ".lora_B")) for name in tensors):
         return import_native(tensors, metadata)
     return import_diffusers(tensors, metadata)
@@ -35,7 +35,7 @@ def load_file(model: DiT, path: Path | str) -> LoraParams:
 
     Raises as `read_file`, and ValueError when the file does not fit the model or the model has adapters already.
     """
-    state, params = read_file(Path(path))
+    state, params = read_file(path)
     attach_state(model, state, params)
     return params
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mochi_trainer.lora.pairs import Found, Pair, assembled, pairs
 from mochi_trainer.lora.targets import PARTS, PROJECTIONS, LoraParams, Target
@@ -21,8 +22,9 @@ def export_native(
     Adapters of the MLPs have names of the same kind, which the published fine-tuner never writes: ComfyUI finds layers by
     their names.
     Query, key and value become one adapter of their fused layer with the ranks added up: the As are stacked and each B
-    fills its own rows and columns, so that the effect is exactly the same. Loaders read the metadata key `kwargs`;
-    `rank` and `targets` are for `import_native`.
+    fills its own rows and columns, so that the effect is exactly the same. Where both streams have such adapters, that of
+    lower rank is filled up with zeros: the published code has one rank for the two. Loaders read the metadata key
+    `kwargs`; `rank` and `targets` are for `import_native`.
     """
     groups: dict[tuple[int, str], list[Pair]] = {}
     for pair in pairs(state, params):
@@ -33,6 +35,7 @@ def export_native(
         a, b = _fused(sorted(members, key=lambda pair: parts.index(pair.projection.part)), parts)
         exported[f"blocks.{block}.{layer}.lora_A"] = a
         exported[f"blocks.{block}.{layer}.lora_B"] = b
+    exported = dict(_of_one_rank(exported))
     return exported, {
         "kwargs": json.dumps(_native_kwargs(exported, params)),
         "rank": str(params.rank),
@@ -53,12 +56,31 @@ def _fused(members: list[Pair], parts: tuple[str, ...]) -> tuple[Tensor, Tensor]
     return a.contiguous(), b
 
 
+def _of_one_rank(exported: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The matrices, those of a kind filled up with zeros to the highest rank among them, which changes no product."""
+    ranks: dict[str, int] = {}
+    for name, tensor in exported.items():
+        if name.endswith("lora_A"):
+            ranks[_kind_of(name)] = max(ranks.get(_kind_of(name), 0), len(tensor))
+    for name, tensor in exported.items():
+        rank = ranks[_kind_of(name)] if _kind_of(name) else tensor.shape[0 if name.endswith("lora_A") else 1]
+        if name.endswith("lora_A"):
+            yield name, pad(tensor, (0, 0, 0, rank - tensor.shape[0])).contiguous()
+        else:
+            yield name, pad(tensor, (0, rank - tensor.shape[1])).contiguous()
+
+
 _KINDS = {"attn.qkv_": "qkv_proj", "attn.proj_": "out_proj"}
 """Beginnings of layers that the published fine-tuner adapts, and what its metadata calls them."""
 
 
 def _kind(layer: str) -> str:
     return next((kind for start, kind in _KINDS.items() if layer.startswith(start)), "")
+
+
+def _kind_of(name: str) -> str:
+    """The same for the name of a matrix; nothing for an MLP's, of which the published code has none."""
+    return _kind(name.split(".", 2)[2])
 
 
 def _native_kwargs(exported: Mapping[str, Tensor], params: LoraParams) -> dict[str, float]:
@@ -93,6 +115,7 @@ def import_native(
     other half, and for matrices that do not belong together.
     """
     scales, stacked = _native_scales(metadata), _stacked(metadata)
+    rank = _own_rank(metadata) if stacked else 0
     found: list[Found] = []
     for name in sorted({name[:-1] for name in tensors}):
         match = _NATIVE.fullmatch(name + "A")
@@ -101,7 +124,7 @@ def import_native(
         layer = match["layer"]
         a, b = _halves(name, tensors, PARTS[layer])
         b = b * scales.get(_kind(layer), 1.0)
-        for target, own_a, own_b in _separated(layer, a, b, stacked):
+        for target, own_a, own_b in _separated(layer, a, b, stacked, rank):
             found.append(Found(int(match["block"]), target, own_a, own_b))
     return assembled(found)
 
@@ -140,18 +163,26 @@ def _stacked(metadata: Mapping[str, str]) -> tuple[Target, ...]:
     return tuple(target for target in PROJECTIONS if target in names)
 
 
+def _own_rank(metadata: Mapping[str, str]) -> int:
+    """The rank of each adapter in a file that stacks them; 0 when the file does not say so."""
+    text = metadata.get("rank", "0")
+    if not text.isdecimal():
+        raise ValueError(f"the metadata key rank must be a number, got {text!r:.40}")
+    return int(text)
+
+
 def _separated(
-    layer: str, a: Tensor, b: Tensor, stacked: tuple[Target, ...]
+    layer: str, a: Tensor, b: Tensor, stacked: tuple[Target, ...], rank: int
 ) -> Iterator[tuple[Target, Tensor, Tensor]]:
     """The adapters of the parts of a fused layer: their own rows of A where they are stacked, else the whole A."""
     of_layer: dict[str, Target] = {p.part: target for target, p in PROJECTIONS.items() if p.layer == layer}
     rows = dict(zip(PARTS[layer], b.chunk(len(PARTS[layer])), strict=True))
     own = [part for part, target in of_layer.items() if target in stacked]
-    if not own or len(a) % len(own):
+    if not own or rank * len(own) > len(a) or (not rank and len(a) % len(own)):
         for part, target in of_layer.items():
             yield target, a, rows[part]
         return
-    rank = len(a) // len(own)
+    rank = rank or len(a) // len(own)
     blocks = {part: slice(index * rank, (index + 1) * rank) for index, part in enumerate(own)}
     if not all(_only(rows[part], blocks.get(part)) for part in rows):
         raise ValueError(f"{layer} must have a stacked adapter for {', '.join(own)}, got a shared one")

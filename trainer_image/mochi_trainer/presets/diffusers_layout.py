@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,7 +66,7 @@ DIT: tuple[Row, ...] = (
     Row(r"final_layer\.mod\.(.+)", (r"norm_out.linear.\1",), swapped=True),
     Row(r"final_layer\.linear\.(.+)", (r"proj_out.\1",)),
 )
-"""The transformer. `dit_layout` and `dit_origins` rename the text modulation of the last block, which has a name of its own."""
+"""The transformer. `dit_pieces` and `dit_origins` rename the text modulation of the last block, which has a name of its own."""
 
 _RESIDUAL = (
     ("stack.0", "resnets.{}.norm1.norm_layer"),
@@ -127,22 +127,69 @@ def decoder_table(params: DecoderParams) -> list[Row]:
     return rows
 
 
+class Pieces(NamedTuple):
+    """The tensors of Diffusers that make up one published tensor: its rows in this order, halves swapped or not."""
+
+    names: tuple[str, ...]
+    swapped: bool
+
+
+def pieces(name: str, table: Sequence[Row]) -> Pieces:
+    """Where the published tensor `name` goes; raise KeyError for a name that the table does not have."""
+    row, match = _row(name, table)
+    return Pieces(tuple(match.expand(place) for place in row.diffusers), row.swapped)
+
+
+def dit_pieces(name: str, depth: int) -> Pieces:
+    """The same for the transformer of `depth` blocks, the last of which has a text modulation of another name."""
+    last = f"transformer_blocks.{depth - 1}.norm1_context.linear."
+    names, swapped = pieces(name, DIT)
+    return Pieces(tuple(each.replace(last, last.replace("linear", "linear_1")) for each in names), swapped)
+
+
+def taken_apart(tensor: Tensor, into: Pieces) -> dict[str, Tensor]:
+    """A published tensor as the tensors of Diffusers, by name."""
+    rows = _swapped(tensor) if into.swapped else tensor
+    parts = rows.chunk(len(into.names))
+    return {name: part.contiguous() for name, part in zip(into.names, parts, strict=True)}
+
+
+def put_together(parts: Sequence[Tensor], of: Pieces) -> Tensor:
+    """The published tensor whose parts these are: the inverse of `taken_apart`, bit for bit."""
+    tensor = torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+    return _swapped(tensor) if of.swapped else tensor
+
+
+def _swapped(tensor: Tensor) -> Tensor:
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
 def diffusers_layout(state: Mapping[str, Tensor], table: Sequence[Row]) -> dict[str, Tensor]:
     """The tensors of `state` under Diffusers' names; raise KeyError for a name that the table does not have."""
     layout: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        row, match = _row(name, table)
-        if row.swapped:
-            tensor = torch.cat(tensor.chunk(2)[::-1])
-        for place, part in zip(row.diffusers, tensor.chunk(len(row.diffusers)), strict=True):
-            layout[match.expand(place)] = part.contiguous()
+        layout |= taken_apart(tensor, pieces(name, table))
     return layout
 
 
 def dit_layout(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
     """The transformer of `depth` blocks under Diffusers' names."""
-    layout = diffusers_layout(state, DIT)
-    return {_name_in_dit(name, depth): tensor for name, tensor in layout.items()}
+    layout: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        layout |= taken_apart(tensor, dit_pieces(name, depth))
+    return layout
+
+
+def published_layout(state: Mapping[str, Tensor], names: Iterable[str], depth: int) -> dict[str, Tensor]:
+    """The transformer of `depth` blocks under its published `names`, from `state` under Diffusers' names.
+
+    The inverse of `dit_layout`, bit for bit. Raises KeyError with the name of a tensor that `state` lacks.
+    """
+    layout: dict[str, Tensor] = {}
+    for name in names:
+        of = dit_pieces(name, depth)
+        layout[name] = put_together([state[part] for part in of.names], of)
+    return layout
 
 
 def origins(shapes: Mapping[str, Sequence[int]], table: Sequence[Row]) -> dict[str, list[Segment]]:
@@ -150,31 +197,19 @@ def origins(shapes: Mapping[str, Sequence[int]], table: Sequence[Row]) -> dict[s
 
     `shapes` are the published ones. Raises KeyError for a name that the table does not have.
     """
-    found: dict[str, list[Segment]] = {}
-    for name, shape in shapes.items():
-        row, match = _row(name, table)
-        count = math.prod(shape) // len(row.diffusers)
-        if row.swapped:
-            (place,) = row.diffusers
-            half = count // 2
-            found[name] = [Segment(match.expand(place), first, half) for first in (half, 0)]
-        else:
-            found[name] = [Segment(match.expand(place), 0, count) for place in row.diffusers]
-    return found
+    return {name: _segments(pieces(name, table), math.prod(shape)) for name, shape in shapes.items()}
 
 
 def dit_origins(shapes: Mapping[str, Sequence[int]], depth: int) -> dict[str, list[Segment]]:
     """As `origins`, for the transformer of `depth` blocks."""
-    return {
-        name: [segment._replace(name=_name_in_dit(segment.name, depth)) for segment in segments]
-        for name, segments in origins(shapes, DIT).items()
-    }
+    return {name: _segments(dit_pieces(name, depth), math.prod(shape)) for name, shape in shapes.items()}
 
 
-def _name_in_dit(name: str, depth: int) -> str:
-    """The text modulation of the last block, of which only the scale is left, has a name of its own."""
-    last = f"transformer_blocks.{depth - 1}.norm1_context.linear"
-    return name.replace(f"{last}.", f"{last}_1.")
+def _segments(of: Pieces, numbers: int) -> list[Segment]:
+    if of.swapped:
+        (name,), half = of.names, numbers // 2
+        return [Segment(name, first, half) for first in (half, 0)]
+    return [Segment(name, 0, numbers // len(of.names)) for name in of.names]
 
 
 def _row(name: str, table: Sequence[Row]) -> tuple[Row, re.Match[str]]:

@@ -25,12 +25,20 @@ def results(contents: Contents) -> Html:
             (name, address(result.artifact_uri)),
             ("SHA-256", element("code", result.sha256)),
             ("Size", size(result.size_bytes)),
+            ("Other files", _others(training)),
             ("Last checkpoint", address(result.checkpoint_uri)),
             ("Samples", joined(*(element("div", address(sample.address)) for sample in contents.samples))),
             ("Folder of the run", address(contents.address)),
             ("Cache", address(contents.cache)),
         ]
     )
+
+
+def _others(training: StageRecord | None) -> Html:
+    """What lies beside the main file: another format, merged weights, a folder for Diffusers."""
+    files = training.details.get("otherFiles", ()) if training else ()
+    lines = (element("div", address(file["uri"]), f" {size(file['sizeBytes'])}") for file in files)
+    return joined(*lines)
 
 
 def samples(contents: Contents) -> Html:

@@ -11,6 +11,7 @@ from mochi_trainer.storage.manifest import (
     write_manifest,
 )
 from mochi_trainer.storage.opening import open_store
+from mochi_trainer.storage.space import require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "put_bytes_entry",
     "put_entry",
     "read_manifest",
+    "require_space",
     "write_manifest",
 ]

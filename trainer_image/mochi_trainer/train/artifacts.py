@@ -1,11 +1,10 @@
-"""What a training leaves for others: the adapter or the tuned weights, and a model card beside them."""
+"""What a training leaves for others: the adapter in two formats, merged weights, or the tuned weights in two layouts."""
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,23 +17,20 @@ from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers, expo
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import REPLICATED, whole
+from mochi_trainer.presets.diffusers_folder import config
 from mochi_trainer.storage import Store
+from mochi_trainer.train.card import Artifact, artifact
+from mochi_trainer.train.conversion import write_diffusers_folder, write_merged
+from mochi_trainer.train.run_card import Facts, run_card
 from mochi_trainer.train.weights_file import Planned, write
 
-CARD = "artifacts/README.md"
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Artifact:
-    """A stored file."""
-
-    uri: str
-    sha256: str
-    size_bytes: int
-
-
-def store_adapter(store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int) -> Artifact:
-    """Write the LoRA as Diffusers reads it and as ComfyUI reads it, alpha / rank folded into both, and their card."""
+def store_adapter(
+    store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int
+) -> list[Artifact]:
+    """Write the LoRA as Diffusers reads it (first) and as ComfyUI reads it, alpha / rank folded into both."""
     details = metadata(run, steps) | {
         "rank": str(params.rank),
         "alpha": f"{params.alpha:g}",
@@ -46,32 +42,61 @@ def store_adapter(store: Store, run: RunFile, model: DiT, params: LoraParams, *,
         save_file(export_diffusers(state, params), path, metadata=details)
         tensors, expected = export_native(state, params)
         save_file(tensors, native, metadata=details | expected)
-        store.put(native, layout.LORA_COMFYUI)
-        artifact = _stored(store, path, layout.LORA)
-    store.write_bytes(CARD, card(run, details, artifact).encode())
-    return artifact
+        return [_stored(store, path, layout.LORA), _stored(store, native, layout.LORA_COMFYUI)]
+
+
+def store_merged(
+    store: Store, run: RunFile, base: Sequence[Path], model: DiT, params: LoraParams, *, steps: int
+) -> Artifact:
+    """Write the transformer in the files `base` with the adapter of `model` added to its weights; `model` itself stays as it is.
+
+    Raises as `write_merged`.
+    """
+    with tempfile.TemporaryDirectory(prefix="mochi-merge-") as folder:
+        path = Path(folder) / Path(layout.MERGED).name
+        log.info("adding the adapter to the weights of %s", base[0].name)
+        write_merged(base, adapter_state(model), params, path, metadata(run, steps) | {"mode": "merged"})
+        return _stored(store, path, layout.MERGED)
 
 
 def store_weights(
     store: Store, run: RunFile, model: DiT, group: Group, dtype: torch.dtype, *, steps: int
-) -> Artifact | None:
-    """Write all weights under the published names in `dtype`; every rank calls this, rank 0 writes and returns."""
+) -> list[Artifact]:
+    """Write all weights in `dtype` under the published names (first) and as a folder for Diffusers.
+
+    Every rank calls this, rank 0 writes and returns. The disk holds the first file and, one at a time, those of the
+    folder, which are made from it: the ranks gather the weights once.
+    """
     parameters = dict(model.named_parameters())
     if not group.first:
         for _ in gathered(parameters):
             pass
-        return None
+        return []
     plan = {
         name: Planned(tuple(tensor.shape), torch.float32 if name == REPLICATED else dtype)
         for name, tensor in parameters.items()
     }
     details = metadata(run, steps)
     with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
-        path = Path(folder) / "dit.safetensors"
+        path = Path(folder) / Path(layout.WEIGHTS).name
         write(path, plan, gathered(parameters), details)
-        artifact = _stored(store, path, layout.WEIGHTS)
-    store.write_bytes(CARD, card(run, details, artifact).encode())
-    return artifact
+        return [_stored(store, path, layout.WEIGHTS), *_for_diffusers(store, path, model, details)]
+
+
+def _for_diffusers(store: Store, path: Path, model: DiT, details: Mapping[str, str]) -> Iterator[Artifact]:
+    try:
+        config(model.params)
+    except ValueError as error:
+        log.warning("no folder for diffusers: %s", error)
+        return
+    for file in write_diffusers_folder(path, model.params, path.parent / "transformer", details):
+        yield _stored(store, file, layout.join(layout.DIFFUSERS, file.name))
+        file.unlink()
+
+
+def store_card(store: Store, run: RunFile, facts: Facts, files: Sequence[Artifact]) -> None:
+    """Write the model card beside the files."""
+    store.write_bytes(layout.CARD, run_card(run, facts, files).encode())
 
 
 @torch.no_grad()
@@ -99,27 +124,7 @@ def metadata(run: RunFile, steps: int) -> dict[str, str]:
     }
 
 
-def card(run: RunFile, details: Mapping[str, str], artifact: Artifact) -> str:
-    """The model card, Markdown."""
-    kind = "LoRA for" if run.mode == "lora" else "Full fine-tune of"
-    name = artifact.uri.rsplit("/", 1)[-1]
-    rows = "\n".join(f"| {key} | {value} |" for key, value in details.items() if key != "format")
-    use = (
-        f'Load it with Diffusers: `pipe.load_lora_weights("{name}")`. ComfyUI and the published inference code take '
-        f"`{Path(layout.LORA_COMFYUI).name}`, the same adapter under fused names. In both, alpha / rank is folded into "
-        "the B matrices."
-        if run.mode == "lora"
-        else f"`{name}` has the published names and takes the place of the base model's `dit.safetensors`."
-    )
-    return (
-        f"# {kind} {run.model.preset}: {run.run.name}\n\n{use}\n\n"
-        f"| | |\n|---|---|\n{rows}\n| file | {name}, {artifact.size_bytes} bytes |\n| sha256 | `{artifact.sha256}` |\n\n"
-        "Trained by mochi-operator. The base model's licence (Apache-2.0) and that of the clips apply.\n"
-    )
-
-
 def _stored(store: Store, path: Path, key: str) -> Artifact:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    found = artifact(path, name=key.removeprefix("artifacts/"), uri=store.address(key))
     store.put(path, key)
-    return Artifact(uri=store.address(key), sha256=digest, size_bytes=path.stat().st_size)
+    return found

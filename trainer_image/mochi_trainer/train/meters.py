@@ -61,6 +61,11 @@ class Series:
         """The loss of the fixed batch by step."""
         return {step: line["fixedLoss"] for step, line in self._lines.items() if "fixedLoss" in line}
 
+    @property
+    def seconds(self) -> float:
+        """Duration of all steps together, those of earlier attempts included."""
+        return float(sum(line.get("stepSeconds", 0.0) for line in self._lines.values()))
+
     def upload(self) -> None:
         """Store all lines now. Raises what the store raises."""
         started = self._clock()

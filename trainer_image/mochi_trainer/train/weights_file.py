@@ -15,7 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""The types that weights can have, by their names in the header."""
+_NAMES = {dtype: name for name, dtype in TYPES.items()}
 _ALIGNMENT = 8
 
 
@@ -24,6 +26,11 @@ class Planned(NamedTuple):
 
     shape: Sequence[int]
     dtype: torch.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write(
@@ -44,7 +51,7 @@ def _header(plan: Mapping[str, Planned], metadata: Mapping[str, str]) -> bytes:
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, planned in plan.items():
-        end = offset + math.prod(planned.shape) * planned.dtype.itemsize
+        end = offset + planned.size
         entries[name] = {
             "dtype": _NAMES[planned.dtype],
             "shape": list(planned.shape),
