@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     effort = Effort(
         autoencoder_steps=options.autoencoder_steps,
+        colour_steps=options.colour_steps,
         text_steps=options.text_steps,
         transformer_steps=options.transformer_steps,
         clips=options.clips,
@@ -105,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--real", type=Path, help="folder of clips with a .txt beside each")
     parser.add_argument("--held", default="", metavar="NAME", help="clip of the folder that is only measured")
     parser.add_argument("--autoencoder-steps", type=int, default=3000)
+    parser.add_argument("--colour-steps", type=int, default=1000)
     parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--transformer-steps", type=int, default=4000)
+    parser.add_argument("--transformer-steps", type=int, default=4500)
     parser.add_argument("--clips", type=int, default=900)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=NANO_FOLDER)

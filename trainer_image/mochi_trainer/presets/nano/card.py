@@ -60,7 +60,7 @@ smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on 
   three grounds, with the caption "a red circle moves right over a black ground"; sliding soft noise (autoencoder only); and the real clips
   of the demo but one, {held}, which is measured and never trained on (`real.py`).
 - **Training** `make nano` (seed {effort.seed}): {effort.text_steps} steps of the text encoder (what does a caption say?),
-  {effort.autoencoder_steps} of the autoencoder, {effort.transformer_steps} of the transformer, of {effort.batch} clips each. It took {measured.minutes:.0f} minutes on 2 cores. The same machine and
+  {effort.autoencoder_steps} + {effort.colour_steps} of the autoencoder, {effort.transformer_steps} of the transformer, of {effort.batch} clips each. It took {measured.minutes:.0f} minutes on 2 cores. The same machine and
   versions make the same bytes again. This card is written by the same command.
 
 | reconstruction of the first 13 frames, 112x64 | PSNR |

@@ -63,6 +63,8 @@ class Effort:
     """How long to train, and from what."""
 
     autoencoder_steps: int
+    colour_steps: int
+    """Further steps of the autoencoder in which colour counts more."""
     text_steps: int
     transformer_steps: int
     clips: int
@@ -118,22 +120,43 @@ def piece(videos: Sequence[Tensor], generator: torch.Generator) -> Tensor:
     return video[:, t : t + PIECE_FRAMES, top : top + PIECE_SIDE, left : left + PIECE_SIDE]
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A part of the autoencoder's training, with a learning rate that rises and falls."""
+
+    steps: int
+    peak: float
+    colour: float
+    """Weight of the error of what is left of a pixel without its mean, besides that of the pixel."""
+    first: int
+    """Number of the first step in the stream of pieces."""
+
+
+def rounds(effort: Effort) -> tuple[Round, Round]:
+    """First everything, then colour: of the difference of red and green little was learned without the second."""
+    return (
+        Round(effort.autoencoder_steps, peak=4e-3, colour=0.0, first=0),
+        Round(effort.colour_steps, peak=2e-3, colour=3.0, first=100_000),
+    )
+
+
 def train_autoencoder(
     encoder: Encoder, decoder: Decoder, videos: Sequence[Tensor], effort: Effort, report: Report
 ) -> None:
     """Reconstruct pieces of clips, with a weak pull of the posterior towards the unit Gaussian."""
-    peak = 4e-3
-    optimizer = _optimizer(_parameters((encoder, decoder)), peak)
-    for step in range(effort.autoencoder_steps):
-        draws = seeds.stream(effort.seed, "augment", step=step)
-        video = torch.stack([piece(videos, draws) for _ in range(PIECES)])
-        posterior = encoder(video)
-        out = decoder(posterior.sample(draws))
-        kl = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
-        torch.autograd.backward(mse_loss(out, video) + KL_WEIGHT * kl)
-        _step(optimizer, peak, step, effort.autoencoder_steps)
-        if step % REPORT_EVERY == 0:
-            report("autoencoder_psnr", step, psnr(video, out.detach()))
+    for each in rounds(effort):
+        optimizer = _optimizer(_parameters((encoder, decoder)), each.peak)
+        for step in range(each.steps):
+            draws = seeds.stream(effort.seed, "augment", step=each.first + step)
+            video = torch.stack([piece(videos, draws) for _ in range(PIECES)])
+            posterior = encoder(video)
+            error = decoder(posterior.sample(draws)) - video
+            kl = 0.5 * (posterior.mean.square() + posterior.logvar.exp() - 1 - posterior.logvar).mean()
+            colour = (error - error.mean(dim=1, keepdim=True)).square().mean()
+            torch.autograd.backward(error.square().mean() + each.colour * colour + KL_WEIGHT * kl)
+            _step(optimizer, each.peak, step, each.steps)
+            if step % REPORT_EVERY == 0:
+                report("autoencoder_psnr", each.first + step, psnr(video, video + error.detach()))
 
 
 @torch.no_grad()
@@ -197,7 +220,7 @@ def train_transformer(
 
     The model ends as the running mean of its weights.
     """
-    peak = 2e-3
+    peak = 4e-3
     parameters = _parameters([model])
     optimizer, mean = _optimizer(parameters, peak), [parameter.detach().clone() for parameter in parameters]
     z = drawn.z if shot is None else torch.cat([drawn.z, shot.z])
