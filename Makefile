@@ -11,8 +11,9 @@ MODE ?= lora
 KEEP ?=
 CLUSTER ?= dev
 PYTEST_ARGS ?=
+NANO_ARGS ?=
 
-.PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden bench e2e images clean
+.PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden nano bench e2e images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -56,6 +57,9 @@ verify: $(STAMP) ## fail when a generated file differs from the types
 
 golden: setup ## rewrite the golden files; then read the diff
 	@UPDATE_GOLDEN=1 $(PY) -m pytest tests/operator tests/chart tests/trainer/train -q
+
+nano: $(STAMP) ## train the small model of the demo anew, on the CPU (about 45 min on 2 cores)
+	@$(PY) -m demo.nano $(NANO_ARGS)
 
 bench: $(STAMP) ## measurements (not part of the tests)
 	@for file in tests/bench/*.py; do echo "== $$file"; $(PY) $$file; done

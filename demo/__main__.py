@@ -27,7 +27,7 @@ from devcluster.state import StateError
 
 ROOT = Path(__file__).resolve().parents[1]
 _INTRO = """\
-mochi-operator demo, mode {mode}: {where}, then three real clips become {what}.
+mochi-operator demo, mode {mode}: {where}, then {what}.
 {how_long} Ctrl-C stops it and cleans up."""
 _ERRORS = (
     run.RunError, DeadlineError, BucketError, ClipsError, InstallError, KubectlError, SiteError,
@@ -84,7 +84,9 @@ def intro(arguments: argparse.Namespace) -> str:
     return _INTRO.format(
         mode=arguments.mode,
         where="a Kubernetes control plane starts on this machine" if dev else "in the current cluster",
-        what="a LoRA" if arguments.mode == "lora" else "a tuned model, trained by two pods",
+        what="a real clip becomes a LoRA"
+        if arguments.mode == "lora"
+        else "three real clips become a tuned model, trained by two pods",
         how_long="Under 5 minutes on 2 cores; nothing runs afterwards, no root and no container engine is needed."
         if dev and not arguments.keep
         else "Under 5 minutes on 2 cores.",

@@ -23,6 +23,9 @@ class Clip:
     caption: str
 
 
+TUNED = "bikes"
+"""The clip that the demo fine-tunes on; `nano` was never trained on it."""
+
 _CAPTIONED = (
     (
         "bigbuckbunny",
@@ -33,8 +36,7 @@ _CAPTIONED = (
     (
         "bikes",
         "bikes.mp4",
-        "Seen from above, the white roof of a bus with brown hatches slides along a grey street, then busy city "
-        "traffic with taxis, cyclists and a bicycle leaning on a railing",
+        "Seen from above, the white roof of a bus with brown hatches slides along a grey street",
     ),
     (
         "carphone",
@@ -59,8 +61,8 @@ def bundled() -> list[Clip]:
 
 
 def upload(bucket: Bucket, prefix: str, clips: list[Clip]) -> None:
-    """Put each clip and, beside it, its caption as a `.txt` file below `prefix`."""
+    """Put each clip and, beside it, its caption as a `.txt` file into a folder of its own below `prefix`."""
     for clip in clips:
-        key = f"{prefix.strip('/')}/{clip.name}"
+        key = f"{prefix.strip('/')}/{clip.name}/{clip.name}"
         bucket.put_file(clip.path, f"{key}{clip.path.suffix}")
         bucket.put_text(clip.caption + "\n", f"{key}.txt")

@@ -24,5 +24,6 @@ def placed(manifest: dict[str, Any], site: Site) -> dict[str, Any]:
     s3 = {**spec["storage"]["s3"], "endpoint": site.endpoint, "pathStyle": bool(site.endpoint)}
     root = f"s3://{site.bucket.name}/"
     storage = {**spec["storage"], "outputURI": root, "s3": s3}
-    dataset = {**spec["dataset"], "source": {"s3": {"uri": f"{root}{CLIPS}/"}}}
+    _, _, below = spec["dataset"]["source"]["s3"]["uri"].partition(f"/{CLIPS}/")
+    dataset = {**spec["dataset"], "source": {"s3": {"uri": f"{root}{CLIPS}/{below}"}}}
     return {**manifest, "spec": {**spec, "dataset": dataset, "storage": storage}}

@@ -38,7 +38,7 @@ def run(site: Site, options: Options, deadline: Deadline, steps: Steps) -> list[
 
     Raises RunError when it fails; DeadlineError when the time is up.
     """
-    with steps.step(f"three clips and their captions in s3://{site.bucket.name}/{CLIPS}/"):
+    with steps.step(f"three real clips and their captions in s3://{site.bucket.name}/{CLIPS}/"):
         site.bucket.create()
         clips.upload(site.bucket, CLIPS, clips.bundled())
     _bring_back_embeddings(site, options, steps)

@@ -82,7 +82,9 @@ def stored(store: Store, run: RunFile, session: Session, params: LoraParams) -> 
 
 
 def _merged(store: Store, run: RunFile, base: Sequence[Path], model: DiT, params: LoraParams) -> Artifact:
-    require_space(Path(tempfile.gettempdir()), sum(path.stat().st_size for path in base), Path(layout.MERGED).name)
+    require_space(
+        Path(tempfile.gettempdir()), sum(path.stat().st_size for path in base), Path(layout.MERGED).name
+    )
     try:
         return store_merged(store, run, base, model, params, steps=run.training.steps)
     except ValueError as error:

@@ -12,6 +12,9 @@ from mochi_trainer.video.reading import Frames
 
 BT709 = 1
 LIMITED_RANGE = 1
+REPEATABLE = {"threads": "1", "x264-params": "cpu-independent=1"}
+"""The same frames give the same bytes. Left to itself x264 takes as many threads as there are cores, on which its output
+depends, and processor instructions with which it rounds now this way and now that."""
 
 
 def encode_mp4(frames: Frames, path: Path | str, *, fps: int) -> None:
@@ -19,15 +22,13 @@ def encode_mp4(frames: Frames, path: Path | str, *, fps: int) -> None:
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise ValueError(f"H.264 4:2:0 needs an even width and height, got {width}x{height}")
-    _encode(frames, path, fps, codec="libx264", pixels="yuv420p", options={"crf": "16", "preset": "medium"})
+    options = {"crf": "16", "preset": "medium", **REPEATABLE}
+    _encode(frames, path, fps, codec="libx264", pixels="yuv420p", options=options)
 
 
 def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
-    """Write (T, H, W, 3) uint8 RGB so that reading gives the same pixels, and the same frames the same bytes.
-
-    Left to itself x264 takes as many threads as there are cores, and its output depends on their number.
-    """
-    options = {"qp": "0", "preset": "veryfast", "threads": "1"}
+    """Write (T, H, W, 3) uint8 RGB so that reading gives the same pixels, and the same frames the same bytes."""
+    options = {"qp": "0", "preset": "veryfast", **REPEATABLE}
     _encode(frames, path, fps, codec="libx264rgb", pixels="rgb24", options=options)
 
 

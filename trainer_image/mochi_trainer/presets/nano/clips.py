@@ -35,14 +35,35 @@ class Clip(NamedTuple):
     caption: str
 
 
+class Subject(NamedTuple):
+    """What a drawn clip shows."""
+
+    colour: str
+    ground: str
+    direction: str
+    shape: str
+
+    @property
+    def caption(self) -> str:
+        """The words for it."""
+        return f"a {self.colour} {self.shape} moves {self.direction} over a {self.ground} ground"
+
+
+def drawn_subject(generator: torch.Generator) -> Subject:
+    """A colour, a ground, a direction and a shape, each equally likely."""
+    return Subject(
+        *(_choice(tuple(options), generator) for options in (COLOURS, GROUNDS, DIRECTIONS, SHAPES))
+    )
+
+
 def _choice(options: tuple[str, ...], generator: torch.Generator) -> str:
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
 def moving_shape(generator: torch.Generator) -> Clip:
     """A shape of one colour that moves in one direction, twice a shape's size or so, in 13 frames."""
-    colour, ground = _choice(tuple(COLOURS), generator), _choice(tuple(GROUNDS), generator)
-    direction, shape = _choice(tuple(DIRECTIONS), generator), _choice(SHAPES, generator)
+    subject = drawn_subject(generator)
+    colour, ground, direction, shape = subject
     size = 9 + 8 * torch.rand((), generator=generator)
     travel = torch.tensor(DIRECTIONS[direction]) * (14 + 16 * torch.rand((), generator=generator))
     middle = torch.tensor([HEIGHT / 2, WIDTH / 2]) + torch.tensor([6.0, 24.0]) * (
@@ -55,7 +76,7 @@ def moving_shape(generator: torch.Generator) -> Clip:
     shade = 0.15 * (2 * torch.rand((), generator=generator) - 1)
     video = torch.tensor(GROUNDS[ground])[:, None, None, None] + shade * torch.linspace(-1, 1, WIDTH)
     video = video + inside * (torch.tensor(COLOURS[colour])[:, None, None, None] - video)
-    return Clip(video.clamp(-1, 1), f"a {colour} {shape} moves {direction} over a {ground} ground")
+    return Clip(video.clamp(-1, 1), subject.caption)
 
 
 def _distance(shape: str, rows: Tensor, columns: Tensor) -> Tensor:
