@@ -27,7 +27,7 @@ from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import shard
 from mochi_trainer.presets import identity, load_dit
-from mochi_trainer.presets.catalogue import NANO_FOLDER
+from mochi_trainer.presets.catalogue import NANO_DIT, NANO_FOLDER
 from mochi_trainer.presets.diffusers_layout import dit_layout
 from mochi_trainer.storage import open_store, require_space
 from mochi_trainer.storage.local import LocalStore
@@ -119,6 +119,21 @@ def in_s3(run: RunFile, server: Server, *, prefix: str) -> RunFile:
     source = ModelSpec.model_validate({"preset": "nano", "source": {"s3": {"uri": address}}})
     locations = run.locations.model_copy(update={"model": address})
     return run.model_copy(update={"s3": server.spec, "model": source, "locations": locations})
+
+
+def test_a_base_in_the_files_of_diffusers_gives_the_same_merged_weights(
+    root: Path, s3_server: Server, artifacts: Path, tmp_path: Path
+) -> None:
+    state = dit_layout(load_file(NANO_FOLDER / "dit.safetensors"), depth=NANO_DIT.depth)
+    save_file(state, tmp_path / "model.safetensors")
+    store = open_store(f"s3://{BUCKET}/models/nano-diffusers", s3_server.spec)
+    store.put(tmp_path / "model.safetensors", "transformer/diffusion_pytorch_model.safetensors")
+    run = run_file(root, name="s3-diffusers", lora=LORA | {"exportMerged": True})
+    train.execute(in_s3(run, s3_server, prefix="models/nano-diffusers"))
+    found = load_file(root / "runs/s3-diffusers/artifacts/dit-merged.safetensors")
+    expected = load_file(artifacts / "dit-merged.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_a_base_in_s3_is_merged_in_its_own_type_and_named_in_the_card(root: Path, s3_server: Server) -> None:
