@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [clip for clip in clips if clip.name != options.held], effort, _printer(began)
     )
     write(options.output, parts, latents_of)
-    measured = measure(parts, latents_of, clips, minutes=(time.monotonic() - began) / 60)
+    measured = measure(parts, latents_of, clips, minutes=time.process_time() / 60)
     options.card.write_text(card(parts.named | {"t5": parts.t5}, effort, measured, held=options.held))
     sys.stdout.write(json.dumps(measured._asdict()) + "\n")
     return 0
