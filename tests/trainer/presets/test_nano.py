@@ -76,16 +76,12 @@ def test_a_real_clip_gives_short_clips_and_their_mirror_images() -> None:
 
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
     little = [
-        "--autoencoder-steps",
-        "2",
-        "--text-steps",
-        "2",
-        "--transformer-steps",
-        "2",
-        "--clips",
-        "3",
-        "--batch",
-        "2",
+        *("--autoencoder-steps", "2"),
+        *("--colour-steps", "2"),
+        *("--text-steps", "2"),
+        *("--transformer-steps", "2"),
+        *("--clips", "3"),
+        *("--batch", "2"),
     ]
     for name, seed in (("first", "5"), ("again", "5"), ("other", "6")):
         output, card = str(tmp_path / name), str(tmp_path / f"{name}.md")
