@@ -61,7 +61,7 @@ smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on 
   of the demo but one, {held}, which is measured and never trained on (`real.py`).
 - **Training** `make nano` (seed {effort.seed}): {effort.text_steps} steps of the text encoder (what does a caption say?),
   {effort.autoencoder_steps} + {effort.colour_steps} of the autoencoder, {effort.transformer_steps} of the transformer, of {effort.batch} clips each. It took {measured.minutes:.0f} minutes of processor
-  time, most of it on one core. The same code, machine and versions make the same bytes again. This card is written by the same command.
+  time, most of it on one core. The same code, machine and versions make the same weights again. This card is written by the same command.
 
 | reconstruction of the first 13 frames, 112x64 | PSNR |
 |---|---|
