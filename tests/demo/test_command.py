@@ -125,7 +125,7 @@ def test_an_example_is_placed_into_another_bucket(project: Path) -> None:
     )
     original = example.read(project / "examples", "lora")
     spec = example.placed(original, site)["spec"]
-    assert spec["dataset"] == {"source": {"s3": {"uri": "s3://mine/clips/"}}}
+    assert spec["dataset"] == {"source": {"s3": {"uri": "s3://mine/clips/bikes/"}}}
     assert spec["storage"]["outputURI"] == "s3://mine/"
     assert spec["storage"]["s3"] == {"endpoint": "", "pathStyle": False, "credentialsSecretName": "mochi-s3"}
     assert original == example.read(project / "examples", "lora")
