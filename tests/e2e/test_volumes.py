@@ -42,7 +42,9 @@ def folder(lab: Lab, tmp_path: Path) -> Iterator[Path]:
         shutil.copyfile(clip.path, below / f"{clip.name}{clip.path.suffix}")
         (below / f"{clip.name}.txt").write_text(clip.caption)
     lab.kubectl.apply(*_manifests(lab, tmp_path))
-    lab.kubectl.run("wait", f"pvc/{CLAIM}", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s", seconds=70)
+    lab.kubectl.run(
+        "wait", f"pvc/{CLAIM}", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s", seconds=70
+    )
     yield below
     lab.kubectl.run("delete", f"pvc/{CLAIM}", f"pv/{CLAIM}", "--wait=false")
 
