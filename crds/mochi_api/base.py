@@ -23,11 +23,15 @@ DECIMAL_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
 
 
 class ApiModel(BaseModel):
-    """Frozen, closed (an unknown field is an error), camelCase outside and snake_case inside."""
+    """Frozen, camelCase outside and snake_case inside.
+
+    Open: a reader ignores what it does not know, since the writer may be of a newer version. Where strictness belongs
+    (a file given by hand, the chart's values) the caller asks for it: `model_validate(raw, extra="forbid")`.
+    """
 
     model_config = ConfigDict(
         frozen=True,
-        extra="forbid",
+        extra="ignore",
         alias_generator=to_camel,
         validate_by_name=True,
         validate_by_alias=True,

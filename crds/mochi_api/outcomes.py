@@ -7,9 +7,9 @@ that line and the code, never the log text. Reasons without an exit code are fou
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mochi_api.base import ApiModel
 
@@ -43,6 +43,7 @@ class Reason(StrEnum):
     POD_REFUSED = "PodRefused"
     ARTIFACTS_MISSING = "ArtifactsMissing"
     NAME_CONFLICT = "NameConflict"
+    SUPERSEDED = "Superseded"
     INVALID_SPEC = "InvalidSpec"
     UNKNOWN = "Unknown"
 
@@ -56,7 +57,7 @@ class Row(NamedTuple):
     retryable: bool
     """Whether a new attempt without any change may succeed."""
     action: str
-    """What the user does about it, one sentence."""
+    """What the user does when it ends the run, one sentence; an `Outcome` may know better."""
 
 
 _R = Reason
@@ -72,37 +73,46 @@ TABLE: tuple[Row, ...] = (
         False,
         "create or upload the object named in the message, or correct its address",
     ),
-    Row(_R.DATASET_REJECTED, 4, False, "mend the clips listed in the report, or raise maxFailedItemsPercent"),
+    Row(_R.DATASET_REJECTED, 4, False, "mend the clips named in the message and in the report"),
     Row(_R.ACCESS_DENIED, 5, False, "correct the S3 credentials or the permissions of the bucket"),
-    Row(_R.STORAGE_ERROR, 6, True, "nothing yet: it is tried again; check the S3 endpoint when it repeats"),
+    Row(
+        _R.STORAGE_ERROR,
+        6,
+        True,
+        "check storage.s3.endpoint, and that the store answers from inside the cluster",
+    ),
     Row(_R.OUT_OF_MEMORY, 7, False, "use fewer frames, a lower rank or more memory for the pod"),
     Row(_R.NON_FINITE_LOSS, 8, False, "lower the learning rate, and look at the clips named in the report"),
-    Row(_R.COLLECTIVE_TIMEOUT, 9, True, "nothing yet: it is tried again; check the network between the pods"),
+    Row(_R.COLLECTIVE_TIMEOUT, 9, True, "check the network between the pods"),
     Row(_R.DEVICE_UNAVAILABLE, 10, True, "check the GPU driver and the device plugin of the node"),
     Row(_R.DISK_FULL, 11, False, "give the pod more ephemeral storage"),
-    Row(_R.PREEMPTED, 143, True, "nothing to do: training goes on from the last checkpoint"),
-    Row(_R.NODE_LOST, None, True, "nothing to do: training goes on from the last checkpoint on another node"),
-    Row(_R.STALLED, None, True, "nothing yet: it is tried again; look at the pod's log when it repeats"),
-    Row(_R.DEADLINE_EXCEEDED, None, False, "raise the deadline named in the message"),
-    Row(_R.BACKEND_DELETED, None, True, "nothing to do: somebody deleted the job, a new attempt is made"),
+    Row(_R.SUPERSEDED, 12, True, "nothing to do: a newer attempt has taken over"),
+    Row(_R.PREEMPTED, 143, True, "nothing to do: the work goes on from what is saved"),
+    Row(_R.NODE_LOST, None, True, "nothing to do: the work goes on from what is saved, on another node"),
     Row(
-        _R.BACKEND_UNAVAILABLE,
+        _R.STALLED,
         None,
         True,
-        "install the Kubeflow training operator (PyTorchJob) in the cluster",
+        "look at the pod's log: it hangs; raise runPolicy.stallTimeoutSeconds if it is only slow",
     ),
+    Row(_R.DEADLINE_EXCEEDED, None, False, "raise the deadline named in the message"),
+    Row(_R.BACKEND_DELETED, None, True, "find out who deletes the job named in the message"),
+    Row(_R.BACKEND_UNAVAILABLE, None, True, "install, or start, the controller named in the message"),
     Row(_R.IMAGE_UNAVAILABLE, None, False, "correct workers.image or the pull secret"),
     Row(_R.POD_REFUSED, None, False, "correct what the message names: the cluster refuses to create the pod"),
     Row(
         _R.ARTIFACTS_MISSING,
         None,
-        False,
-        "report it with the pod's log: the job ended well but left no result",
+        True,
+        "report it with the pod's log: the pod ended well but left no result",
     ),
     Row(_R.NAME_CONFLICT, None, False, "delete the foreign object named in the message, or use another name"),
     Row(_R.INVALID_SPEC, None, False, "correct the field named in the message and apply again"),
-    Row(_R.UNKNOWN, None, True, "look at the pod's log; it is tried again"),
+    Row(_R.UNKNOWN, None, True, "look at the pod's log"),
 )
+
+DISRUPTIONS = frozenset({Reason.PREEMPTED, Reason.NODE_LOST})
+"""Ends that are nobody's fault but the cluster's: they do not count against `runPolicy.backoffLimit`."""
 
 ROWS: dict[Reason, Row] = {row.reason: row for row in TABLE}
 _BY_CODE: dict[int, Row] = {row.exit_code: row for row in TABLE if row.exit_code is not None}
@@ -116,6 +126,16 @@ def row_of_exit_code(code: int) -> Row:
 def final_exit_codes() -> list[int]:
     """Exit codes for which no further try can help, ascending; a Job's `podFailurePolicy` fails on them at once."""
     return sorted(row.exit_code for row in TABLE if row.exit_code and not row.retryable)
+
+
+def retryable_reasons() -> tuple[Reason, ...]:
+    """Reasons after which a new attempt may help, in the order of the table."""
+    return tuple(row.reason for row in TABLE if row.retryable)
+
+
+def _known(value: object) -> object:
+    """A reason that a newer version made is none of ours; the rest of its outcome is still worth reading."""
+    return Reason.UNKNOWN if isinstance(value, str) and value not in set(Reason) else value
 
 
 class Item(ApiModel):
@@ -157,16 +177,32 @@ class SampleResult(ApiModel):
     report_uri: str = Field(default="", alias="reportURI", max_length=2048)
 
 
+class CheckResult(ApiModel):
+    """What the first step found out before anything is paid for."""
+
+    clips: int = 0
+    """Clips of the dataset that have what they need."""
+    checked: list[Annotated[str, Field(max_length=256)]] = Field(default_factory=list, max_length=16)
+    """What was looked at and found good, in words."""
+    warnings: list[Annotated[str, Field(max_length=256)]] = Field(default_factory=list, max_length=8)
+    """What may go wrong later."""
+
+
 class Outcome(ApiModel):
     """The JSON line in a container's termination log."""
 
-    reason: Reason
+    reason: Annotated[Reason, BeforeValidator(_known)]
     message: str = ""
+    action: Annotated[str, Field(max_length=512)] | None = None
+    """What the user does about this very case, where the table's sentence does not fit; None: the table's."""
+    report_uri: Annotated[str, Field(max_length=2048)] | None = Field(default=None, alias="reportURI")
+    """The report of a failed run, where one could be written."""
     rank: int = 0
     step: int | None = None
     stage_result: StageResult | None = None
     training_result: TrainingResult | None = None
     sample_result: SampleResult | None = None
+    check_result: CheckResult | None = None
 
     def to_line(self) -> str:
         """This outcome as one line of at most `TERMINATION_LOG_BYTES` bytes: long texts are shortened, never the JSON.

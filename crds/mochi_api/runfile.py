@@ -16,9 +16,9 @@ from mochi_api.spec import DatasetSpec, Mode, ModelSpec, PreprocessingSpec, S3Sp
 
 RUN_FILE_PATH = "/etc/mochi/run.yaml"
 SCHEMA_VERSION = 1
-Stage = Literal["trim", "captions", "videos", "train", "sample"]
+Stage = Literal["check", "trim", "captions", "videos", "train", "sample"]
 PREPROCESSING: tuple[Stage, ...] = ("trim", "captions", "videos")
-STAGES: tuple[Stage, ...] = (*PREPROCESSING, "train", "sample")
+STAGES: tuple[Stage, ...] = ("check", *PREPROCESSING, "train", "sample")
 
 Address = Annotated[str, Field(max_length=2048, pattern=r"^(s3|file)://")]
 """`s3://bucket/prefix`, or `file:///path` for a mounted volume."""
@@ -81,20 +81,56 @@ class RunFile(ApiModel):
     world: World = Field(default_factory=World)
 
     def to_yaml(self) -> str:
-        """The document, keys in the order of the fields."""
-        return yaml.safe_dump(self.to_wire(), sort_keys=False, allow_unicode=True)
+        """The document, keys in the order of the fields.
+
+        What equals its default is left out, so that an image of another version, which fills in the same defaults,
+        need not know the field. Within one `schemaVersion` a default never changes.
+        """
+        wire = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+        return yaml.safe_dump({"schemaVersion": SCHEMA_VERSION, **wire}, sort_keys=False, allow_unicode=True)
 
 
-def parse(text: str) -> RunFile:
-    """Read a run file; raise RunFileError with every field that is wrong."""
+ASKED = ("mode", "model", "dataset", "preprocessing", "training", "sampling", "s3")
+"""Sections that carry what the user asked for: a field of them is never ignored, since it is there only when it matters."""
+
+
+def parse(text: str, *, strict: bool = True) -> RunFile:
+    """Read a run file; raise RunFileError with every field that is wrong.
+
+    `strict`, for a file given by hand, refuses every unknown field. Without it, for a file that an operator of another
+    version wrote, unknown fields are ignored, but for what the user asked of the model: an image that does not know it
+    would do something else.
+    """
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RunFileError(f"the run file is not YAML: {error}") from error
     try:
-        return RunFile.model_validate(raw)
+        run = RunFile.model_validate(raw)
     except ValidationError as error:
         raise RunFileError(explain(error)) from error
+    unknown = [place for place in _unknown(raw) if strict or place[0] in ASKED]
+    if unknown and strict:
+        raise RunFileError("; ".join(f"{'.'.join(place)}: there is no such field" for place in unknown))
+    if unknown:
+        fields = ", ".join(f"spec.{'.'.join(place)}" for place in unknown)
+        raise RunFileError(
+            f"the image of this run does not know {fields}: name an image in workers.image that does, or leave it out"
+        )
+    return run
+
+
+def _unknown(raw: object) -> list[tuple[str, ...]]:
+    """Places of the fields that no type here has."""
+    try:
+        RunFile.model_validate(raw, extra="forbid")
+    except ValidationError as error:
+        return [
+            tuple(map(str, problem["loc"]))
+            for problem in error.errors()
+            if problem["type"] == "extra_forbidden"
+        ]
+    return []
 
 
 def explain(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ API server, Python for everyone else).
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ Uri = Annotated[
 DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 OptionalDnsName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
 Quantity = Annotated[str, Field(max_length=24, pattern=r"^([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 Mode = Literal["lora", "full"]
 Preset = Literal["mochi-1", "nano"]
@@ -266,6 +269,14 @@ class PodTemplateSpec(ApiModel):
     """ServiceAccount of the pods, for IRSA or workload identity; empty: `default`, without a mounted token."""
     image_pull_secrets: list[DnsName] = Field(default_factory=list, max_length=8)
     """Names of pull secrets."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    """Labels of the pods, besides those of this project, which win."""
+    annotations: dict[LabelKey, Annotated[str, Field(max_length=4096)]] = Field(
+        default_factory=dict, max_length=32
+    )
+    """Annotations of the pods, such as `sidecar.istio.io/inject: "false"`."""
+    user_from_namespace: bool = False
+    """Leave user, group and fsGroup of the pods to the namespace, as OpenShift wants it; otherwise they are 10001."""
 
 
 class WorkersSpec(ApiModel):
@@ -302,19 +313,28 @@ class RetryBackoffSpec(ApiModel):
     """Longest wait."""
 
 
+RetryReason = Literal[
+    "StorageError", "CollectiveTimeout", "DeviceUnavailable", "Superseded", "Preempted", "NodeLost", "Stalled",
+    "BackendDeleted", "BackendUnavailable", "ArtifactsMissing", "Unknown",
+]  # fmt: skip
+"""The reasons that the table calls retryable; a test compares them."""
+
+
 class RunPolicySpec(ApiModel):
     """Attempts and limits; may be changed while the run goes on."""
 
     backoff_limit: int = Field(default=3, ge=0, le=100)
-    """Attempts of the whole training after the first."""
+    """Attempts of each step after the first. An attempt that was preempted, evicted or lost its node does not count, and one that got further than all before it starts the count anew."""
+    retry_on: list[RetryReason] = Field(default=list(get_args(RetryReason)), max_length=16)
+    """Reasons after which a new attempt is made; by default all that may pass by themselves."""
     retry_backoff: RetryBackoffSpec = Field(default_factory=RetryBackoffSpec)
     """The wait between attempts."""
     active_deadline_seconds: int = Field(default=0, ge=0, le=31_536_000)
     """Longest duration of the whole run, from its creation; 0: none."""
     pre_running_deadline_seconds: int = Field(default=0, ge=0, le=31_536_000)
-    """Longest wait of a pod until it runs (no free GPU, image pull); 0: none."""
+    """Longest wait of an attempt until all its pods run (quota, no free GPU, image pull); 0: none."""
     stall_timeout_seconds: int = Field(default=900, ge=30, le=86_400)
-    """An attempt that completes no step for so long is ended and tried again."""
+    """An attempt of which nothing moves for so long (no step, no clip, no byte read or written) is ended and tried again."""
     grace_period_seconds: int = Field(default=180, ge=1, le=3600)
     """Time a training pod has to save a checkpoint when it is stopped."""
 

@@ -15,12 +15,12 @@ PHASES: tuple[Phase, ...] = (
     "Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed",
 )  # fmt: skip
 ConditionType = Literal[
-    "Accepted", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Succeeded", "Failed",
-    "Reconciling", "Stalled",
+    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Sampled",
+    "Succeeded", "Failed", "Reconciling", "Stalled",
 ]  # fmt: skip
 CONDITION_TYPES: tuple[ConditionType, ...] = (
-    "Accepted", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Succeeded", "Failed",
-    "Reconciling", "Stalled",
+    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Sampled",
+    "Succeeded", "Failed", "Reconciling", "Stalled",
 )  # fmt: skip
 StageState = Literal["Pending", "Running", "Succeeded", "Failed"]
 Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]
@@ -71,11 +71,43 @@ class FailedItem(ApiModel):
     """Why."""
 
 
+class Attempt(ApiModel):
+    """One attempt of a step."""
+
+    number: int
+    """From 1."""
+    backend_name: Name
+    """The object that ran it."""
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Why it ended, from the table of reasons; empty while it runs."""
+    message: Text = ""
+    """Why it ended, for a person."""
+    exit_code: int | None = None
+    """Exit code of the first container that failed."""
+    last_step: int = 0
+    """Last step seen."""
+    start_time: Timestamp | None = None
+    """When it started."""
+    end_time: Timestamp | None = None
+    """When it ended."""
+
+
+class Trouble(ApiModel):
+    """What keeps an attempt from going on, and since when."""
+
+    kind: Annotated[str, Field(max_length=63)]
+    """What it is, in one word; as long as it stays the same, the time counts on."""
+    message: Text = ""
+    """What it is, for a person."""
+    since: Timestamp
+    """When it was first seen."""
+
+
 class StageStatus(ApiModel):
     """How one stage stands."""
 
     name: Annotated[str, Field(max_length=32)]
-    """trim, captions, videos or sample."""
+    """check, trim, captions, videos or sample."""
     state: StageState
     """Where it stands."""
     job_name: Name = ""
@@ -93,7 +125,17 @@ class StageStatus(ApiModel):
     failures: Annotated[list[FailedItem], Field(max_length=8)] = Field(default_factory=list)
     """The first of them; the report has all."""
     message: Text = ""
-    """What went wrong, if anything did."""
+    """What went wrong, if anything did, or what it waits for."""
+    attempt: int = 0
+    """Number of the newest attempt, from 1."""
+    spent: int = 0
+    """Failed attempts that count against `runPolicy.backoffLimit`."""
+    next_attempt_time: Timestamp | None = None
+    """When the next attempt starts, while waiting for it."""
+    trouble: Trouble | None = None
+    """What keeps it from going on."""
+    attempts: Annotated[list[Attempt], Field(max_length=10)] = Field(default_factory=list)
+    """Attempts, newest first."""
     start_time: Timestamp | None = None
     """When its Job started."""
     completion_time: Timestamp | None = None
@@ -143,8 +185,16 @@ class TrainingStatus(ApiModel):
     """When the last step was completed."""
     last_updated_time: Timestamp | None = None
     """When these numbers were read."""
+    last_heartbeat_time: Timestamp | None = None
+    """When rank 0 last gave a sign of life, as far as it was written down."""
     next_attempt_time: Timestamp | None = None
     """When the next attempt starts, while waiting for it."""
+    spent: int = 0
+    """Failed attempts that count against `runPolicy.backoffLimit`."""
+    furthest_step: int = 0
+    """Last step of the attempt that got furthest; one that gets further starts the count anew."""
+    trouble: Trouble | None = None
+    """What keeps the attempt from going on."""
 
 
 class Checkpoint(ApiModel):
@@ -163,27 +213,6 @@ class Checkpoints(ApiModel):
 
     latest: Checkpoint | None = None
     """The newest complete one."""
-
-
-class Attempt(ApiModel):
-    """One attempt of the training."""
-
-    number: int
-    """From 1."""
-    backend_name: Name
-    """The object that ran it."""
-    reason: Annotated[str, Field(max_length=64)] = ""
-    """Why it ended, from the table of reasons; empty while it runs."""
-    message: Text = ""
-    """Why it ended, for a person."""
-    exit_code: int | None = None
-    """Exit code of the first container that failed."""
-    last_step: int = 0
-    """Last step seen."""
-    start_time: Timestamp | None = None
-    """When it started."""
-    end_time: Timestamp | None = None
-    """When it ended."""
 
 
 class Artifacts(ApiModel):
@@ -229,6 +258,6 @@ class FineTuneStatus(ApiModel):
     checkpoints: Checkpoints | None = None
     """The saved states."""
     attempts: Annotated[list[Attempt], Field(max_length=10)] = Field(default_factory=list)
-    """Attempts, newest first."""
+    """Attempts of the training, newest first."""
     artifacts: Artifacts | None = None
     """What was made and where."""

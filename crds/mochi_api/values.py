@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mochi_api.base import ApiModel
 
@@ -21,7 +21,13 @@ Strings = dict[str, str]
 QuantityValue = str | int | float
 
 
-class ImageValues(ApiModel):
+class Values(ApiModel):
+    """Closed: Helm refuses a value that the chart does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ImageValues(Values):
     """Where an image is pulled from."""
 
     repository: str = Field(min_length=1, max_length=400, pattern=r"^[a-z0-9][a-zA-Z0-9._:/-]*$")
@@ -39,14 +45,14 @@ class OperatorImageValues(ImageValues):
     """When the kubelet pulls."""
 
 
-class PullSecretValues(ApiModel):
+class PullSecretValues(Values):
     """A reference to a pull secret."""
 
     name: str = Field(min_length=1, max_length=253)
     """Its name."""
 
 
-class CrdValues(ApiModel):
+class CrdValues(Values):
     """The CustomResourceDefinition of MochiFineTune."""
 
     enabled: bool = True
@@ -55,7 +61,7 @@ class CrdValues(ApiModel):
     """Keep it, and with it every MochiFineTune, when the chart is uninstalled."""
 
 
-class RbacValues(ApiModel):
+class RbacValues(Values):
     """Permissions."""
 
     create: bool = True
@@ -64,7 +70,7 @@ class RbacValues(ApiModel):
     """Let the built-in roles view, edit and admin cover MochiFineTunes too."""
 
 
-class ServiceAccountValues(ApiModel):
+class ServiceAccountValues(Values):
     """The ServiceAccount the operator runs as."""
 
     create: bool = True
@@ -75,7 +81,7 @@ class ServiceAccountValues(ApiModel):
     """Its annotations."""
 
 
-class ResourceValues(ApiModel):
+class ResourceValues(Values):
     """CPU and memory of the operator."""
 
     requests: dict[str, QuantityValue] = {"cpu": "100m", "memory": "128Mi"}  # noqa: RUF012 - pydantic copies it
@@ -84,7 +90,7 @@ class ResourceValues(ApiModel):
     """What the container is held to."""
 
 
-class TolerationValues(ApiModel):
+class TolerationValues(Values):
     """A toleration as in a pod's spec."""
 
     key: str = Field(default="", max_length=317)
@@ -99,7 +105,7 @@ class TolerationValues(ApiModel):
     """How long the taint NoExecute is tolerated."""
 
 
-class MonitoringValues(ApiModel):
+class MonitoringValues(Values):
     """Prometheus Operator objects: ServiceMonitor, PodMonitor and PrometheusRule."""
 
     enabled: bool = False
@@ -114,7 +120,7 @@ class MonitoringValues(ApiModel):
     """Address of the folder with the alerts' runbooks; empty: the path inside this project."""
 
 
-class ChartValues(ApiModel):
+class ChartValues(Values):
     """The values of the chart mochi-operator."""
 
     image: OperatorImageValues = OperatorImageValues(repository="mochi-operator")

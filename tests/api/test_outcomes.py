@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi_api import outcomes
 from mochi_api.outcomes import Item, Outcome, Reason, StageResult
+from mochi_api.spec import RetryReason
 
 
 def test_every_reason_has_one_row_and_every_code_one_reason() -> None:
@@ -30,3 +33,7 @@ def test_the_line_always_fits_and_reads_back(message: str, failures: list[str]) 
     assert back.reason is Reason.DATASET_REJECTED
     assert back.stage_result is not None
     assert back.stage_result.items_failed == len(items)
+
+
+def test_the_spec_offers_just_the_reasons_that_may_pass_by_themselves() -> None:
+    assert get_args(RetryReason) == outcomes.retryable_reasons()

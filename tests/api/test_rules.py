@@ -18,7 +18,7 @@ def test_the_smallest_spec_obeys_all_rules() -> None:
 
 @pytest.mark.parametrize(("name", "changes", "message"), RULE_ERRORS, ids=[row[0] for row in RULE_ERRORS])
 def test_a_broken_rule_names_field_limit_and_value(name: str, changes: dict, message: str) -> None:
-    assert message in rules.violations(FineTuneSpec.model_validate(spec(changes)))
+    assert message in rules.violations(FineTuneSpec.model_validate(spec(changes), extra="forbid"))
 
 
 @pytest.mark.parametrize(("name", "changes", "words"), FIELD_ERRORS, ids=[row[0] for row in FIELD_ERRORS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from mochi_api import resolved, runfile
 from mochi_api.runfile import Identity, Locations, RunFile, World
@@ -46,9 +47,30 @@ def test_a_wrong_field_is_named_with_its_value() -> None:
         runfile.parse(text)
 
 
-def test_an_unknown_field_is_named() -> None:
-    with pytest.raises(runfile.RunFileError, match="secret"):
+def test_an_unknown_field_of_a_file_given_by_hand_is_named() -> None:
+    with pytest.raises(runfile.RunFileError, match="secret: there is no such field"):
         runfile.parse(run_file().to_yaml() + "secret: x\n")
+
+
+def test_what_another_version_adds_around_the_users_wishes_is_ignored() -> None:
+    text = run_file().to_yaml().replace("uid: u-1", "uid: u-1\n  cluster: east") + "secret: x\n"
+    assert runfile.parse(text, strict=False) == run_file()
+
+
+def test_a_wish_that_the_image_does_not_know_is_one_clear_refusal() -> None:
+    text = run_file().to_yaml().replace("training:\n", "training:\n  ema: '0.999'\n")
+    message = (
+        r"the image of this run does not know spec\.training\.ema: name an image in workers\.image that does"
+    )
+    with pytest.raises(runfile.RunFileError, match=message):
+        runfile.parse(text, strict=False)
+
+
+def test_defaults_are_left_out() -> None:
+    document = yaml.safe_load(run_file().to_yaml())
+    assert document["schemaVersion"] == 1
+    assert document["preprocessing"] == {}
+    assert document["training"] == {"warmupSteps": 200, "globalBatchSize": 1, "lora": {}}
 
 
 def test_what_is_not_yaml_is_refused() -> None:
