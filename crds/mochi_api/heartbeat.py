@@ -20,6 +20,9 @@ LINE_PREFIX = "mochi-heartbeat "
 LINE_SECONDS = 15.0
 """A pod writes such a line at least so often, whatever it is doing, and the first when its program starts."""
 
+NOT_TOLD = "not told"
+"""Activity of a pod whose image, of an earlier version, does not say what it is doing."""
+
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

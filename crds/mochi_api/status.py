@@ -88,6 +88,8 @@ class Attempt(ApiModel):
     """Last step seen."""
     start_time: Timestamp | None = None
     """When it started."""
+    running_time: Timestamp | None = None
+    """When all its pods ran for the first time."""
     end_time: Timestamp | None = None
     """When it ended."""
 
@@ -101,6 +103,8 @@ class Trouble(ApiModel):
     """What it is, for a person."""
     since: Timestamp
     """When it was first seen."""
+    announced: bool = False
+    """Whether an Event has told it."""
 
 
 class StageStatus(ApiModel):
@@ -240,7 +244,9 @@ class FineTuneStatus(ApiModel):
     observed_generation: int = 0
     """Generation of the spec this status speaks of."""
     phase: Phase = "Pending"
-    """One word for people, derived from the conditions; programs read the conditions."""
+    """One word for people; programs read the conditions."""
+    result: Literal["", "Succeeded", "Failed"] = ""
+    """How the run has ended; empty while it goes on."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},

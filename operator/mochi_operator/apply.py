@@ -12,25 +12,27 @@ from mochi_operator.cluster import (
     Cluster,
     ClusterError,
     Manifest,
+    NotServedError,
     RefusedError,
+    UnavailableError,
 )
 from mochi_operator.events import event
 from mochi_operator.plan import Plan
-from mochi_operator.snapshot import ObjectRef, Obstacle, Snapshot
+from mochi_operator.snapshot import ObjectRef, Refusal, Snapshot
 
 _log = logging.getLogger(__name__)
 
 
-async def create(cluster: Cluster, snapshot: Snapshot, manifests: Sequence[Manifest]) -> tuple[Obstacle, ...]:
-    """Create children in order and stop at the first that cannot be; the answer says why.
+async def create(cluster: Cluster, snapshot: Snapshot, manifests: Sequence[Manifest]) -> tuple[Refusal, ...]:
+    """Create children in order and stop at the first that cannot be; the answer says why, in the server's words.
 
     A child that exists already and is ours counts as created: the operator was stopped after it made it, or a second
     operator made it.
     """
     for manifest in manifests:
-        obstacle = await _create(cluster, snapshot, manifest)
-        if obstacle is not None:
-            return (obstacle,)
+        refusal = await _create(cluster, snapshot, manifest)
+        if refusal is not None:
+            return (refusal,)
     return ()
 
 
@@ -39,7 +41,7 @@ async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
     run = snapshot.run
     if plan.status is not None:
         await cluster.write_status(
-            run.namespace, run.name, resource_version=run.resource_version, status=plan.status.to_wire()
+            run.namespace, run.name, resource_version=run.resource_version, status=plan.status
         )
     for ref in plan.deletes:
         _log.info("delete %s %s/%s", ref.kind, run.namespace, ref.name)
@@ -52,25 +54,30 @@ async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
             _log.warning("event %s of %s/%s is lost: %s", note.reason, run.namespace, run.name, error)
 
 
-async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Obstacle | None:
+async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Refusal | None:
     kind, name = KINDS[manifest["kind"]], manifest["metadata"]["name"]
+    ref = ObjectRef(kind=kind.name, name=name, uid="")
     try:
         await cluster.create(kind, snapshot.run.namespace, manifest)
     except AlreadyExistsError:
         return await _existing(cluster, snapshot, manifest)
     except RefusedError as error:
-        ref = ObjectRef(kind=kind.name, name=name, uid="")
-        return Obstacle(ref=ref, reason="Refused" if error.final else "Forbidden", message=str(error))
+        return Refusal(ref=ref, cause=error.cause, message=str(error))
+    except NotServedError as error:
+        return Refusal(ref=ref, cause="unserved", message=str(error))
+    except UnavailableError as error:
+        # It may have taken effect: then the next pass finds the child, and adopts it.
+        return Refusal(ref=ref, cause="unavailable", message=error.words or str(error))
     _log.info("created %s %s/%s", kind.name, snapshot.run.namespace, name)
     return None
 
 
-async def _existing(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Obstacle | None:
+async def _existing(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Refusal | None:
     kind, name, run = KINDS[manifest["kind"]], manifest["metadata"]["name"], snapshot.run
     found = await cluster.get(kind, run.namespace, name)
     if found is None or observe.owner_uid(found) == run.uid:
         return None
     ref = ObjectRef(kind=kind.name, name=name, uid=found["metadata"]["uid"])
     if observe.is_leftover(found, run):
-        return Obstacle(ref=ref, reason="Leftover", message="belongs to a deleted run of the same name")
-    return Obstacle(ref=ref, reason="Taken", message="exists and does not belong to this run")
+        return Refusal(ref=ref, cause="leftover", message="belongs to a deleted run of the same name")
+    return Refusal(ref=ref, cause="taken", message="exists and does not belong to this run")

@@ -1,11 +1,13 @@
-"""The conditions of a status, and the one-word phase that follows from them; pure."""
+"""The conditions of a status, told to people and their programs; pure. No decision reads one back."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
-from mochi_api.status import CONDITION_TYPES, Condition, ConditionType, FineTuneStatus, Phase
+from mochi_api.status import CONDITION_TYPES, Condition, ConditionType, Phase
+from mochi_operator.state import State, Step
 from mochi_operator.timestamps import render
 
 Truth = Literal["True", "False", "Unknown"]
@@ -14,85 +16,98 @@ MESSAGE_LIMIT = 1024
 PENDING = "Pending"
 RUNNING = "Running"
 STARTING = "Starting"
+WAITING = "Waiting"
 RETRYING = "Retrying"
 COMPLETED = "Completed"
-
-_PHASE_OF_TRAINING: dict[str, Phase] = {
-    RUNNING: "Training",
-    STARTING: "Starting",
-    RETRYING: "Retrying",
-    COMPLETED: "Sampling",
-}
+SKIPPED = "Skipped"
 
 
-def initial(generation: int, now: datetime) -> list[Condition]:
+def initial(now: datetime) -> tuple[Condition, ...]:
     """All conditions, of which nothing is known yet."""
+    return tuple(_condition(kind, "Unknown", PENDING, "", now) for kind in CONDITION_TYPES)
+
+
+def completed(state: State, now: datetime) -> State:
+    """The state with every condition that this version knows; an earlier one knew fewer."""
+    missing = tuple(
+        _condition(kind, "Unknown", PENDING, "", now)
+        for kind in CONDITION_TYPES
+        if find(state, kind) is None
+    )
+    return replace(state, conditions=(*state.conditions, *missing)) if missing else state
+
+
+def find(state: State, kind: ConditionType) -> Condition | None:
+    """One condition."""
+    return next((item for item in state.conditions if item.type == kind), None)
+
+
+def set_condition(
+    state: State, kind: ConditionType, truth: Truth, reason: str, message: str, now: datetime
+) -> State:
+    """The state with one condition changed; the time of transition moves only when `truth` does."""
+    old = find(state, kind)
+    new = _condition(kind, truth, reason, message, now)
+    if old is None:
+        return replace(state, conditions=(*state.conditions, new))
+    if old.status == truth:
+        new = _since(new, old.last_transition_time)
+    return replace(state, conditions=tuple(new if item.type == kind else item for item in state.conditions))
+
+
+def observed(state: State, generation: int) -> list[Condition]:
+    """The conditions, said of this generation."""
     return [
         Condition(
-            type=kind,
-            status="Unknown",
-            reason=PENDING,
+            type=item.type,
+            status=item.status,
+            reason=item.reason,
+            message=item.message,
             observed_generation=generation,
-            last_transition_time=render(now),
+            last_transition_time=item.last_transition_time,
         )
-        for kind in CONDITION_TYPES
+        for item in state.conditions
     ]
 
 
-def find(status: FineTuneStatus, kind: ConditionType) -> Condition | None:
-    """One condition."""
-    return next((item for item in status.conditions if item.type == kind), None)
+def phase(state: State) -> Phase:
+    """One word for people."""
+    if state.result:
+        return state.result
+    if state.resolved is None:
+        return "Pending"
+    if state.steps["train"].completed:
+        return "Sampling"
+    if state.steps["train"].attempts or all(step.over for step in _before_training(state)):
+        return _training_phase(state.steps["train"])
+    return "Preprocessing" if any(step.attempts for step in state.steps.values()) else "Pending"
 
 
-def holds(status: FineTuneStatus, kind: ConditionType) -> bool:
-    """Whether a condition is True."""
-    found = find(status, kind)
-    return found is not None and found.status == "True"
+def _training_phase(train: Step) -> Phase:
+    if train.current is None:
+        return "Retrying" if train.attempts else "Starting"
+    return "Training" if train.current.ran is not None else "Starting"
 
 
-def has_reason(status: FineTuneStatus, kind: ConditionType, reason: str) -> bool:
-    """Whether a condition gives this reason."""
-    found = find(status, kind)
-    return found is not None and found.reason == reason
+def _before_training(state: State) -> list[Step]:
+    return [state.steps[name] for name in ("trim", "captions", "videos")]
 
 
-def put(
-    status: FineTuneStatus, kind: ConditionType, truth: Truth, reason: str, message: str, now: datetime
-) -> FineTuneStatus:
-    """The status with one condition changed; the time of transition moves only when `truth` does."""
-    old = find(status, kind)
-    since = old.last_transition_time if old is not None and old.status == truth else render(now)
-    new = Condition(
+def _condition(kind: str, truth: Truth, reason: str, message: str, now: datetime) -> Condition:
+    return Condition(
         type=kind,
         status=truth,
         reason=reason,
-        message=message[:MESSAGE_LIMIT],
-        observed_generation=old.observed_generation if old is not None else 0,
-        last_transition_time=since,
-    )
-    if old is None:
-        return status.model_copy(update={"conditions": [*status.conditions, new]})
-    return status.model_copy(
-        update={"conditions": [new if item.type == kind else item for item in status.conditions]}
+        message=message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…",
+        last_transition_time=render(now),
     )
 
 
-def observed(status: FineTuneStatus, generation: int) -> FineTuneStatus:
-    """The status, said of this generation."""
-    said = [item.model_copy(update={"observed_generation": generation}) for item in status.conditions]
-    return status.model_copy(update={"conditions": said, "observed_generation": generation})
-
-
-def phase(status: FineTuneStatus) -> Phase:
-    """One word for people."""
-    if holds(status, "Failed") or has_reason(status, "Accepted", "InvalidSpec"):
-        return "Failed"
-    if holds(status, "Succeeded"):
-        return "Succeeded"
-    if not holds(status, "Accepted"):
-        return "Pending"
-    training = find(status, "TrainingRunning")
-    if training is not None and training.reason in _PHASE_OF_TRAINING:
-        return _PHASE_OF_TRAINING[training.reason]
-    started = any(stage.state != "Pending" for stage in status.stages)
-    return "Preprocessing" if started else "Pending"
+def _since(condition: Condition, moment: str) -> Condition:
+    return Condition(
+        type=condition.type,
+        status=condition.status,
+        reason=condition.reason,
+        message=condition.message,
+        last_transition_time=moment,
+    )

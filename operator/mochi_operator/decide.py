@@ -1,36 +1,38 @@
-"""From a snapshot to a plan: the policies in their order, then the manifests; pure."""
+"""From a snapshot to a plan; pure. This is the page to read first.
+
+What holds for the whole run comes first, in two short lists. Everything else is the one engine of `steps`: the six steps
+of a run (`steps.kinds`) are opened, watched and ended by it (`steps.engine`), and what keeps one of them from going on is
+found by the checks in `verdicts`, one file a cause.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mochi_api.runfile import CacheKeys
-from mochi_operator import conditions
+from mochi_api.runfile import PREPROCESSING, CacheKeys
+from mochi_operator import conditions, wire
 from mochi_operator.backend.protocol import TrainingBackend
 from mochi_operator.build.config import config_map
-from mochi_operator.build.job import stage_job
-from mochi_operator.build.order import Order
+from mochi_operator.build.job import step_job
+from mochi_operator.build.recipe import Recipe
 from mochi_operator.cluster import Manifest
 from mochi_operator.plan import Draft, Plan, Start
-from mochi_operator.policy import acceptance, attempts, ending, stages, training
-from mochi_operator.snapshot import Snapshot
+from mochi_operator.policy import acceptance, deadline, ending
+from mochi_operator.snapshot import Case, Snapshot
+from mochi_operator.steps import engine
 
-Policy = Callable[[Snapshot, Draft], Draft]
-
-POLICIES: Sequence[Policy] = (
+DOOR: Sequence[Callable[[Snapshot, Draft], Draft]] = (
     acceptance.first_visit,  # all conditions exist
-    ending.over,  # a run that has ended stays so
+    ending.finished,  # a run that has ended stays so
     acceptance.readable,  # the spec can be read
     acceptance.leftovers,  # children of an earlier run of this name go first
-    acceptance.obstacles,  # names that are taken, objects that are refused
     acceptance.served,  # the cluster knows PyTorchJob
     acceptance.accepted,  # open choices are made, once
-    acceptance.deadline,  # the run as a whole is in time
-    stages.preprocessing,  # trim, captions, videos
-    attempts.opened,  # an attempt of the training exists
-    attempts.lonely,  # and only one
-    training.training,  # it steps, ends, or fails
-    stages.sampling,  # sample videos, report, the end
+)
+RUN: Sequence[Callable[[Case, Draft], Draft]] = (
+    deadline.deadline,  # the run as a whole is in time
+    engine.steps,  # check, trim, captions, videos, train, sample
+    ending.succeeded,  # all steps are over
 )
 
 
@@ -38,35 +40,45 @@ def decide(snapshot: Snapshot, backend: TrainingBackend) -> Plan:
     """What to do now. The same snapshot gives the same plan."""
     if snapshot.run.deleting:
         return Plan()
-    draft = Draft(status=snapshot.status)
-    for policy in POLICIES:
+    draft = Draft(state=snapshot.state, now=snapshot.now)
+    for policy in DOOR:
         draft = policy(snapshot, draft)
         if draft.settled:
+            return _plan(snapshot, draft, ())
+    case = acceptance.case_of(snapshot, draft)
+    if case is None:
+        return _plan(snapshot, draft, ())
+    for step in RUN:
+        draft = step(case, draft)
+        if draft.settled:
             break
-    status = conditions.observed(draft.status, snapshot.run.generation)
-    status = status.model_copy(update={"phase": conditions.phase(status)})
+    made = [manifest for start in draft.starts for manifest in _manifests(case, draft, start, backend)]
+    return _plan(snapshot, draft, tuple(made))
+
+
+def _plan(snapshot: Snapshot, draft: Draft, creates: tuple[Manifest, ...]) -> Plan:
+    phase = "Failed" if snapshot.spec is None and draft.state.resolved is None else conditions.phase(draft.state)
+    status = wire.write(draft.state, phase=phase, generation=snapshot.run.generation)
     return Plan(
-        creates=tuple(
-            manifest for start in draft.starts for manifest in _manifests(snapshot, draft, start, backend)
-        ),
-        status=None if status.to_wire() == snapshot.status.to_wire() else status,
+        creates=creates,
+        status=None if status == snapshot.written else status,
         deletes=draft.deletes,
         notes=draft.notes,
         wake_seconds=draft.wake_seconds,
+        state=draft.state,
     )
 
 
-def _manifests(snapshot: Snapshot, draft: Draft, start: Start, backend: TrainingBackend) -> list[Manifest]:
+def _manifests(case: Case, draft: Draft, start: Start, backend: TrainingBackend) -> list[Manifest]:
     """The run file first: a pod never waits for it."""
-    assert snapshot.spec is not None, "nothing is started for an unreadable spec"
-    assert draft.status.resolved is not None, "nothing is started before the run is accepted"
-    order = Order(
-        run=snapshot.run,
-        spec=snapshot.spec,
-        resolved=draft.status.resolved,
-        stage=start.stage,
+    keys = {name: draft.state.steps[name].items.cache_key for name in PREPROCESSING}
+    recipe = Recipe(
+        run=case.run,
+        spec=case.spec,
+        resolved=case.resolved,
+        step=start.step,
         attempt=start.attempt,
-        keys=CacheKeys(**stages.keys(draft)),
+        keys=CacheKeys(**keys),
     )
-    child = backend.build(order) if start.stage == "train" else stage_job(order)
-    return [config_map(order), child]
+    child = backend.build(recipe) if start.step == "train" else step_job(recipe)
+    return [config_map(recipe), child]

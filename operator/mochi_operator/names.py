@@ -1,4 +1,4 @@
-"""Names, labels and ports of children: functions of (name, stage, attempt) and nothing else."""
+"""Names, labels and ports of children: functions of (name, step, attempt) and nothing else."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ def problem(name: str) -> str | None:
     return None
 
 
-def stage_job(name: str, stage: str) -> str:
-    """Name of the Job of one stage."""
-    return f"{name}-{stage}"
+def child(name: str, step: str, attempt: int) -> str:
+    """Name of what runs one attempt of a step: a Job, or the training object.
+
+    `<name>-a<n>` for the training. Elsewhere `<name>-<step>`, which is also what an earlier version called its only try,
+    and from the second attempt on `<name>-<step>-<n>`.
+    """
+    if step == "train":
+        return f"{name}-a{attempt}"
+    return f"{name}-{step}" if attempt == 1 else f"{name}-{step}-{attempt}"
 
 
-def attempt_job(name: str, attempt: int) -> str:
-    """Name of the training object of one attempt, counted from 1."""
-    return f"{name}-a{attempt}"
+def child_kind(step: str) -> str:
+    """Kind of what runs an attempt of a step, as people call it."""
+    return "PyTorchJob" if step == "train" else "Job"
 
 
 def run_config(child: str) -> str:
@@ -55,11 +61,12 @@ def master_port(namespace: str, job: str) -> int:
     return _PORT_FIRST + int.from_bytes(digest[:4], "big") % _PORT_COUNT
 
 
-def labels(name: str, stage: str, attempt: int) -> dict[str, str]:
+def labels(name: str, uid: str, step: str, attempt: int) -> dict[str, str]:
     """Labels of everything made for a run, a fresh dict for each caller."""
     return {
         identity.LABEL_FINETUNE: name,
-        identity.LABEL_STAGE: stage,
+        identity.LABEL_UID: uid,
+        identity.LABEL_STAGE: step,
         identity.LABEL_ATTEMPT: str(attempt),
         "app.kubernetes.io/name": APP_NAME,
         "app.kubernetes.io/part-of": PART_OF,

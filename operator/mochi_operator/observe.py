@@ -1,4 +1,4 @@
-"""Raw Kubernetes objects read into the types of `snapshot`; pure."""
+"""Raw Kubernetes objects read into the types of `snapshot`; pure, and lenient: what is missing or odd counts as absent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mochi_api import identity
 from mochi_api.rules import violations
 from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
-from mochi_api.status import FineTuneStatus
 from mochi_operator import names
-from mochi_operator.snapshot import Child, ObjectRef, Pod, Run
-from mochi_operator.timestamps import parse
+from mochi_operator.snapshot import Child, ChildState, Container, CreateWarning, ObjectRef, Pod, Run
+from mochi_operator.timestamps import EPOCH, parse
 
 Raw = Mapping[str, Any]
 
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
+OURS = (identity.TRAINING_CONTAINER, identity.STAGE_CONTAINER)
 
 
 def run(raw: Raw) -> Run:
@@ -32,13 +32,13 @@ def run(raw: Raw) -> Run:
         uid=meta["uid"],
         generation=meta.get("generation", 1),
         resource_version=meta["resourceVersion"],
-        created=_moment(meta),
+        created=_created(meta),
         deleting="deletionTimestamp" in meta,
     )
 
 
 def spec(raw: Raw) -> tuple[FineTuneSpec | None, str]:
-    """The spec, or None and what is wrong with it."""
+    """The spec, or None and what is wrong with it; fields of a newer version are ignored."""
     if (problem := names.problem(raw["metadata"]["name"])) is not None:
         return None, problem
     try:
@@ -47,16 +47,6 @@ def spec(raw: Raw) -> tuple[FineTuneSpec | None, str]:
         return None, explain(error)
     broken = violations(parsed)
     return (None, "; ".join(broken)) if broken else (parsed, "")
-
-
-def status(raw: Raw) -> FineTuneStatus:
-    """The status; top-level fields that another version of the operator wrote differently count as absent."""
-    written = raw.get("status") or {}
-    try:
-        return FineTuneStatus.model_validate(written)
-    except ValidationError as error:
-        unreadable = {problem["loc"][0] for problem in error.errors()}
-        return FineTuneStatus.model_validate({key: written[key] for key in written if key not in unreadable})
 
 
 def reference(raw: Raw) -> ObjectRef:
@@ -76,77 +66,111 @@ def is_leftover(raw: Raw, owner: Run) -> bool:
     return same_name and ref.get("uid") != owner.uid
 
 
+def is_leftover_pod(raw: Raw, owner: Run) -> bool:
+    """Whether a pod belongs to a deleted run of the same name: it says so, or it is older than this run."""
+    meta = raw["metadata"]
+    uid = (meta.get("labels") or {}).get(identity.LABEL_UID)
+    return uid != owner.uid if uid else _created(meta) < owner.created
+
+
 def child(raw: Raw) -> Child:
-    """A Job or a training object without its state."""
+    """A Job or a training object."""
     meta, body = raw["metadata"], raw.get("spec") or {}
     labels = meta.get("labels") or {}
     suspended = body.get("suspend") or (body.get("runPolicy") or {}).get("suspend") or False
-    conditions = _conditions(raw)
-    done = conditions.get("Failed") or conditions.get("Complete") or conditions.get("Succeeded")
+    true = {item["type"]: item for item in _conditions(raw) if item.get("status") == "True"}
+    state, done = _child_state(true)
     return Child(
         ref=reference(raw),
-        stage=labels.get(identity.LABEL_STAGE, ""),
-        attempt=_number(labels.get(identity.LABEL_ATTEMPT)),
-        created=_moment(meta),
+        step=labels.get(identity.LABEL_STAGE, ""),
+        attempt=max(1, _number(labels.get(identity.LABEL_ATTEMPT))),
+        created=_created(meta),
         deleting="deletionTimestamp" in meta,
         suspended=suspended,
-        state="Failed" if "Failed" in conditions else "Succeeded" if done else "Active",
-        reason=(done or {}).get("reason", ""),
-        message=(done or {}).get("message", ""),
-        started=parse((raw.get("status") or {}).get("startTime")),
-        finished=parse((done or {}).get("lastTransitionTime")),
+        state=state,
+        message=str(done.get("message") or done.get("reason") or ""),
+        finished=parse(done.get("lastTransitionTime")),
     )
 
 
 def pod(raw: Raw) -> Pod:
-    """A pod with the state of its one container."""
-    meta, state = raw["metadata"], raw.get("status") or {}
+    """A pod with the state of our container and of those that are not ours."""
+    meta, status = raw["metadata"], raw.get("status") or {}
     labels = meta.get("labels") or {}
-    conditions = {item["type"]: item for item in state.get("conditions") or []}
-    scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
-    container = (state.get("containerStatuses") or [{}])[0].get("state") or {}
-    waiting, running = container.get("waiting") or {}, container.get("running") or {}
-    ended = container.get("terminated") or {}
+    told = {item["type"]: item for item in _conditions(raw)}
+    scheduled, target = told.get("PodScheduled", {}), told.get("DisruptionTarget", {})
     disrupted = target.get("status") == "True"
+    mine = [container(item) for item in status.get("containerStatuses") or () if item.get("name") in OURS]
+    foreign = [
+        container(item)
+        for item in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+        if item.get("name") not in OURS
+    ]
     return Pod(
         name=meta["name"],
+        uid=meta["uid"],
         owner_uid=owner_uid(raw),
-        stage=labels.get(identity.LABEL_STAGE, ""),
-        attempt=_number(labels.get(identity.LABEL_ATTEMPT)),
+        step=labels.get(identity.LABEL_STAGE, ""),
+        attempt=max(1, _number(labels.get(identity.LABEL_ATTEMPT))),
         rank=_number(labels.get(REPLICA_INDEX)),
-        created=_moment(meta),
-        deleting="deletionTimestamp" in meta,
-        phase=state.get("phase", "Pending"),
-        ip=state.get("podIP", ""),
-        waiting_reason=waiting.get("reason", ""),
-        waiting_message=waiting.get("message", ""),
+        created=_created(meta),
+        gone_by=parse(meta.get("deletionTimestamp")),
+        node=(raw.get("spec") or {}).get("nodeName", ""),
+        phase=status.get("phase", "Pending"),
+        ip=status.get("podIP", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
-        message=state.get("message", ""),
+        message=status.get("message", ""),
         disruption=target.get("reason", "") if disrupted else "",
         disruption_message=target.get("message", "") if disrupted else "",
+        main=next(iter(mine), Container(name="")),
+        foreign=tuple(foreign),
+    )
+
+
+def container(raw: Raw) -> Container:
+    """The state of one container."""
+    state = raw.get("state") or {}
+    waiting, running, ended = (state.get(word) or {} for word in ("waiting", "running", "terminated"))
+    return Container(
+        name=raw.get("name", ""),
+        waiting_reason=waiting.get("reason", ""),
+        waiting_message=waiting.get("message", ""),
         started=parse(running.get("startedAt") or ended.get("startedAt")),
         finished=parse(ended.get("finishedAt")),
         exit_code=ended.get("exitCode"),
-        terminated_reason=ended.get("reason", ""),
+        ended_reason=ended.get("reason", ""),
         termination_message=ended.get("message", ""),
     )
 
 
-def newest_warning(events: Iterable[Raw], child: str) -> str:
-    """Message of the newest Warning that says why a controller could make no pod of `child`.
+def newest_warning(events: Iterable[Raw], child: str) -> CreateWarning | None:
+    """The newest Warning that says why a controller could make no pod of `child`.
 
     The random end of the pod's name is cut off, or the same refusal would read differently at every try.
     """
     found = [event for event in events if str(event.get("reason", "")).startswith("FailedCreate")]
-    found.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     if not found:
-        return ""
-    return re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', str(found[-1].get("message", "")))
+        return None
+    newest = max(found, key=lambda event: _event_time(event) or EPOCH)
+    text = re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', str(newest.get("message", "")))
+    return CreateWarning(message=text, seen=_event_time(newest))
 
 
-def _conditions(raw: Raw) -> dict[str, Raw]:
-    found = (raw.get("status") or {}).get("conditions") or []
-    return {item["type"]: item for item in found if item.get("status") == "True"}
+def _event_time(event: Raw) -> datetime | None:
+    series = (event.get("series") or {}).get("lastObservedTime")
+    return parse(series or event.get("lastTimestamp") or event.get("eventTime"))
+
+
+def _child_state(true: Mapping[str, Raw]) -> tuple[ChildState, Raw]:
+    """The end of a child; `Complete` is a Job's word, `Succeeded` a PyTorchJob's."""
+    if "Failed" in true:
+        return "Failed", true["Failed"]
+    done = true.get("Complete") or true.get("Succeeded")
+    return ("Succeeded", done) if done is not None else ("Active", {})
+
+
+def _conditions(raw: Raw) -> list[Raw]:
+    return list((raw.get("status") or {}).get("conditions") or ())
 
 
 def _owner(raw: Raw) -> Raw:
@@ -154,10 +178,8 @@ def _owner(raw: Raw) -> Raw:
     return next((owner for owner in owners if owner.get("controller")), {})
 
 
-def _moment(meta: Raw) -> datetime:
-    moment = parse(meta.get("creationTimestamp"))
-    assert moment is not None, "the API server sets creationTimestamp on every object"
-    return moment
+def _created(meta: Raw) -> datetime:
+    return parse(meta.get("creationTimestamp")) or EPOCH
 
 
 def _number(text: str | None) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 from mochi_api.runfile import Stage
-from mochi_api.status import FineTuneStatus
+from mochi_api.status import ConditionType
+from mochi_operator import conditions
 from mochi_operator.cluster import Manifest
+from mochi_operator.conditions import Truth
 from mochi_operator.snapshot import ObjectRef
+from mochi_operator.state import State, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,15 +28,16 @@ class Note:
 class Start:
     """A child to make: its ConfigMap and the object that runs it."""
 
-    stage: Stage
-    attempt: int = 1
+    step: Stage
+    attempt: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
     """A plan in the making; every policy returns a new one."""
 
-    status: FineTuneStatus
+    state: State
+    now: datetime
     starts: tuple[Start, ...] = ()
     deletes: tuple[ObjectRef, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -41,9 +46,19 @@ class Draft:
     settled: bool = False
     """True when no later policy may add anything."""
 
-    def with_status(self, **changes: object) -> Draft:
-        """The same with fields of the status replaced."""
-        return replace(self, status=self.status.model_copy(update=changes))
+    def with_state(self, state: State) -> Draft:
+        """The same with another state."""
+        return replace(self, state=state)
+
+    def with_step(self, step: Step) -> Draft:
+        """The same with one step replaced."""
+        return replace(self, state=self.state.with_step(step))
+
+    def set_condition(self, kind: ConditionType, truth: Truth, reason: str, message: str = "") -> Draft:
+        """The same with one condition changed."""
+        return self.with_state(
+            conditions.set_condition(self.state, kind, truth, reason, message, self.now)
+        )
 
     def starting(self, start: Start) -> Draft:
         """The same with one more child to make."""
@@ -76,8 +91,10 @@ class Plan:
     """Creates, then the status, then deletes, then Events: in this order a kill between any two loses nothing."""
 
     creates: tuple[Manifest, ...] = ()
-    status: FineTuneStatus | None = None
+    status: dict[str, Any] | None = None
     """The status to write, or None when it is already so."""
     deletes: tuple[ObjectRef, ...] = ()
     notes: tuple[Note, ...] = ()
     wake_seconds: float | None = None
+    state: State | None = None
+    """What the operator makes of the run, for its metrics; None when it does not look at it."""

@@ -1,15 +1,21 @@
-"""Everything a decision may look at, read at one moment and frozen."""
+"""Everything a decision may look at, read at one moment and frozen.
+
+A `Snapshot` is what was found. A `Case` is a snapshot of a run that has been accepted: its spec can be read, and what
+the spec leaves open has been decided. Every policy but those of acceptance is given a case.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from mochi_api.progress import Progress
+from mochi_api.heartbeat import Heartbeat
+from mochi_api.runfile import Stage
 from mochi_api.spec import FineTuneSpec
-from mochi_api.status import FineTuneStatus
+from mochi_api.status import Resolved
+from mochi_operator.state import State
 
 ChildState = Literal["Active", "Succeeded", "Failed"]
 
@@ -37,40 +43,65 @@ class ObjectRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CreateWarning:
+    """The newest Warning event in which a controller says why it could make no pod."""
+
+    message: str
+    seen: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """A Job or the training object of one attempt, owned by the run."""
+    """What runs one attempt of a step: a Job or the training object, owned by the run."""
 
     ref: ObjectRef
-    stage: str
+    step: str
     attempt: int
     created: datetime
     deleting: bool = False
+    pods: int = 1
+    """How many pods it should have."""
     suspended: bool = False
     """True while a queue holds it back; nothing is expected of its pods."""
     state: ChildState = "Active"
-    reason: str = ""
     message: str = ""
+    finished: datetime | None = None
+    warning: CreateWarning | None = None
+    """Read only while there are fewer pods than there should be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Container:
+    """One container of a pod, as its kubelet last told."""
+
+    name: str
+    waiting_reason: str = ""
+    waiting_message: str = ""
     started: datetime | None = None
     finished: datetime | None = None
-    warning: str = ""
-    """Why its controller could make no pod: the newest Warning event, read only while there are no pods."""
+    exit_code: int | None = None
+    """None while it has not ended."""
+    ended_reason: str = ""
+    """`OOMKilled`, `Error`, `Completed`."""
+    termination_message: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
-    """A pod of a child, with its one container."""
+    """A pod of a child: our container, found by its name, and whatever else was injected."""
 
     name: str
+    uid: str
     owner_uid: str
-    stage: str
+    step: str
     attempt: int
     rank: int
     created: datetime
-    deleting: bool = False
+    gone_by: datetime | None = None
+    """While it is being deleted: when its kubelet should have removed it (request plus grace period)."""
+    node: str = ""
     phase: str = "Pending"
     ip: str = ""
-    waiting_reason: str = ""
-    waiting_message: str = ""
     unschedulable: str = ""
     """Message of the scheduler while no node fits."""
     message: str = ""
@@ -78,61 +109,115 @@ class Pod:
     disruption: str = ""
     """Reason of the pod's DisruptionTarget condition."""
     disruption_message: str = ""
-    started: datetime | None = None
-    finished: datetime | None = None
-    exit_code: int | None = None
-    terminated_reason: str = ""
-    termination_message: str = ""
+    main: Container = Container(name="")
+    """Ours; without any state while its kubelet has told nothing of it."""
+    foreign: tuple[Container, ...] = ()
+    """Sidecars and init containers that others injected."""
 
     @property
     def running(self) -> bool:
-        """Whether its container runs."""
-        return (
-            self.phase == "Running"
-            and self.started is not None
-            and self.exit_code is None
-            and not self.deleting
-        )
+        """Whether our container runs and may go on."""
+        return self.main.started is not None and not self.ended and self.gone_by is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether our container runs no more, or never will; a sidecar that goes on does not count."""
+        return self.main.exit_code is not None or self.phase in ("Failed", "Succeeded")
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether our container ended well."""
+        return self.main.exit_code == 0 or (self.phase == "Succeeded" and self.main.exit_code is None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Obstacle:
-    """A child that could not be created."""
+class Refusal:
+    """A child that could not be created, in the API server's words."""
 
     ref: ObjectRef
-    reason: Literal["Taken", "Leftover", "Refused", "Forbidden"]
-    """Taken: a foreign object has the name. Leftover: an object of a deleted run has it. Refused: the object is at
-    fault. Forbidden: quota, admission or missing rights, which may change."""
+    cause: Literal["taken", "leftover", "invalid", "admission", "quota", "forbidden", "unserved", "unavailable"]
+    """taken: a foreign object has the name. leftover: an object of a deleted run has it. invalid: the object is at
+    fault. unavailable: no answer, or an error of the server or of one of its webhooks."""
     message: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What is known of the sign of life of one pod."""
+
+    pod_uid: str
+    heartbeat: Heartbeat | None = None
+    """The newest one."""
+    received: datetime | None = None
+    """When it came, by our own clock."""
+    silent: int = 0
+    """Questions in a row that brought none."""
+    log_readable: bool = False
+    """Whether the last question reached the pod's log, so that silence there is the pod's own."""
+    by_log: bool = False
+    """Whether the log is what answers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """What belongs to a run, or to an earlier one of its name."""
+
+    children: tuple[Child, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    leftovers: tuple[ObjectRef, ...] = ()
+    """Children of a deleted run of the same name that nobody has deleted yet."""
+    leftover_pods: tuple[Pod, ...] = ()
+    """Pods of a deleted run of the same name."""
+    backend_served: bool = True
+    """Whether the cluster knows the kind of the training object."""
+
+    def child(self, step: Stage, attempt: int) -> Child | None:
+        """The child of one attempt."""
+        return next((item for item in self.children if item.step == step and item.attempt == attempt), None)
+
+    def pods_of(self, child: Child) -> tuple[Pod, ...]:
+        """The pods that `child` made, in the order of their ranks; of two of one rank the newer."""
+        newest: dict[int | str, Pod] = {}
+        for pod in sorted(self.pods, key=lambda pod: pod.created):
+            if pod.owner_uid == child.ref.uid:
+                newest[pod.rank] = pod
+        return tuple(newest[rank] for rank in sorted(newest, key=str))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The run, its children and pods, the progress of training, and the clock."""
+    """The run, its children and pods, the sign of life of the pod in question, and the clock."""
 
     run: Run
     spec: FineTuneSpec | None
     """None when it cannot be read; then `spec_problem` says why."""
     spec_problem: str = ""
-    status: FineTuneStatus
+    state: State
+    written: Mapping[str, Any]
+    """The status as this version would have written it."""
     now: datetime
     default_image: str
     progress_interval: float
     """Shortest time between two writes of progress, in seconds."""
-    jobs: Mapping[str, Child] = field(default_factory=dict)
-    """Jobs of the run by stage."""
-    attempts: Mapping[int, Child] = field(default_factory=dict)
-    """Training objects of the run by attempt."""
-    pods: tuple[Pod, ...] = ()
-    leftovers: tuple[ObjectRef, ...] = ()
-    """Children of a deleted run of the same name."""
-    backend_served: bool = True
-    """Whether the cluster knows the kind of the training object."""
-    progress: Progress | None = None
-    progress_misses: int = 0
-    """How often in a row rank 0 did not answer."""
-    obstacles: tuple[Obstacle, ...] = ()
+    family: Family = field(default_factory=Family)
+    reading: Reading | None = None
+    refusals: tuple[Refusal, ...] = ()
 
-    def pods_of(self, child: Child) -> tuple[Pod, ...]:
-        """The pods that `child` made."""
-        return tuple(pod for pod in self.pods if pod.owner_uid == child.ref.uid)
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A snapshot of an accepted run."""
+
+    run: Run
+    spec: FineTuneSpec
+    resolved: Resolved
+    now: datetime
+    progress_interval: float
+    family: Family
+    reading: Reading | None
+    refusals: Mapping[str, Refusal]
+    """By the name of the child."""
+
+    def age(self, moment: datetime) -> float:
+        """Seconds since `moment`."""
+        return (self.now - moment).total_seconds()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from mochi_operator.build.order import Order
+from mochi_operator.build.recipe import Recipe
 from mochi_operator.cluster import Kind, Manifest
 from mochi_operator.snapshot import Child
 
@@ -18,7 +18,7 @@ class TrainingBackend(Protocol):
         """The kind of the object."""
         ...
 
-    def build(self, order: Order) -> Manifest:
+    def build(self, recipe: Recipe) -> Manifest:
         """The object of one attempt."""
         ...
 

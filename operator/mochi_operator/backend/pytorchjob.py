@@ -8,12 +8,12 @@ activeDeadlineSeconds is looked at only when something else happens.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mochi_api import identity
 from mochi_operator import names, observe
-from mochi_operator.build.metadata import metadata
-from mochi_operator.build.order import Order
+from mochi_operator.build.recipe import Recipe, metadata
 from mochi_operator.build.pod import from_field, template, value
 from mochi_operator.cluster import PYTORCHJOBS, Kind, Manifest
 from mochi_operator.snapshot import Child
@@ -26,23 +26,23 @@ class PyTorchJobBackend:
 
     kind: Kind = PYTORCHJOBS
 
-    def build(self, order: Order) -> Manifest:
+    def build(self, recipe: Recipe) -> Manifest:
         """The PyTorchJob `<name>-a<n>`."""
         return {
             "apiVersion": PYTORCHJOBS.api_version,
             "kind": PYTORCHJOBS.name,
-            "metadata": metadata(order, order.child),
+            "metadata": metadata(recipe, recipe.child),
             "spec": {
                 "runPolicy": {"cleanPodPolicy": "Running"},
                 "pytorchReplicaSpecs": {
                     "Worker": {
-                        "replicas": order.resolved.replicas,
+                        "replicas": recipe.resolved.replicas,
                         "restartPolicy": "Never",
                         "template": template(
-                            order,
+                            recipe,
                             container=identity.TRAINING_CONTAINER,
-                            env=_gang(order),
-                            grace_seconds=order.spec.run_policy.grace_period_seconds,
+                            env=_gang(recipe),
+                            grace_seconds=recipe.spec.run_policy.grace_period_seconds,
                         ),
                     }
                 },
@@ -51,18 +51,19 @@ class PyTorchJobBackend:
 
     def observe(self, raw: Mapping[str, Any]) -> Child:
         """How a PyTorchJob stands; its pods and Services go with it."""
-        return observe.child(raw)
+        workers = raw["spec"].get("pytorchReplicaSpecs", {}).get("Worker", {})
+        return replace(observe.child(raw), pods=workers.get("replicas", 1))
 
 
-def _gang(order: Order) -> list[dict[str, Any]]:
+def _gang(recipe: Recipe) -> list[dict[str, Any]]:
     """How the ranks find each other; without a Master the training operator sets none of it."""
     return [
         from_field("RANK", _RANK_PATH),
         from_field("PET_NODE_RANK", _RANK_PATH),
-        value("WORLD_SIZE", str(order.resolved.replicas)),
+        value("WORLD_SIZE", str(recipe.resolved.replicas)),
         value("LOCAL_RANK", "0"),
-        value("MASTER_ADDR", names.master_address(order.child)),
-        value("MASTER_PORT", str(names.master_port(order.run.namespace, order.child))),
+        value("MASTER_ADDR", names.master_address(recipe.child)),
+        value("MASTER_PORT", str(names.master_port(recipe.run.namespace, recipe.child))),
         # A rank that hangs in a collective ends with an error instead of waiting for ever.
         value("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         value("NCCL_DEBUG", "WARN"),

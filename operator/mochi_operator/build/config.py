@@ -6,8 +6,7 @@ from mochi_api import layout, resolved
 from mochi_api.runfile import Identity, Locations, RunFile, World
 from mochi_api.spec import Source
 from mochi_operator import names
-from mochi_operator.build.metadata import metadata
-from mochi_operator.build.order import Order
+from mochi_operator.build.recipe import Recipe, metadata
 from mochi_operator.cluster import CONFIGMAPS, Manifest
 
 DATASET_MOUNT = "/mnt/mochi/dataset"
@@ -18,18 +17,17 @@ def address(source: Source, mount: str) -> str:
     """Where the pod finds a source: its S3 address, or the folder its volume is mounted on."""
     if source.s3 is not None:
         return source.s3.uri
-    assert source.pvc is not None, "a source has exactly one of s3 and pvc"
-    return layout.join(f"file://{mount}", source.pvc.path)
+    return layout.join(f"file://{mount}", source.pvc.path if source.pvc is not None else "/")
 
 
-def run_file(order: Order) -> RunFile:
+def run_file(recipe: Recipe) -> RunFile:
     """Everything the pods of one child need to know."""
-    spec, chosen = order.spec, order.resolved
+    spec, chosen = recipe.spec, recipe.resolved
     storage, model = spec.storage, spec.model.source
     return RunFile(
-        stage=order.stage,
+        stage=recipe.step,
         run=Identity(
-            namespace=order.run.namespace, name=order.run.name, uid=order.run.uid, attempt=order.attempt
+            namespace=recipe.run.namespace, name=recipe.run.name, uid=recipe.run.uid, attempt=recipe.attempt
         ),
         mode=spec.mode,
         model=spec.model,
@@ -44,19 +42,19 @@ def run_file(order: Order) -> RunFile:
             dataset=address(spec.dataset.source, DATASET_MOUNT),
             model=None if model is None else address(model, MODEL_MOUNT),
             cache=layout.cache_root(storage.output_uri, storage.cache_uri),
-            run=layout.run_root(storage.output_uri, order.run.uid),
+            run=layout.run_root(storage.output_uri, recipe.run.uid),
         ),
-        keys=order.keys,
+        keys=recipe.keys,
         world=World(replicas=chosen.replicas, gpus_per_pod=chosen.gpus_per_pod),
     )
 
 
-def config_map(order: Order) -> Manifest:
+def config_map(recipe: Recipe) -> Manifest:
     """The ConfigMap of one child, mounted into its pods."""
     return {
         "apiVersion": CONFIGMAPS.api_version,
         "kind": CONFIGMAPS.name,
-        "metadata": metadata(order, names.run_config(order.child)),
+        "metadata": metadata(recipe, names.run_config(recipe.child)),
         "immutable": True,
-        "data": {layout.RUN_FILE: run_file(order).to_yaml()},
+        "data": {layout.RUN_FILE: run_file(recipe).to_yaml()},
     }

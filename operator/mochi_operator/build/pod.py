@@ -8,34 +8,39 @@ from typing import Any
 
 from mochi_api import identity, resolved
 from mochi_api.progress import PORT
-from mochi_api.runfile import RUN_FILE_PATH
+from mochi_api.runfile import RUN_FILE_PATH, Stage
 from mochi_api.spec import FineTuneSpec, PodTemplateSpec, PvcSource, TolerationSpec
+from mochi_api.status import Resolved
 from mochi_operator import names
 from mochi_operator.build.config import DATASET_MOUNT, MODEL_MOUNT
-from mochi_operator.build.metadata import labels
-from mochi_operator.build.order import Order
+from mochi_operator.build.recipe import Recipe, labels
 
 USER = 10001
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 
-def gpus(order: Order) -> int:
-    """GPUs of one pod; those of training are as they were resolved at the first visit."""
-    chosen = resolved.gpus(order.spec)
+def gpus(spec: FineTuneSpec, chosen: Resolved, step: Stage) -> int:
+    """GPUs of one pod of a step; those of training are as they were resolved at the first visit."""
+    asked = resolved.gpus(spec)
     return {
+        "check": 0,
         "trim": 0,
-        "captions": chosen.captions,
-        "videos": chosen.videos,
-        "train": order.resolved.gpus_per_pod,
-        "sample": chosen.sampling,
-    }[order.stage]
+        "captions": asked.captions,
+        "videos": asked.videos,
+        "train": chosen.gpus_per_pod,
+        "sample": asked.sampling,
+    }[step]
 
 
 def template(
-    order: Order, *, container: str, env: Sequence[dict[str, Any]] = (), grace_seconds: int = 30
+    recipe: Recipe, *, container: str, env: Sequence[dict[str, Any]] = (), grace_seconds: int = 30
 ) -> dict[str, Any]:
     """The pod template of one child, with `env` in front of what every container gets."""
-    return {"metadata": {"labels": labels(order)}, "spec": _spec(order, container, env, grace_seconds)}
+    extra = recipe.spec.workers.pod_template
+    metadata: dict[str, Any] = {"labels": {**extra.labels, **labels(recipe)}}
+    if extra.annotations:
+        metadata["annotations"] = dict(extra.annotations)
+    return {"metadata": metadata, "spec": _spec(recipe, container, env, grace_seconds)}
 
 
 def value(name: str, text: str) -> dict[str, Any]:
@@ -48,59 +53,62 @@ def from_field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _spec(order: Order, container: str, env: Sequence[dict[str, Any]], grace_seconds: int) -> dict[str, Any]:
-    extra = order.spec.workers.pod_template
+def _spec(recipe: Recipe, container: str, env: Sequence[dict[str, Any]], grace_seconds: int) -> dict[str, Any]:
+    extra = recipe.spec.workers.pod_template
     return {
-        **_restart(order),
+        **_restart(recipe),
         "terminationGracePeriodSeconds": grace_seconds,
-        "automountServiceAccountToken": bool(extra.service_account_name),
+        "automountServiceAccountToken": False,  # identities of clouds bring a token of their own
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            **_user(extra),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(order, container, env)],
-        "volumes": _volumes(order),
-        **_placement(order),
+        "containers": [_container(recipe, container, env)],
+        "volumes": _volumes(recipe),
+        **_placement(recipe),
         **_extra(extra),
     }
 
 
-def _restart(order: Order) -> dict[str, Any]:
+def _user(extra: PodTemplateSpec) -> dict[str, int]:
+    """OpenShift gives every namespace a range of its own and refuses what lies outside."""
+    return {} if extra.user_from_namespace else {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+
+
+def _restart(recipe: Recipe) -> dict[str, Any]:
     """The training operator sets it itself, and warns about one that it finds."""
-    return {} if order.stage == "train" else {"restartPolicy": "Never"}
+    return {} if recipe.step == "train" else {"restartPolicy": "Never"}
 
 
-def _container(order: Order, name: str, env: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _container(recipe: Recipe, name: str, env: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "name": name,
-        "image": order.resolved.image,
+        "image": recipe.resolved.image,
         "command": ["python", "-m", "mochi_trainer"],
-        "args": [order.stage, "--run", RUN_FILE_PATH],
+        "args": [recipe.step, "--run", RUN_FILE_PATH],
         "env": [
             *env,
             value("HOME", "/tmp"),  # noqa: S108 a volume of the pod's own
             value("USER", "mochi"),  # libraries ask for it; the uid need not be in the image's passwd
-            value(identity.IMAGE_ENV, order.resolved.image),
+            value(identity.IMAGE_ENV, recipe.resolved.image),
             from_field(identity.POD_IP_ENV, "status.podIP"),
-            *_credentials(order.spec),
+            *_credentials(recipe.spec),
         ],
-        **_ports(order),
-        "resources": _resources(order),
+        **_ports(recipe),
+        "resources": _resources(recipe),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": _mounts(order),
+        "volumeMounts": _mounts(recipe),
     }
 
 
-def _ports(order: Order) -> dict[str, Any]:
-    if order.stage != "train":
+def _ports(recipe: Recipe) -> dict[str, Any]:
+    if recipe.step != "train":
         return {}
     return {"ports": [{"name": identity.METRICS_PORT_NAME, "containerPort": PORT, "protocol": "TCP"}]}
 
@@ -117,31 +125,31 @@ def _credentials(spec: FineTuneSpec) -> list[dict[str, Any]]:
     return [*keys, {"name": "AWS_SESSION_TOKEN", "valueFrom": {"secretKeyRef": token}}]
 
 
-def _resources(order: Order) -> dict[str, Any]:
+def _resources(recipe: Recipe) -> dict[str, Any]:
     """Requests equal limits, so that a pod is never killed for what its neighbours use."""
-    asked = order.spec.workers.resources
+    asked = recipe.spec.workers.resources
     pairs = (("cpu", asked.cpu), ("memory", asked.memory), ("ephemeral-storage", asked.ephemeral_storage))
     amounts = {name: amount for name, amount in pairs if amount}
-    count = gpus(order)
-    limits = {**amounts, order.spec.workers.gpu_resource_name: str(count)} if count else dict(amounts)
+    count = gpus(recipe.spec, recipe.resolved, recipe.step)
+    limits = {**amounts, recipe.spec.workers.gpu_resource_name: str(count)} if count else dict(amounts)
     return {key: part for key, part in (("requests", amounts), ("limits", limits)) if part}
 
 
-def _mounts(order: Order) -> list[dict[str, Any]]:
+def _mounts(recipe: Recipe) -> list[dict[str, Any]]:
     run = {"name": "run", "mountPath": str(PurePosixPath(RUN_FILE_PATH).parent), "readOnly": True}
-    claims = [{"name": name, "mountPath": mount, "readOnly": True} for name, mount, _ in _claims(order.spec)]
+    claims = [{"name": name, "mountPath": mount, "readOnly": True} for name, mount, _ in _claims(recipe.spec)]
     scratch = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108
     return [run, *scratch, *claims]
 
 
-def _volumes(order: Order) -> list[dict[str, Any]]:
-    size = order.spec.workers.shm_size
+def _volumes(recipe: Recipe) -> list[dict[str, Any]]:
+    size = recipe.spec.workers.shm_size
     claims = [
         {"name": name, "persistentVolumeClaim": {"claimName": claim.claim_name, "readOnly": True}}
-        for name, _, claim in _claims(order.spec)
+        for name, _, claim in _claims(recipe.spec)
     ]
     return [
-        {"name": "run", "configMap": {"name": names.run_config(order.child)}},
+        {"name": "run", "configMap": {"name": names.run_config(recipe.child)}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", **({"sizeLimit": size} if size else {})}},
         *claims,
@@ -157,9 +165,9 @@ def _claims(spec: FineTuneSpec) -> list[tuple[str, str, PvcSource]]:
     return found
 
 
-def _placement(order: Order) -> dict[str, Any]:
-    products = order.spec.workers.gpu_products
-    if not products or not gpus(order):
+def _placement(recipe: Recipe) -> dict[str, Any]:
+    products = recipe.spec.workers.gpu_products
+    if not products or not gpus(recipe.spec, recipe.resolved, recipe.step):
         return {}
     wanted = {"key": GPU_PRODUCT_LABEL, "operator": "In", "values": list(products)}
     terms = {"nodeSelectorTerms": [{"matchExpressions": [wanted]}]}

@@ -1,1 +1,1 @@
-"""Small policies, one file each: `(snapshot, draft) -> draft`, pure; `decide` has them in their order."""
+"""What holds for the whole run: acceptance, its deadline, its end; pure."""

@@ -2,121 +2,125 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mochi_api import layout, resolved
 from mochi_api.outcomes import ROWS, Reason
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import Artifacts, Resolved
 from mochi_operator import conditions
 from mochi_operator.plan import Draft
-from mochi_operator.policy import ending
-from mochi_operator.snapshot import Obstacle, Snapshot
+from mochi_operator.snapshot import Case, Pod, Snapshot
+from mochi_operator.verdicts.nodes import SLACK
 
 RETRY_SECONDS = 15.0
+GOING_SECONDS = 2.0
 
 
-def first_visit(snapshot: Snapshot, draft: Draft) -> Draft:
+def first_visit(_snapshot: Snapshot, draft: Draft) -> Draft:
     """Policy: all conditions exist from the first visit on."""
-    if draft.status.conditions:
-        return draft
-    unknown = conditions.initial(snapshot.run.generation, snapshot.now)
-    status = draft.status.model_copy(update={"conditions": unknown})
-    status = conditions.put(
-        status, "Reconciling", "True", conditions.PENDING, "not accepted yet", snapshot.now
-    )
-    return draft.with_status(conditions=status.conditions)
+    if draft.state.conditions:
+        return draft.with_state(conditions.completed(draft.state, draft.now))
+    draft = draft.with_state(replace(draft.state, conditions=conditions.initial(draft.now)))
+    return draft.set_condition("Reconciling", "True", conditions.PENDING, "not accepted yet")
 
 
 def readable(snapshot: Snapshot, draft: Draft) -> Draft:
-    """Policy: a spec that cannot be read is said so and left alone, with whatever runs for it, until it changes."""
+    """Policy: a spec that cannot be read is said so and left alone, with whatever runs for it, until it changes.
+
+    A run that was accepted was readable for whoever accepted it, a newer operator most likely: it has not failed.
+    """
     if snapshot.spec is not None:
         return draft
-    return _refused(snapshot, draft, Reason.INVALID_SPEC, snapshot.spec_problem, stalled=True).settle()
+    if draft.state.resolved is None:
+        return not_accepted(draft, Reason.INVALID_SPEC, snapshot.spec_problem, stalled=True).settle()
+    message = f"this version of the operator cannot read the spec, and leaves the run alone: {snapshot.spec_problem}"
+    return draft.set_condition("Reconciling", "True", Reason.INVALID_SPEC, message).settle()
 
 
 def leftovers(snapshot: Snapshot, draft: Draft) -> Draft:
-    """Policy: children of a deleted run of the same name go first."""
-    taken = tuple(item.ref for item in snapshot.obstacles if item.reason == "Leftover")
-    stale = (*snapshot.leftovers, *taken)
-    return draft.deleting(*stale).waking(2).settle() if stale else draft
-
-
-def obstacles(snapshot: Snapshot, draft: Draft) -> Draft:
-    """Policy: a child that could not be created is a condition, not an exception."""
-    for item in snapshot.obstacles:
-        message = f"{item.ref.kind} {item.ref.name}: {item.message}"
-        if item.reason == "Refused":
-            return ending.failed(snapshot, draft, Reason.POD_REFUSED, message)
-        return _blocked(snapshot, draft, item, message)
-    return draft
+    """Policy: children and pods of a deleted run of the same name go first; its pods may take their time to save."""
+    family = snapshot.family
+    taken = tuple(item.ref for item in snapshot.refusals if item.cause == "leftover")
+    stale = (*family.leftovers, *taken)
+    staying = [pod for pod in family.leftover_pods if not pod.ended and not _overdue(pod, draft)]
+    if not stale and not staying:
+        return draft
+    if draft.state.resolved is None:
+        names = ", ".join([*(ref.name for ref in stale), *(pod.name for pod in staying)][:4])
+        message = f"a deleted run of this name still has {names}: they go first"
+        draft = draft.set_condition("Accepted", "Unknown", "Leftover", message)
+    return draft.deleting(*stale).waking(GOING_SECONDS).settle()
 
 
 def served(snapshot: Snapshot, draft: Draft) -> Draft:
     """Policy: without the kind of the training object nothing is started, however far training is away."""
-    if snapshot.backend_served or conditions.has_reason(
-        draft.status, "TrainingRunning", conditions.COMPLETED
-    ):
+    if snapshot.family.backend_served or draft.state.steps["train"].over:
         return draft
     message = "the cluster does not know the kind PyTorchJob (kubeflow.org/v1)"
-    draft = _refused(snapshot, draft, Reason.BACKEND_UNAVAILABLE, message, stalled=False)
+    draft = not_accepted(draft, Reason.BACKEND_UNAVAILABLE, message, stalled=False)
     return draft.waking(RETRY_SECONDS).settle()
 
 
 def accepted(snapshot: Snapshot, draft: Draft) -> Draft:
     """Policy: the run is taken on; open choices are made once and kept, whatever a later operator would choose."""
     spec = snapshot.spec
-    assert spec is not None, "an unreadable spec was dealt with before"
-    if draft.status.resolved is None:
-        run_uri = layout.run_root(spec.storage.output_uri, snapshot.run.uid)
-        draft = draft.with_status(
-            resolved=_resolved(spec, snapshot.default_image),
-            artifacts=Artifacts().model_copy(update={"run_uri": run_uri}),
-        ).normal("Accepted", f"results go to {run_uri}")
-    status = conditions.put(draft.status, "Accepted", "True", "Accepted", "", snapshot.now)
-    status = conditions.put(status, "Reconciling", "False", "Accepted", "", snapshot.now)
-    status = conditions.put(status, "Stalled", "False", "Accepted", "", snapshot.now)
-    return draft.with_status(conditions=status.conditions)
-
-
-def deadline(snapshot: Snapshot, draft: Draft) -> Draft:
-    """Policy: the run as a whole takes no longer than it may."""
-    assert snapshot.spec is not None, "an unreadable spec was dealt with before"
-    limit = snapshot.spec.run_policy.active_deadline_seconds
-    if not limit:
+    if spec is None:
         return draft
-    left = limit - (snapshot.now - snapshot.run.created).total_seconds()
-    if left > 0:
-        return draft.waking(left)
-    message = f"the run took longer than runPolicy.activeDeadlineSeconds = {limit}"
-    return ending.failed(snapshot, draft, Reason.DEADLINE_EXCEEDED, message)
+    if draft.state.resolved is None:
+        run_uri = layout.run_root(spec.storage.output_uri, snapshot.run.uid)
+        state = replace(
+            draft.state,
+            resolved=choices(spec, snapshot.default_image),
+            artifacts=Artifacts(run_uri=run_uri),
+        )
+        draft = draft.with_state(state).normal("Accepted", f"results go to {run_uri}")
+    if snapshot.refusals:
+        return draft
+    for kind in ("Reconciling", "Stalled"):
+        draft = draft.set_condition(kind, "False", "Accepted")
+    return draft.set_condition("Accepted", "True", "Accepted")
 
 
-def _resolved(spec: FineTuneSpec, default_image: str) -> Resolved:
+def case_of(snapshot: Snapshot, draft: Draft) -> Case | None:
+    """The snapshot as that of an accepted run; None when it is not one."""
+    if snapshot.spec is None or draft.state.resolved is None:
+        return None
+    return Case(
+        run=snapshot.run,
+        spec=snapshot.spec,
+        resolved=draft.state.resolved,
+        now=snapshot.now,
+        progress_interval=snapshot.progress_interval,
+        family=snapshot.family,
+        reading=snapshot.reading,
+        refusals={item.ref.name: item for item in snapshot.refusals},
+    )
+
+
+def choices(spec: FineTuneSpec, default_image: str) -> Resolved:
+    """What is decided where the spec leaves a choice."""
     training = resolved.training(spec)
-    assert training.warmup_steps is not None, "resolved.training fills it in"
-    assert training.global_batch_size is not None, "resolved.training fills it in"
     return Resolved(
         replicas=resolved.replicas(spec),
         gpus_per_pod=resolved.gpus(spec).training,
         image=spec.workers.image or default_image,
-        warmup_steps=training.warmup_steps,
-        global_batch_size=training.global_batch_size,
+        warmup_steps=training.warmup_steps or 0,
+        global_batch_size=training.global_batch_size or resolved.replicas(spec),
     )
 
 
-def _blocked(snapshot: Snapshot, draft: Draft, item: Obstacle, message: str) -> Draft:
-    """A name that is taken, or a refusal that may pass; tried again."""
-    reason = Reason.NAME_CONFLICT if item.reason == "Taken" else Reason.POD_REFUSED
-    draft = _refused(snapshot, draft, reason, message, stalled=item.reason == "Taken")
-    return draft.waking(RETRY_SECONDS).settle()
-
-
-def _refused(snapshot: Snapshot, draft: Draft, reason: Reason, message: str, *, stalled: bool) -> Draft:
+def not_accepted(draft: Draft, reason: Reason, message: str, *, stalled: bool) -> Draft:
     """Accepted is False; said once as an Event, not at every visit."""
-    news = not conditions.has_reason(draft.status, "Accepted", reason)
+    old = conditions.find(draft.state, "Accepted")
+    news = old is None or old.status != "False"
     advice = f"{message}; {ROWS[reason].action}"
-    now = snapshot.now
-    status = conditions.put(draft.status, "Accepted", "False", reason, advice, now)
-    status = conditions.put(status, "Stalled", "True" if stalled else "False", reason, message, now)
-    status = conditions.put(status, "Reconciling", "False" if stalled else "True", reason, message, now)
-    draft = draft.with_status(conditions=status.conditions)
+    draft = draft.set_condition("Accepted", "False", reason, advice)
+    draft = draft.set_condition("Stalled", "True" if stalled else "False", reason, message)
+    draft = draft.set_condition("Reconciling", "False" if stalled else "True", reason, message)
     return draft.warning(reason, advice) if news else draft
+
+
+def _overdue(pod: Pod, draft: Draft) -> bool:
+    """A pod on a dead node is not waited for."""
+    return pod.gone_by is not None and draft.now > pod.gone_by + SLACK

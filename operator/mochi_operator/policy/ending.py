@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-from mochi_api.outcomes import ROWS, Reason
-from mochi_operator import conditions
+from dataclasses import replace
+
+from mochi_api.outcomes import Reason
+from mochi_operator.conditions import COMPLETED
 from mochi_operator.plan import Draft
-from mochi_operator.snapshot import Child, Snapshot
+from mochi_operator.snapshot import Case, Child, Family, Snapshot
 
 LOG_SECONDS = 60
 """A child whose pod has just failed may end by itself for so long, which keeps the pod's log readable."""
 
 
-def failed(snapshot: Snapshot, draft: Draft, reason: Reason, message: str) -> Draft:
+def failed(case: Case, draft: Draft, reason: Reason, message: str, action: str) -> Draft:
     """The run has failed for good; what still runs is deleted once the status says so."""
-    now, advice = snapshot.now, f"{message}; {ROWS[reason].action}"
-    status = conditions.put(draft.status, "Failed", "True", reason, advice, now)
-    status = conditions.put(status, "Succeeded", "False", reason, message, now)
-    status = conditions.put(status, "Stalled", "True", reason, message, now)
-    status = conditions.put(status, "Reconciling", "False", reason, "", now)
-    if not conditions.has_reason(status, "TrainingRunning", conditions.COMPLETED):
-        status = conditions.put(status, "TrainingRunning", "False", reason, message, now)
-    draft = draft.with_status(**_training_over(draft)).warning("Failed", f"{reason}: {advice}")
-    conditions_only = {"conditions": status.conditions}
-    return _clean(snapshot, draft.with_status(**conditions_only)).settle()
+    advice = f"{message}; {action}"
+    draft = draft.set_condition("Failed", "True", reason, advice)
+    draft = draft.set_condition("Succeeded", "False", reason, message)
+    draft = draft.set_condition("Stalled", "True", reason, message)
+    draft = draft.set_condition("Reconciling", "False", reason)
+    if not draft.state.steps["train"].completed:
+        draft = draft.set_condition("TrainingRunning", "False", reason, message)
+    draft = _closed(draft.with_state(replace(draft.state, result="Failed")))
+    draft = draft.warning("Failed", f"{reason}: {advice}")
+    return _cleaned(case.family, draft).settle()
 
 
-def succeeded(snapshot: Snapshot, draft: Draft) -> Draft:
+def succeeded(_case: Case, draft: Draft) -> Draft:
     """The run is done; everything it made is named in the status."""
-    made = draft.status.artifacts
+    made = draft.state.artifacts
     uri = (made.lora_uri or made.weights_uri) if made is not None else ""
-    status = conditions.put(draft.status, "Succeeded", "True", conditions.COMPLETED, uri, snapshot.now)
-    status = conditions.put(status, "Failed", "False", conditions.COMPLETED, "", snapshot.now)
-    draft = draft.with_status(conditions=status.conditions)
-    return draft.normal("Succeeded", f"finished; the result is {uri}").settle()
+    sample = draft.state.steps["sample"]
+    without = "" if sample.completed else "; the samples could not be made"
+    draft = draft.with_state(replace(draft.state, result="Succeeded"))
+    draft = draft.set_condition("Succeeded", "True", COMPLETED, f"{uri}{without}")
+    draft = draft.set_condition("Failed", "False", COMPLETED)
+    return draft.normal("Succeeded", f"finished; the result is {uri}{without}").settle()
 
 
-def over(snapshot: Snapshot, draft: Draft) -> Draft:
+def finished(snapshot: Snapshot, draft: Draft) -> Draft:
     """Policy: a run that has ended stays so; what a killed operator left running is deleted."""
-    if not (conditions.holds(draft.status, "Failed") or conditions.holds(draft.status, "Succeeded")):
+    if not draft.state.result:
         return draft
-    return _clean(snapshot, draft).settle()
+    return _cleaned(snapshot.family, draft).settle()
 
 
-def _training_over(draft: Draft) -> dict[str, object]:
-    training = draft.status.training
-    if training is None:
-        return {}
-    return {"training": training.model_copy(update={"replicas_running": 0, "next_attempt_time": None})}
+def _closed(draft: Draft) -> Draft:
+    """No step waits for anything any more."""
+    for step in draft.state.steps.values():
+        current = step.current
+        if current is not None:
+            step = step.with_newest(replace(current, ended=draft.now, reason=Reason.DEADLINE_EXCEEDED))
+        draft = draft.with_step(replace(step, trouble=None, not_before=None))
+    numbers = replace(draft.state.numbers, replicas_running=0)
+    return draft.with_state(replace(draft.state, numbers=numbers))
 
 
-def _clean(snapshot: Snapshot, draft: Draft) -> Draft:
-    for child in (*snapshot.jobs.values(), *snapshot.attempts.values()):
+def _cleaned(family: Family, draft: Draft) -> Draft:
+    for child in family.children:
         if child.state != "Active" or child.deleting:
             continue
-        draft = draft.waking(LOG_SECONDS / 6) if _ends_itself(snapshot, child) else draft.deleting(child.ref)
+        left = _seconds_of_its_log(family, child, draft)
+        draft = draft.waking(left) if left > 0 else draft.deleting(child.ref)
     return draft
 
 
-def _ends_itself(snapshot: Snapshot, child: Child) -> bool:
-    ends = [pod.finished for pod in snapshot.pods_of(child) if pod.exit_code]
-    return any(end is not None and (snapshot.now - end).total_seconds() < LOG_SECONDS for end in ends)
+def _seconds_of_its_log(family: Family, child: Child, draft: Draft) -> float:
+    """How long a child that is about to end is left, for the log's sake; 0 when a pod of it runs on."""
+    pods = family.pods_of(child)
+    ends = [pod.main.finished for pod in pods if pod.main.finished is not None]
+    if not ends or not all(pod.ended for pod in pods):
+        return 0.0
+    return LOG_SECONDS - (draft.now - max(ends)).total_seconds()

@@ -1,0 +1,155 @@
+"""Signs of life, collected beside the passes: a pod that hangs, or lies, holds up nobody but itself.
+
+Rank 0 of a training is asked by its address. Where that does not answer (a NetworkPolicy, strict mTLS), and for every
+other step, the pod's log is read through the API server instead. Each pod is asked by a task of its own, in turn and
+with a limit on time and size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from mochi_api.heartbeat import LINE_SECONDS, Heartbeat, newest
+from mochi_operator.cluster import Cluster, ClusterError
+from mochi_operator.snapshot import Reading
+
+_log = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+"""Pause between two questions to an address."""
+LOG_POLL_SECONDS = 15.0
+"""Pause between two looks into a log."""
+LOG_SINCE_SECONDS = int(3 * LINE_SECONDS)
+"""How far back a look into the log goes, by the clock of the node that wrote it."""
+LOG_BYTES = 64 * 1024
+AT_ONCE = 16
+"""Questions under way at the same time."""
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The pod whose sign of life counts for a run."""
+
+    namespace: str
+    pod: str
+    uid: str
+    container: str
+    address: str
+    """Empty: it serves nothing, only its log tells."""
+
+
+class HeartbeatSource(Protocol):
+    """Where signs of life come from by address."""
+
+    async def ask(self, address: str) -> Heartbeat | None:
+        """What the pod at `address` says, or None when it does not answer in time or not in this form."""
+        ...
+
+
+class Prober:
+    """Asks the pods it is aimed at, and remembers the newest answer of each."""
+
+    def __init__(
+        self,
+        source: HeartbeatSource,
+        cluster: Cluster,
+        clock: Callable[[], datetime],
+        wake: Callable[[Key], None],
+        *,
+        told_seconds: float,
+    ) -> None:
+        self._source = source
+        self._cluster = cluster
+        self._clock = clock
+        self._wake = wake
+        self._told_seconds = told_seconds
+        self._targets: dict[Key, Target] = {}
+        self._readings: dict[Key, Reading] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._told: dict[Key, datetime] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    def aim(self, key: Key, target: Target | None) -> None:
+        """From now on ask this pod for the run `key`; None: nobody."""
+        if self._targets.get(key) == target:
+            return
+        self._stop(key)
+        if target is None:
+            return
+        self._targets[key] = target
+        self._readings[key] = Reading(pod_uid=target.uid)
+        self._tasks[key] = asyncio.get_running_loop().create_task(self._follow(key, target))
+
+    def reading(self, key: Key) -> Reading | None:
+        """What is known of the pod that `key` is aimed at."""
+        return self._readings.get(key)
+
+    async def close(self) -> None:
+        """Stop asking."""
+        tasks = list(self._tasks.values())
+        for key in list(self._tasks):
+            self._stop(key)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop(self, key: Key) -> None:
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+        self._targets.pop(key, None)
+        self._readings.pop(key, None)
+        self._told.pop(key, None)
+
+    async def _follow(self, key: Key, target: Target) -> None:
+        """Ask one pod again and again until somebody aims elsewhere."""
+        while True:
+            try:
+                async with self._places:
+                    reading = await self._asked(target, self._readings[key])
+            except Exception:
+                # One pod's oddity must not end the questions to it, let alone to others.
+                _log.exception("%s/%s: a sign of life could not be read", target.namespace, target.pod)
+                reading = self._missed(self._readings[key], log_readable=False)
+            news = self._is_news(key, self._readings[key], reading)
+            self._readings[key] = reading
+            if news:
+                self._told[key] = self._clock()
+                self._wake(key)
+            await asyncio.sleep(POLL_SECONDS if target.address and not reading.by_log else LOG_POLL_SECONDS)
+
+    async def _asked(self, target: Target, before: Reading) -> Reading:
+        beat = await self._source.ask(target.address) if target.address else None
+        if beat is not None:
+            return Reading(pod_uid=target.uid, heartbeat=beat, received=self._clock())
+        try:
+            text = await self._cluster.log(
+                target.namespace,
+                target.pod,
+                container=target.container,
+                since_seconds=LOG_SINCE_SECONDS,
+                limit_bytes=LOG_BYTES,
+            )
+        except ClusterError as error:
+            _log.info("%s/%s: the log cannot be read: %s", target.namespace, target.pod, error)
+            text = None
+        beat = newest(text) if text is not None else None
+        if beat is None:
+            return self._missed(before, log_readable=text is not None)
+        return Reading(pod_uid=target.uid, heartbeat=beat, received=self._clock(), by_log=True)
+
+    @staticmethod
+    def _missed(before: Reading, *, log_readable: bool) -> Reading:
+        return replace(before, silent=before.silent + 1, log_readable=log_readable, by_log=log_readable)
+
+    def _is_news(self, key: Key, before: Reading, now: Reading) -> bool:
+        """Whether a pass should look at it: the first sign, the end or the return of silence, else at a steady pace."""
+        if before.heartbeat is None or bool(before.silent) != bool(now.silent):
+            return True
+        told = self._told.get(key)
+        return told is None or (self._clock() - told).total_seconds() >= self._told_seconds

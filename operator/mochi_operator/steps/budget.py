@@ -1,0 +1,46 @@
+"""How many attempts a step may have, and how long to wait between two of them; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mochi_api.outcomes import DISRUPTIONS, Reason
+from mochi_api.spec import RetryBackoffSpec, RunPolicySpec
+from mochi_operator.state import Step
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """The budget of a step after one more attempt has failed."""
+
+    spent: int
+    furthest: int
+    refusal: str
+    """Why no further attempt is made; empty when one is."""
+    wait_seconds: int
+
+
+def account(step: Step, reason: Reason, last_step: int, policy: RunPolicySpec) -> Account:
+    """What the failure of the newest attempt for `reason`, after `last_step` steps, does to the budget.
+
+    An attempt that got further than all before it starts the count anew; one that the cluster took away (preempted,
+    evicted, its node lost) does not count.
+    """
+    before = 0 if last_step > step.furthest else step.spent
+    spent = before if reason in DISRUPTIONS else before + 1
+    refusal = ""
+    if reason.value not in policy.retry_on:
+        refusal = f"no further attempt is made after {reason}"
+    elif spent > policy.backoff_limit:
+        refusal = f"no attempt is left (runPolicy.backoffLimit = {policy.backoff_limit})"
+    return Account(
+        spent=spent,
+        furthest=max(step.furthest, last_step),
+        refusal=refusal,
+        wait_seconds=backoff_seconds(policy.retry_backoff, max(spent, 1)),
+    )
+
+
+def backoff_seconds(policy: RetryBackoffSpec, failures: int) -> int:
+    """The wait after so many failed attempts: doubled each time, bounded."""
+    return min(policy.max_seconds, policy.initial_seconds << min(failures - 1, 30))

@@ -1,0 +1,365 @@
+"""One engine for every step: attempts are opened, watched, ended and counted here, and nowhere else; pure.
+
+```
+        open_attempt            complete_attempt
+(none) ------------> running -------------------> completed: the next step
+   ^                    | fail_attempt
+   |   wait, clear away |                no budget, or a final reason
+   +--------------------+----------------------------------------------> given up
+```
+An attempt that runs is shown to the checks in their order; the first that finds something has the word. A finding ends
+the attempt when it has lasted for longer than its patience, and until then it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from mochi_api.outcomes import ROWS, Outcome, Reason
+from mochi_api.runfile import Stage
+from mochi_operator import names
+from mochi_operator.build.pod import gpus
+from mochi_operator.plan import Draft, Start
+from mochi_operator.snapshot import Case, Child, Pod
+from mochi_operator.state import Attempt, Items, Step, Trouble
+from mochi_operator.steps import budget, results, telling
+from mochi_operator.steps.kinds import KINDS, StepKind
+from mochi_operator.verdicts import containers, creation, images, liveness, nodes, waiting
+from mochi_operator.verdicts.finding import Finding, View
+
+CHECKS: Sequence[Callable[[View], Finding | None]] = (
+    containers.one_failed,  # a container has ended badly
+    containers.child_failed,  # its pod is gone, but the child knows
+    nodes.lost,  # a node does not answer
+    images.cannot_start,  # an image, a Secret, a security context
+    images.claim_missing,  # a volume
+    creation.refused_pods,  # quota, admission, webhooks
+    creation.silent_controller,  # nobody makes pods
+    waiting.unschedulable,  # no node fits
+    waiting.peers,  # the rest of the gang does not run yet
+    nodes.terminating,  # a pod is being stopped
+    liveness.stalled,  # nothing moves
+    liveness.silent,  # not even a sign of life
+    liveness.left_behind,  # rank 0 has ended, others have not
+)
+
+SOON_SECONDS = 2.0
+WATCH_SECONDS = 30.0
+RETRY_SECONDS = 15.0
+"""A child that cannot be created is tried again so often."""
+LINGER_SECONDS = 15.0
+"""A child whose containers have all ended may end by itself for so long; a sidecar can keep it for ever."""
+SAVING = timedelta(seconds=60)
+"""Beyond the grace period, after which the pods of an attempt that has ended are waited for no longer."""
+USAGE_ERROR = 2
+"""What a program exits with that does not know its command."""
+
+
+def steps(case: Case, draft: Draft) -> Draft:
+    """Policy: the steps of the run, one after the other; settled until all are over."""
+    for kind in KINDS:
+        draft = advance(case, draft, kind)
+        if draft.settled:
+            return draft
+    return draft
+
+
+def advance(case: Case, draft: Draft, kind: StepKind) -> Draft:
+    """One step a bit further; settled unless it is over."""
+    step = draft.state.steps[kind.name]
+    if step.over:
+        return _clear_away(case, draft, step)
+    if not step.attempts and not kind.due(draft.state):
+        return draft
+    attempt = step.current
+    if attempt is None:
+        return _next_attempt(case, draft, kind, step)
+    child = case.family.child(kind.name, attempt.number)
+    if child is None or child.deleting:
+        message = f"{names.child_kind(kind.name)} {attempt.child} was deleted while it ran"
+        return fail_attempt(
+            case, draft, kind, Finding(kind="deleted", reason=Reason.BACKEND_DELETED, message=message), child
+        )
+    return _watch_attempt(case, draft, kind, view_of(case, draft, kind, attempt, child))
+
+
+def view_of(case: Case, draft: Draft, kind: StepKind, attempt: Attempt, child: Child) -> View:
+    """What the checks are shown of an attempt."""
+    check = draft.state.steps["check"]
+    return View(
+        case=case,
+        attempt=attempt,
+        child=child,
+        pods=case.family.pods_of(child),
+        expected=kind.pods(case.resolved),
+        gpus=gpus(case.spec, case.resolved, kind.name),
+        beats=check.completed or check.current is not None,
+    )
+
+
+# An attempt that runs.
+
+
+def _watch_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
+    if _ended_well(view):
+        return _complete_attempt(case, draft, kind, view)
+    if kind.may_be_unknown and _unknown_command(view):
+        return _skip(case, draft, kind, view)
+    findings = list(_findings(view))
+    late = waiting.too_long(view, findings)
+    finding = late or next(iter(findings), None)
+    step = _with_trouble(case, draft.state.steps[kind.name], finding)
+    if finding is not None and _lasts_too_long(case, step, finding):
+        return fail_attempt(case, draft, kind, finding, view.child)
+    if view.attempt.ran is None and view.all_run:
+        step = step.with_newest(replace(view.attempt, ran=case.now))
+    draft = telling.going(case, draft.with_step(step), kind, view, finding)
+    return draft.waking(_look_again(case, step, finding)).settle()
+
+
+def _findings(view: View) -> Iterator[Finding]:
+    """What keeps the attempt from going on, the most telling first; while a queue holds it back only that counts."""
+    held = waiting.suspended(view)
+    if held is not None:
+        yield held
+        return
+    for check in CHECKS:
+        finding = check(view)
+        if finding is not None:
+            yield finding
+
+
+def _with_trouble(case: Case, step: Step, finding: Finding | None) -> Step:
+    """The step with what is found now; the same trouble keeps the time since it was first seen."""
+    if finding is None:
+        return replace(step, trouble=None)
+    old = step.trouble
+    if old is not None and old.kind == finding.kind:
+        return replace(step, trouble=replace(old, message=finding.message))
+    return replace(step, trouble=Trouble(kind=finding.kind, message=finding.message, since=case.now))
+
+
+def _lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:
+    assert step.trouble is not None, "a finding makes a trouble"
+    return finding.reason is not None and case.age(step.trouble.since) >= finding.patience
+
+
+def _look_again(case: Case, step: Step, finding: Finding | None) -> float:
+    if finding is None or step.trouble is None:
+        return WATCH_SECONDS
+    left = finding.patience - case.age(step.trouble.since) if finding.reason is not None else WATCH_SECONDS
+    untold = WATCH_SECONDS if step.trouble.announced else telling.ANNOUNCE_SECONDS
+    return max(1.0, min(left, untold, WATCH_SECONDS))
+
+
+def _ended_well(view: View) -> bool:
+    """All containers of ours ended with 0, or the child says so; a sidecar that runs on, or fails, changes nothing."""
+    ended = sum(pod.succeeded for pod in view.pods)
+    return view.child.state == "Succeeded" or (view.expected > 0 and ended >= view.expected)
+
+
+def _unknown_command(view: View) -> bool:
+    """The image, of an earlier version, does not know the step."""
+    pod = view.first
+    return pod is not None and pod.main.exit_code == USAGE_ERROR and containers.outcome(pod) is None
+
+
+def _complete_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
+    """Take the result of rank 0; one that is lost is made again, which costs little: the work is in the store."""
+    outcome = next((found for pod in view.pods if (found := _result(pod)) is not None), None)
+    recorded = kind.record(case, draft, view.child, outcome) if outcome is not None else None
+    if outcome is None or recorded is None:
+        message = f"{view.child.ref.kind} {view.child.ref.name} succeeded, but its pod left no readable result"
+        lost = Finding(kind="lost", reason=Reason.ARTIFACTS_MISSING, message=message)
+        return fail_attempt(case, draft, kind, lost, view.child)
+    step = recorded.state.steps[kind.name]
+    last = outcome.training_result.final_step if outcome.training_result is not None else 0
+    ended = replace(
+        view.attempt,
+        ended=view.child.finished or case.now,
+        completed=True,
+        reason=Reason.COMPLETED,
+        message=outcome.message,
+        exit_code=0,
+        last_step=last,
+    )
+    done = replace(step.with_newest(ended), trouble=None, spent=0)
+    return telling.completed(case, recorded.with_step(done), kind)
+
+
+def _result(pod: Pod) -> Outcome | None:
+    return containers.outcome(pod) if pod.succeeded and pod.rank == 0 else None
+
+
+def _skip(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
+    """Go on without the step: nothing is lost but what it would have found early."""
+    message = f"the image {case.resolved.image} does not know {kind.name}"
+    ended = replace(
+        view.attempt,
+        ended=case.now,
+        reason=Reason.UNKNOWN,
+        message=message,
+        exit_code=view.first.main.exit_code if view.first is not None else None,
+    )
+    step = replace(draft.state.steps[kind.name].with_newest(ended), given_up=True, trouble=None)
+    draft = draft.with_step(step).set_condition(kind.condition, "Unknown", "Skipped", message)
+    return draft.normal("StageSkipped", f"{kind.name}: {message}")
+
+
+def fail_attempt(
+    case: Case, draft: Draft, kind: StepKind, finding: Finding, child: Child | None
+) -> Draft:
+    """The attempt has failed: into the history with it, then a new one, or the end of the step.
+
+    The failed object is deleted only after the status tells why, or a kill in between would lose the reason.
+    """
+    step = draft.state.steps[kind.name]
+    attempt, reason = step.attempts[0], finding.reason or Reason.UNKNOWN
+    seen = draft.state.numbers.step if kind.name == "train" else 0
+    last_step = seen if finding.last_step is None else finding.last_step
+    ended = replace(
+        attempt,
+        ended=case.now,
+        reason=reason,
+        message=finding.message,
+        exit_code=finding.exit_code,
+        last_step=last_step,
+    )
+    account = budget.account(step, reason, last_step, case.spec.run_policy)
+    step = replace(
+        step.with_newest(ended),
+        spent=account.spent,
+        furthest=account.furthest,
+        trouble=None,
+        items=_items_of_failure(step, finding),
+    )
+    draft = _with_report(draft, finding.outcome)
+    text = f"attempt {attempt.number}: {finding.message}"
+    if account.refusal:
+        action = _action(finding, reason)
+        return telling.given_up(
+            case, draft.with_step(replace(step, given_up=True)), kind, reason, f"{text}; {account.refusal}", action
+        )
+    wait = timedelta(seconds=account.wait_seconds)
+    draft = draft.with_step(replace(step, not_before=case.now + wait))
+    if child is not None and not child.deleting:
+        draft = draft.deleting(child.ref)
+    draft = telling.retrying(case, draft, kind, reason, text, account.wait_seconds)
+    return draft.waking(min(SOON_SECONDS, account.wait_seconds)).settle()
+
+
+def _action(finding: Finding, reason: Reason) -> str:
+    own = finding.outcome.action if finding.outcome is not None else None
+    return own or ROWS[reason].action
+
+
+def _items_of_failure(step: Step, finding: Finding) -> Items:
+    """The clips that a failed stage names."""
+    result = finding.outcome.stage_result if finding.outcome is not None else None
+    items = step.items if result is None else results.items_of(result)
+    return replace(items, message=finding.message)
+
+
+def _with_report(draft: Draft, outcome: Outcome | None) -> Draft:
+    if outcome is None or not outcome.report_uri:
+        return draft
+    artifacts = results.replaced(draft.state.artifacts, report_uri=outcome.report_uri)
+    return draft.with_state(replace(draft.state, artifacts=artifacts))
+
+
+# Between two attempts.
+
+
+def _next_attempt(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
+    """Clear away what is left of the last attempt, wait, and start or adopt the next."""
+    remains = [child for child in _children(case, kind.name) if child.attempt <= step.number]
+    if remains:
+        refs = [child.ref for child in remains if not child.deleting]
+        return draft.deleting(*refs).waking(SOON_SECONDS).settle()
+    wait = max(_pause(case, step), SOON_SECONDS if _last_pods_stay(case, step) else 0.0)
+    if wait > 0:
+        return draft.waking(wait).settle()
+    newer = min((child.attempt for child in _children(case, kind.name)), default=None)
+    if newer is not None:
+        return _open(case, draft, kind, step, newer)
+    return _start(case, draft, kind, step)
+
+
+def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
+    number = _free_number(case, kind.name, step.number + 1)
+    start = Start(step=kind.name, attempt=number)
+    refusal = next((case.refusals[name] for name in _made(case, start) if name in case.refusals), None)
+    if refusal is None:
+        return _open(case, draft.starting(start), kind, step, number).settle()
+    finding = creation.refused_child(refusal)
+    step = _with_trouble(case, step, finding)
+    draft = draft.with_step(step)
+    if _lasts_too_long(case, step, finding):
+        return telling.given_up(
+            case,
+            draft.with_step(replace(step, given_up=True)),
+            kind,
+            finding.reason or Reason.POD_REFUSED,
+            finding.message,
+            ROWS[finding.reason or Reason.POD_REFUSED].action,
+        )
+    draft = telling.blocked(case, draft, kind, refusal, finding)
+    return draft.starting(start).waking(RETRY_SECONDS).settle()
+
+
+def _made(case: Case, start: Start) -> tuple[str, str]:
+    """Names of what is created for an attempt."""
+    child = names.child(case.run.name, start.step, start.attempt)
+    return names.run_config(child), child
+
+
+def _free_number(case: Case, step: Stage, number: int) -> int:
+    """The next number of which no pod of an earlier run of this name is left; a dead node can keep one for ever."""
+    kept = {pod.attempt for pod in case.family.leftover_pods if pod.step == step}
+    return next(found for found in range(number, number + len(kept) + 1) if found not in kept)
+
+
+def _open(case: Case, draft: Draft, kind: StepKind, step: Step, number: int) -> Draft:
+    child = case.family.child(kind.name, number)
+    begun = Attempt(
+        number=number,
+        child=names.child(case.run.name, kind.name, number),
+        started=child.created if child is not None else case.now,
+    )
+    draft = telling.opened(case, draft.with_step(step.with_new(begun)), kind, begun)
+    return draft.waking(SOON_SECONDS).settle()
+
+
+def _pause(case: Case, step: Step) -> float:
+    return 0.0 if step.not_before is None else -case.age(step.not_before)
+
+
+def _last_pods_stay(case: Case, step: Step) -> bool:
+    """Whether pods of the last attempt still run: they are waited for as long as they may take to save a checkpoint.
+
+    A pod on a dead node never goes. What it may still write is fenced: it has an attempt's number of its own.
+    """
+    if not step.attempts:
+        return False
+    old = [pod for pod in case.family.pods if pod.step == step.name and pod.attempt <= step.number and not pod.ended]
+    grace = timedelta(seconds=case.spec.run_policy.grace_period_seconds) + SAVING
+    ended = step.attempts[0].ended or case.now
+    return case.now < ended + grace and any(not nodes.unreachable(pod, case) for pod in old)
+
+
+def _children(case: Case, step: Stage) -> list[Child]:
+    return [child for child in case.family.children if child.step == step]
+
+
+def _clear_away(case: Case, draft: Draft, step: Step) -> Draft:
+    """What still runs of a step that is over: a child held by a sidecar, or one more that a slow operator made."""
+    for child in _children(case, step.name):
+        if child.state != "Active" or child.deleting:
+            continue
+        newest = step.attempts[0].ended if step.attempts else None
+        left = LINGER_SECONDS - case.age(newest) if newest is not None else 0.0
+        draft = draft.waking(left) if left > 0 else draft.deleting(child.ref)
+    return draft
+

@@ -1,0 +1,126 @@
+"""Progress and health of the training in the state, changed no more often than the settings allow; pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from mochi_api.heartbeat import Heartbeat
+from mochi_api.outcomes import Reason, TrainingResult
+from mochi_api.status import Checkpoint, MetricValue
+from mochi_operator.plan import Draft
+from mochi_operator.snapshot import Case, Reading
+from mochi_operator.state import Numbers
+from mochi_operator.timestamps import render
+from mochi_operator.verdicts.liveness import SILENCE
+
+NOT_A_NUMBER = "NaN"
+
+
+def told(case: Case, draft: Draft) -> Draft:
+    """The draft with the newest numbers and what they say of the training's health, if it is time for them.
+
+    Both come at the pace of the settings: a loss that flips between finite and not must not make an Event each time.
+    """
+    reading = case.reading
+    if reading is None:
+        return draft
+    if reading.heartbeat is None or reading.silent:
+        return _unknown(case, draft, reading)
+    if not _due(case, draft.state.numbers, reading.heartbeat):
+        return draft
+    beat = reading.heartbeat
+    numbers = _measured(draft.state.numbers, beat, case.now, reading.received or case.now)
+    draft = _health(case, draft.with_state(replace(draft.state, numbers=numbers)), beat)
+    if beat.checkpoint_step is None or not beat.checkpoint_uri:
+        return draft
+    saved = _ago(case.now, beat.checkpoint_age_seconds)
+    latest = Checkpoint(
+        step=beat.checkpoint_step,
+        uri=beat.checkpoint_uri,
+        time=render(saved) if saved is not None else None,
+    )
+    return with_checkpoint(case, draft, latest)
+
+
+def with_checkpoint(case: Case, draft: Draft, latest: Checkpoint) -> Draft:
+    """CheckpointReady names the newest complete checkpoint."""
+    draft = draft.with_state(replace(draft.state, checkpoint=latest))
+    return draft.set_condition(
+        "CheckpointReady", "True", "CheckpointSaved", f"step {latest.step}: {latest.uri}"
+    )
+
+
+def final(before: Numbers, result: TrainingResult, ended: datetime) -> Numbers:
+    """The numbers of a training that is done: 100 %, whatever was read last."""
+    loss = decimal(result.final_loss)
+    others = tuple(item for item in before.metrics if item.name != "loss")
+    return replace(
+        before,
+        step=result.final_step,
+        percent=100,
+        remaining_seconds=0,
+        loss=loss,
+        metrics=(MetricValue(name="loss", value=loss), *others),
+        replicas_running=0,
+        updated=ended,
+    )
+
+
+def decimal(number: float | None) -> str:
+    """A number as a short decimal string; `NaN` when it is not finite or not known."""
+    return NOT_A_NUMBER if number is None or not math.isfinite(number) else f"{number:.4g}"
+
+
+def _due(case: Case, before: Numbers, beat: Heartbeat) -> bool:
+    if before.updated is None or case.age(before.updated) >= case.progress_interval:
+        return True
+    return 0 < beat.total == beat.done != before.step
+
+
+def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetime) -> Numbers:
+    total = beat.total or before.total_steps
+    left, pace = max(0, total - beat.done), beat.step_seconds
+    known = beat.done > 0
+    pairs = (("loss", beat.loss), ("gradNorm", beat.grad_norm), ("stepSeconds", pace))
+    return replace(
+        before,
+        step=beat.done,
+        total_steps=total,
+        percent=min(99, 100 * beat.done // max(total, 1)),
+        remaining_seconds=None if pace is None else round(left * pace),
+        loss=decimal(beat.loss) if known else "",
+        metrics=tuple(MetricValue(name=name, value=decimal(number)) for name, number in pairs if known),
+        last_step=_ago(received, beat.step_age_seconds) or before.last_step,
+        last_heartbeat=received,
+        updated=now,
+    )
+
+
+def _health(case: Case, draft: Draft, beat: Heartbeat) -> Draft:
+    if beat.done == 0 or (beat.loss is None and beat.step_age_seconds is None):
+        return draft
+    if beat.loss is not None:
+        message = f"{beat.non_finite} steps were not finite" if beat.non_finite else ""
+        return draft.set_condition("TrainingHealthy", "True", "Stepping", message)
+    message = f"the loss is not finite; {beat.non_finite} such steps so far"
+    was = next(item for item in draft.state.conditions if item.type == "TrainingHealthy")
+    draft = draft.set_condition("TrainingHealthy", "False", Reason.NON_FINITE_LOSS, message)
+    if was.status == "False":
+        return draft
+    return draft.warning(Reason.NON_FINITE_LOSS, "the loss is not finite")
+
+
+def _unknown(case: Case, draft: Draft, reading: Reading) -> Draft:
+    """Silence is unknown, not failure."""
+    if reading.silent < SILENCE:
+        return draft
+    message = "rank 0 gives no sign of life: neither its address nor its log answers"
+    if reading.log_readable:
+        message = "rank 0 gives no sign of life in its log, and its address does not answer"
+    return draft.set_condition("TrainingHealthy", "Unknown", "ProgressUnavailable", message)
+
+
+def _ago(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else now - timedelta(seconds=min(seconds, 10**9))

@@ -1,0 +1,129 @@
+"""What people are told of a step: conditions and Events; pure. Nothing here is read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mochi_api.outcomes import ROWS, Reason
+from mochi_api.runfile import PREPROCESSING
+from mochi_operator.conditions import COMPLETED, RETRYING, RUNNING, STARTING, WAITING
+from mochi_operator.plan import Draft
+from mochi_operator.policy import acceptance, ending
+from mochi_operator.snapshot import Case, Refusal
+from mochi_operator.state import Attempt, Step
+from mochi_operator.steps import meter
+from mochi_operator.steps.kinds import StepKind
+from mochi_operator.verdicts.finding import Finding, View
+
+ANNOUNCE_SECONDS = 20.0
+"""A trouble that has lasted for so long becomes an Event; shorter ones are in the condition only."""
+
+
+def opened(case: Case, draft: Draft, kind: StepKind, attempt: Attempt) -> Draft:
+    """A new attempt."""
+    if kind.name != "train":
+        draft = draft.set_condition(kind.condition, "False", RUNNING, _named(kind, attempt))
+        return draft.normal("StageStarted", f"{_named(kind, attempt)}: Job {attempt.child} created")
+    numbers = replace(draft.state.numbers, total_steps=case.spec.training.steps, replicas_running=0)
+    draft = draft.with_state(replace(draft.state, numbers=numbers))
+    draft = draft.set_condition("TrainingRunning", "False", STARTING, f"attempt {attempt.number}")
+    draft = draft.set_condition("TrainingHealthy", "Unknown", STARTING, _NO_STEP)
+    return draft.normal("AttemptStarted", f"attempt {attempt.number}: PyTorchJob {attempt.child} created")
+
+
+def going(case: Case, draft: Draft, kind: StepKind, view: View, finding: Finding | None) -> Draft:
+    """An attempt that runs, or waits to."""
+    draft = _announced(case, draft, kind, view.attempt)
+    if kind.name != "train":
+        text = _named(kind, view.attempt)
+        reason = RUNNING if finding is None else WAITING
+        return draft.set_condition(
+            kind.condition, "False", reason, f"{text}: {finding.message}" if finding is not None else text
+        )
+    return _training(case, draft, view, finding)
+
+
+def _training(case: Case, draft: Draft, view: View, finding: Finding | None) -> Draft:
+    running = sum(pod.running for pod in view.pods)
+    draft = draft.with_state(
+        replace(draft.state, numbers=replace(draft.state.numbers, replicas_running=running))
+    )
+    text = f"attempt {view.attempt.number}"
+    if not view.all_run:
+        up = sum(pod.running or pod.succeeded for pod in view.pods)
+        text = f"{text}: {up} of {view.expected} pods run"
+    if finding is not None:
+        text = f"{text}; {finding.message}"
+    if view.all_run or view.attempt.ran is not None:
+        draft = draft.set_condition("TrainingRunning", "True", RUNNING, text)
+        return meter.told(case, draft)
+    draft = draft.set_condition("TrainingRunning", "False", STARTING, text)
+    return meter.told(case, draft)
+
+
+def blocked(case: Case, draft: Draft, kind: StepKind, refusal: Refusal, finding: Finding) -> Draft:
+    """The next attempt cannot be created; it is tried again."""
+    draft = _announced(case, draft, kind, None, at_once=True)
+    if refusal.cause == "taken":
+        return acceptance.not_accepted(draft, Reason.NAME_CONFLICT, finding.message, stalled=True)
+    if refusal.cause == "unserved":
+        return acceptance.not_accepted(draft, Reason.BACKEND_UNAVAILABLE, finding.message, stalled=False)
+    text = f"{kind.name}: {finding.message}" if kind.name != "train" else finding.message
+    return draft.set_condition(kind.condition, "False", WAITING, text)
+
+
+def completed(case: Case, draft: Draft, kind: StepKind) -> Draft:
+    """The step has left its result."""
+    if kind.name == "train":
+        steps = draft.state.numbers.step
+        return draft.set_condition("TrainingRunning", "False", COMPLETED, f"{steps} steps")
+    if kind.name == PREPROCESSING[-1]:
+        reused = [name for name in PREPROCESSING if draft.state.steps[name].items.cache_hit]
+        text = f"reused from the cache: {', '.join(reused)}" if reused else ""
+        return draft.set_condition("Preprocessed", "True", COMPLETED, text)
+    return draft
+
+
+def retrying(
+    case: Case, draft: Draft, kind: StepKind, reason: Reason, text: str, wait_seconds: int
+) -> Draft:
+    """An attempt has failed, and another follows."""
+    said = text if kind.name == "train" else f"{kind.name}: {text}"
+    draft = draft.set_condition(kind.condition, "False", RETRYING, said)
+    if kind.name == "train":
+        draft = draft.set_condition("TrainingHealthy", "Unknown", RETRYING, _NO_STEP)
+        numbers = replace(draft.state.numbers, replicas_running=0, remaining_seconds=None)
+        draft = draft.with_state(replace(draft.state, numbers=numbers))
+    advice = f"{reason}: {said}; the next attempt starts after {wait_seconds} s; if it repeats: {ROWS[reason].action}"
+    return draft.warning("AttemptFailed", advice)
+
+
+def given_up(case: Case, draft: Draft, kind: StepKind, reason: Reason, text: str, action: str) -> Draft:
+    """No further attempt: the run has failed, or goes on without what the step would have made."""
+    said = text if kind.name == "train" else f"{kind.name}: {text}"
+    draft = draft.set_condition(kind.condition, "False", reason, said)
+    if kind.required:
+        return ending.failed(case, draft, reason, said, action)
+    return draft.warning("StageFailed", f"{reason}: {said}; {action}; the training's result is not touched by it")
+
+
+def _announced(
+    case: Case, draft: Draft, kind: StepKind, attempt: Attempt | None, *, at_once: bool = False
+) -> Draft:
+    """The draft with an Event about a trouble that lasts, once."""
+    step: Step = draft.state.steps[kind.name]
+    trouble = step.trouble
+    if trouble is None or trouble.announced:
+        return draft
+    if not at_once and case.age(trouble.since) < ANNOUNCE_SECONDS:
+        return draft
+    draft = draft.with_step(replace(step, trouble=replace(trouble, announced=True)))
+    name = kind.name if attempt is None else _named(kind, attempt)
+    return draft.warning("Waiting", f"{name}: {trouble.message}")
+
+
+def _named(kind: StepKind, attempt: Attempt) -> str:
+    return kind.name if attempt.number == 1 else f"{kind.name}: attempt {attempt.number}"
+
+
+_NO_STEP = "no step of this attempt is known yet"

@@ -1,0 +1,64 @@
+"""Whether the work goes on: signs of life of rank 0, while every pod of the gang runs."""
+
+from __future__ import annotations
+
+from mochi_api.heartbeat import NOT_TOLD
+from mochi_api.outcomes import Reason
+from mochi_operator.snapshot import Reading
+from mochi_operator.verdicts.finding import Finding, View
+
+NOT_TOLD_FACTOR = 4
+"""An image of an earlier version does not tell whether loading and exporting go on: they may take so much longer."""
+SILENCE = 3
+"""Questions in a row without an answer after which nothing is known any more."""
+
+
+def stalled(view: View) -> Finding | None:
+    """Nothing has moved for longer than runPolicy.stallTimeoutSeconds, as rank 0 itself says."""
+    reading = _reading(view)
+    if reading is None or reading.heartbeat is None or reading.received is None or reading.silent:
+        return None
+    beat, limit = reading.heartbeat, view.case.spec.run_policy.stall_timeout_seconds
+    bound = limit * NOT_TOLD_FACTOR if beat.activity == NOT_TOLD else limit
+    quiet = beat.quiet_seconds + view.case.age(reading.received)
+    started = view.first.main.started if view.first is not None else None
+    if beat.activity == NOT_TOLD and beat.step_age_seconds is None and started is not None:
+        quiet = view.case.age(started)
+    if quiet <= bound:
+        return None
+    message = (
+        f"nothing has moved for more than {bound} s while {beat.activity}, after step {beat.done} "
+        f"(runPolicy.stallTimeoutSeconds = {limit})"
+    )
+    return Finding(kind="stalled", reason=Reason.STALLED, message=message, last_step=beat.done)
+
+
+def silent(view: View) -> Finding | None:
+    """The log can be read, and there is no sign of life in it: the program hangs as a whole.
+
+    Where neither the pod's address nor its log answers, nothing is known, and nothing follows from that.
+    """
+    reading = _reading(view)
+    if reading is None or not view.beats or not reading.log_readable or reading.silent < SILENCE:
+        return None
+    limit = view.case.spec.run_policy.stall_timeout_seconds
+    message = f"no sign of life of {view.attempt.child} (runPolicy.stallTimeoutSeconds = {limit})"
+    return Finding(kind="silent", reason=Reason.STALLED, message=message, patience=limit)
+
+
+def left_behind(view: View) -> Finding | None:
+    """Rank 0 has ended well, but the others go on, and nothing tells what they do."""
+    first = view.first
+    if first is None or not first.succeeded or all(pod.ended for pod in view.pods):
+        return None
+    limit = view.case.spec.run_policy.stall_timeout_seconds
+    message = f"{first.name} has ended, but other pods of {view.attempt.child} run on"
+    return Finding(kind="left", reason=Reason.STALLED, message=message, patience=limit)
+
+
+def _reading(view: View) -> Reading | None:
+    """What is known of rank 0, while the whole gang runs: ranks that wait for peers do not stall."""
+    first, reading = view.first, view.case.reading
+    if first is None or reading is None or reading.pod_uid != first.uid:
+        return None
+    return reading if view.all_run and first.running else None

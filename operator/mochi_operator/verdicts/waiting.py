@@ -1,0 +1,58 @@
+"""Pods that wait to run: a queue, a free node, and how long that may take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mochi_api.outcomes import Reason
+from mochi_operator.build.pod import GPU_PRODUCT_LABEL
+from mochi_operator.verdicts.finding import Finding, View
+
+
+def suspended(view: View) -> Finding | None:
+    """A queue, or a person, holds the child back."""
+    if not view.child.suspended:
+        return None
+    ref = view.child.ref
+    return Finding(kind="suspended", message=f"{ref.kind} {ref.name} is suspended (by a queue?)")
+
+
+def unschedulable(view: View) -> Finding | None:
+    """No node fits."""
+    pod = next((pod for pod in view.pods if pod.unschedulable and not pod.ended), None)
+    if pod is None:
+        return None
+    return Finding(kind="unschedulable", message=f"{pod.name}: {pod.unschedulable}{_asked(view, pod.unschedulable)}")
+
+
+def peers(view: View) -> Finding | None:
+    """Some pods of the gang run and wait for the others: that is no stall."""
+    missing = [pod.name for pod in view.pods if not (pod.running or pod.succeeded)]
+    if view.expected == 1 or not missing or len(missing) == len(view.pods):
+        return None
+    return Finding(kind="peers", message=f"the others wait for {', '.join(missing[:4])}")
+
+
+def too_long(view: View, others: Sequence[Finding]) -> Finding | None:
+    """The attempt has waited to run for longer than it may; `others` is what it waits for."""
+    limit = view.case.spec.run_policy.pre_running_deadline_seconds
+    if not limit or view.attempt.ran is not None or view.child.suspended:
+        return None
+    if view.case.age(view.attempt.started) <= limit:
+        return None
+    why = next(iter(others)).message if others else "its pods do not start"
+    message = f"waited longer than runPolicy.preRunningDeadlineSeconds = {limit}: {why}"
+    return Finding(kind="deadline", reason=Reason.DEADLINE_EXCEEDED, message=message)
+
+
+def _asked(view: View, said: str) -> str:
+    """The wish of ours that the scheduler most likely speaks of."""
+    workers = view.case.spec.workers
+    if not view.gpus:
+        return ""
+    if "affinity" in said and workers.gpu_products:
+        products = ", ".join(workers.gpu_products)
+        return f"; it asks for a node with the label {GPU_PRODUCT_LABEL} = {products} (workers.gpuProducts)"
+    if workers.gpu_resource_name in said:
+        return f"; it asks for {view.gpus} x {workers.gpu_resource_name}"
+    return ""
