@@ -14,7 +14,7 @@ uv pip install --quiet --require-hashes --no-deps -r requirements/demo.txt
 uv pip install --quiet --no-deps --no-build-isolation --editable .
 # Pods run from this environment with a read-only file system: without bytecode each of them would compile PyTorch anew.
 env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" - <<'PY'
-import aiohttp, av, boto3, einops, kopf, numpy, peft, PIL.Image, prometheus_client, pydantic, rich.console, yaml
+import aiohttp, av, boto3, einops, kopf, kubernetes.aio.client, kubernetes.aio.config, kubernetes.aio.utils, numpy, peft, PIL.Image, prometheus_client, pydantic, rich.console, yaml
 import safetensors.torch, torch, torch.distributed.checkpoint, torch.distributed.fsdp, transformers
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 boto3.client("s3", region_name="us-east-1")

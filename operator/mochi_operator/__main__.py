@@ -17,7 +17,7 @@ import kopf
 from mochi_operator import VERSION, handlers, log, web
 from mochi_operator.apiserver import ApiServer
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
-from mochi_operator.connection import Connector, LoginError, login
+from mochi_operator.connection import Connector, Login, LoginError
 from mochi_operator.controller import Controller
 from mochi_operator.gather import Gatherer, Key
 from mochi_operator.metrics import Metrics
@@ -35,8 +35,9 @@ USAGE_ERROR = 2
 async def run(settings: Settings, environment: Mapping[str, str]) -> None:
     """The whole operator; returns on SIGTERM or SIGINT, and when one of its loops ends."""
     kopf_settings = handlers.settings()
-    connector = Connector(environment, kopf_settings)
-    await connector()
+    login = Login(environment)
+    connector = Connector(login)
+    await connector.client()
     metrics, backend, queue = Metrics(), PyTorchJobBackend(), WorkQueue[Key]()
     pulse = Pulse(time.monotonic, MISSED_TURNS * settings.resync_seconds)
     cluster = ApiServer(connector)
@@ -53,7 +54,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> None:
             web.application(metrics.registry, pulse), settings.bind_address, settings.http_port
         )
         watching = kopf.operator(
-            registry=handlers.registry(wake, lambda: login(environment, kopf_settings)),
+            registry=handlers.registry(wake, login.for_watches),
             settings=kopf_settings,
             standalone=True,
             clusterwide=not settings.watch_namespaces,

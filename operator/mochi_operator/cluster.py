@@ -5,8 +5,8 @@ ClusterError
 ├── NotServedError       the kind is not installed
 ├── AlreadyExistsError   the name is taken
 ├── StaleError           the object changed since it was read
-├── RefusedError         the API server will not have the object; `final` when a later try cannot help
-└── UnavailableError     no answer in time, or a server error: try again
+├── RefusedError         the API server will not have the object; `cause` says who has to act
+└── UnavailableError     no answer in time, or a server error: try again, not before `retry_after`
 ```
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mochi_api import identity
 
@@ -62,17 +62,41 @@ class StaleError(ClusterError):
     """The object changed, or was replaced, since it was read."""
 
 
+Cause = Literal["invalid", "quota", "admission", "forbidden"]
+"""Why the API server refuses a request, by who has to act: `invalid`: the object itself is wrong; `quota`: a
+ResourceQuota is used up; `admission`: a policy, a webhook, a LimitRange or the end of the namespace forbids it;
+`forbidden`: the operator lacks the right."""
+
+
 class RefusedError(ClusterError):
     """The API server refuses the request."""
 
-    def __init__(self, message: str, *, final: bool) -> None:
-        super().__init__(message)
-        self.final = final
+    def __init__(self, words: str, *, cause: Cause, code: int, reason: str = "") -> None:
+        super().__init__(words)
+        self.words = words
+        """The server's own sentence."""
+        self.cause = cause
+        """Who has to act."""
+        self.code = code
+        """HTTP status."""
+        self.reason = reason
+        """`reason` of the `metav1.Status`, such as Invalid or Forbidden; empty when there is none."""
+
+    @property
+    def final(self) -> bool:
         """True when the object itself is at fault, so that trying again cannot help."""
+        return self.code in (400, 413, 422)
 
 
 class UnavailableError(ClusterError):
     """The API server did not answer in time or had an error of its own."""
+
+    def __init__(self, message: str, *, words: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.words = words or message
+        """The server's own sentence; ours where it said nothing."""
+        self.retry_after = retry_after
+        """Seconds after which the server asks to be called again; None when it does not say."""
 
 
 class Cluster(Protocol):
@@ -112,4 +136,14 @@ class Cluster(Protocol):
 
     async def record(self, namespace: str, event: Manifest) -> None:
         """Create an Event, or refresh the one of the same name."""
+        ...
+
+    async def log(
+        self, namespace: str, pod: str, *, container: str, since_seconds: int, limit_bytes: int
+    ) -> str | None:
+        """The last lines of a container's log, at most `limit_bytes` of them, none older than `since_seconds`.
+
+        None when nothing can be read: no such pod or container, one that has not started, or a kubelet that does not
+        answer in time. Empty when the container was silent. Raises RefusedError without the right to read logs.
+        """
         ...

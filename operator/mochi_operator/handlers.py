@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import kopf
@@ -18,12 +18,12 @@ Wake = Callable[[tuple[str, str]], None]
 """Called with namespace and name of the run that something happened to."""
 
 
-def registry(wake: Wake, login: Callable[[], kopf.ConnectionInfo]) -> kopf.OperatorRegistry:
+def registry(wake: Wake, login: Callable[[], Awaitable[kopf.ConnectionInfo]]) -> kopf.OperatorRegistry:
     """The handlers. A kind that the cluster does not know is left out by Kopf with a warning; the resync covers it."""
     handlers = kopf.OperatorRegistry()
 
     async def credentials(**_: Any) -> kopf.ConnectionInfo:
-        return login()
+        return await login()
 
     async def run_changed(namespace: str | None, name: str | None, **_: Any) -> None:
         if namespace and name:

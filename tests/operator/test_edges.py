@@ -2,7 +2,6 @@
 
 import json
 import logging
-from pathlib import Path
 
 import aiohttp
 import kopf
@@ -11,7 +10,6 @@ from aiohttp import web as server
 
 from mochi_api import metrics as table
 from mochi_operator import handlers, web
-from mochi_operator.connection import LoginError, login
 from mochi_operator.log import JsonFormatter
 from mochi_operator.metrics import Metrics
 from mochi_operator.progress import PORT, HttpProgress
@@ -108,18 +106,15 @@ async def test_no_answer_is_silence():
         assert await HttpProgress(session).read("127.0.0.84") is None
 
 
+async def credentials() -> kopf.ConnectionInfo:
+    return kopf.ConnectionInfo(server="https://x")
+
+
 def test_kopf_only_watches():
-    made = handlers.registry(lambda key: None, lambda: kopf.ConnectionInfo(server="https://x"))
+    made = handlers.registry(lambda key: None, credentials)
     assert len(made._watching.get_all_handlers()) == len(handlers.WATCHED)
     for kind in (made._changing, made._spawning, made._indexing, made._webhooks):
         assert kind.get_all_handlers() == [], "a finalizer or an annotation would follow"
     chosen = handlers.settings()
     assert chosen.scanning.disabled
     assert not chosen.posting.enabled
-
-
-def test_without_credentials_the_operator_says_what_it_looked_for(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    with pytest.raises(LoginError, match="neither a service account nor KUBECONFIG"):
-        login({}, kopf.OperatorSettings())

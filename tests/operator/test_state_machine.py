@@ -271,7 +271,9 @@ async def test_a_second_pass_changes_nothing(turns):
 async def test_an_object_the_api_server_will_not_have_fails_the_run():
     world = World()
     world.cluster.refuse = lambda manifest: (
-        RefusedError("spec.template: Invalid value", final=True) if manifest["kind"] == "PyTorchJob" else None
+        RefusedError("spec.template: Invalid value", cause="invalid", code=422)
+        if manifest["kind"] == "PyTorchJob"
+        else None
     )
     await world.until(lambda world: world.phase == "Failed")
     assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
@@ -281,7 +283,7 @@ async def test_an_object_the_api_server_will_not_have_fails_the_run():
 async def test_a_refusal_that_may_pass_is_said_and_tried_again():
     world = World()
     world.cluster.refuse = lambda manifest: (
-        RefusedError("exceeded quota: jobs", final=False) if manifest["kind"] == "Job" else None
+        RefusedError("exceeded quota: jobs", cause="quota", code=403) if manifest["kind"] == "Job" else None
     )
     await world.turn()
     assert "exceeded quota: jobs" in world.condition("Accepted")["message"]
