@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-import kopf
 
-from mochi_operator import VERSION, handlers, log, web
+from mochi_operator import VERSION, log, web
 from mochi_operator.apiserver import ApiServer
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.connection import Connector, Login, LoginError
 from mochi_operator.controller import Controller
 from mochi_operator.gather import Gatherer, Key
+from mochi_operator.heartbeats import HttpHeartbeats
 from mochi_operator.metrics import Metrics
-from mochi_operator.progress import HttpProgress
+from mochi_operator.prober import Prober
 from mochi_operator.pulse import Pulse
 from mochi_operator.settings import Settings, SettingsError, from_environment
+from mochi_operator.watches import Watches
 from mochi_operator.workqueue import WorkQueue
 
 _log = logging.getLogger("mochi_operator")
@@ -34,42 +37,52 @@ USAGE_ERROR = 2
 
 async def run(settings: Settings, environment: Mapping[str, str]) -> None:
     """The whole operator; returns on SIGTERM or SIGINT, and when one of its loops ends."""
-    kopf_settings = handlers.settings()
-    login = Login(environment)
-    connector = Connector(login)
+    connector = Connector(Login(environment))
     await connector.client()
     metrics, backend, queue = Metrics(), PyTorchJobBackend(), WorkQueue[Key]()
     pulse = Pulse(time.monotonic, MISSED_TURNS * settings.resync_seconds)
     cluster = ApiServer(connector)
 
     def wake(key: Key) -> None:
-        pulse.watched()
         queue.add(key)
         metrics.queued(len(queue))
 
-    async with aiohttp.ClientSession() as session:
-        gatherer = Gatherer(cluster, backend, HttpProgress(session), settings, lambda: datetime.now(UTC))
+    def watched(key: Key) -> None:
+        pulse.watched()
+        wake(key)
+
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(connector.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        prober = Prober(HttpHeartbeats(session), cluster, _now, wake, told_seconds=settings.progress_seconds)
+        stack.push_async_callback(prober.close)
+        gatherer = Gatherer(cluster, backend, prober, settings, _now)
         controller = Controller(cluster, gatherer, backend, queue, metrics, pulse)
         runner = await web.serve(
             web.application(metrics.registry, pulse), settings.bind_address, settings.http_port
         )
-        watching = kopf.operator(
-            registry=handlers.registry(wake, login.for_watches),
-            settings=kopf_settings,
-            standalone=True,
-            clusterwide=not settings.watch_namespaces,
-            namespaces=settings.watch_namespaces,
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(queue.close)
+        watches = Watches(settings.watch_namespaces, environment, watched)
+        watches.start()
+        stack.push_async_callback(watches.stop)
+        await _until_first_ends(
+            _stopped(),
+            controller.resync(settings.watch_namespaces, settings.resync_seconds),
+            *(controller.work() for _ in range(settings.workers)),
         )
-        try:
-            await _until_first_ends(
-                watching,
-                controller.resync(settings.watch_namespaces, settings.resync_seconds),
-                *(controller.work() for _ in range(settings.workers)),
-            )
-        finally:
-            queue.close()
-            await runner.cleanup()
-            await connector.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def _stopped() -> None:
+    """Wait for SIGTERM or SIGINT, also where whoever started us had them ignored."""
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    await asked.wait()
 
 
 async def _until_first_ends(*loops: Coroutine[Any, Any, None]) -> None:

@@ -30,9 +30,7 @@ def initial(now: datetime) -> tuple[Condition, ...]:
 def completed(state: State, now: datetime) -> State:
     """The state with every condition that this version knows; an earlier one knew fewer."""
     missing = tuple(
-        _condition(kind, "Unknown", PENDING, "", now)
-        for kind in CONDITION_TYPES
-        if find(state, kind) is None
+        _condition(kind, "Unknown", PENDING, "", now) for kind in CONDITION_TYPES if find(state, kind) is None
     )
     return replace(state, conditions=(*state.conditions, *missing)) if missing else state
 

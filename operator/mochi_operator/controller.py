@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 
+from mochi_operator import conditions
 from mochi_operator.backend.protocol import TrainingBackend
 from mochi_operator.cluster import FINETUNES, Cluster, ClusterError, StaleError
 from mochi_operator.gather import Gatherer, Key
-from mochi_operator.metrics import Metrics
+from mochi_operator.metrics import Metrics, RunNumbers
 from mochi_operator.pulse import Pulse
-from mochi_operator.reconcile import reconcile
+from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Controller:
         self._queue = queue
         self._metrics = metrics
         self._pulse = pulse
-        self._known: set[Key] = set()
+        self._known: dict[str | None, set[Key]] = {}
 
     async def work(self) -> None:
         """Take keys and reconcile them, for ever."""
@@ -73,7 +74,7 @@ class Controller:
             _log.exception("%s/%s: defect of the operator; tried again after %.0f s", *key, pause)
             self._metrics.passed("error", time.monotonic() - begun)
             return
-        self._metrics.saw(key, result.seen)
+        self._metrics.saw(key, _numbers(result))
         self._metrics.passed("ok", time.monotonic() - begun)
         self._queue.done(key, result.wake_seconds)
 
@@ -84,15 +85,36 @@ class Controller:
             await asyncio.sleep(seconds)
 
     async def _sweep(self, namespaces: Sequence[str]) -> bool:
-        found: set[Key] = set()
-        try:
-            for namespace in namespaces or (None,):
-                for raw in await self._cluster.list(FINETUNES, namespace):
-                    found.add((raw["metadata"]["namespace"], raw["metadata"]["name"]))
-        except ClusterError as error:
-            _log.warning("runs cannot be listed: %s", error)
-            return False
-        for key in found | self._known:
-            self._queue.add(key)
-        self._known = found
-        return True
+        """Whether any namespace could be listed; one that cannot costs only itself."""
+        listed = False
+        for namespace in namespaces or (None,):
+            try:
+                found = {
+                    (raw["metadata"]["namespace"], raw["metadata"]["name"])
+                    for raw in await self._cluster.list(FINETUNES, namespace)
+                }
+            except ClusterError as error:
+                _log.warning("runs of %s cannot be listed: %s", namespace or "all namespaces", error)
+                continue
+            listed = True
+            for key in found | self._known.get(namespace, set()):
+                self._queue.add(key)
+            self._known[namespace] = found
+        return listed
+
+
+def _numbers(result: Pass) -> RunNumbers | None:
+    """What the metrics tell of the run; None when it is gone."""
+    snapshot = result.snapshot
+    if snapshot is None:
+        return None
+    state = result.plan.state or snapshot.state
+    return RunNumbers(
+        mode=snapshot.spec.mode if snapshot.spec is not None else "",
+        uid=snapshot.run.uid,
+        phase=conditions.phase(state),
+        attempts=state.steps["train"].number,
+        failed_items={
+            name: step.items.failed for name, step in state.steps.items() if name != "train" and step.attempts
+        },
+    )

@@ -57,7 +57,9 @@ def decide(snapshot: Snapshot, backend: TrainingBackend) -> Plan:
 
 
 def _plan(snapshot: Snapshot, draft: Draft, creates: tuple[Manifest, ...]) -> Plan:
-    phase = "Failed" if snapshot.spec is None and draft.state.resolved is None else conditions.phase(draft.state)
+    phase = (
+        "Failed" if snapshot.spec is None and draft.state.resolved is None else conditions.phase(draft.state)
+    )
     status = wire.write(draft.state, phase=phase, generation=snapshot.run.generation)
     return Plan(
         creates=creates,

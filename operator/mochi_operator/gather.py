@@ -25,7 +25,7 @@ from mochi_operator.cluster import (
     Manifest,
     NotServedError,
 )
-from mochi_operator.prober import Prober, Target
+from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Child, Family, Pod, Run, Snapshot
 from mochi_operator.state import State
@@ -56,7 +56,7 @@ class Gatherer:
         self,
         cluster: Cluster,
         backend: TrainingBackend,
-        prober: Prober,
+        prober: SignsOfLife,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
@@ -102,7 +102,9 @@ class Gatherer:
         own = [raw for raw in listed.pods if not observe.is_leftover_pod(raw, run)]
         pods = tuple(observe.pod(raw) for raw in own)
         children = [observe.child(raw) for raw in listed.jobs if observe.owner_uid(raw) == run.uid]
-        children += [self._backend.observe(raw) for raw in listed.trainings if observe.owner_uid(raw) == run.uid]
+        children += [
+            self._backend.observe(raw) for raw in listed.trainings if observe.owner_uid(raw) == run.uid
+        ]
         return Family(
             children=tuple([await self._warned(run, child, pods) for child in children]),
             pods=pods,
@@ -119,7 +121,10 @@ class Gatherer:
         labels = {identity.LABEL_FINETUNE: run.name}
         jobs = await self._cluster.list(JOBS, run.namespace, labels=labels)
         try:
-            trainings, served = await self._cluster.list(self._backend.kind, run.namespace, labels=labels), True
+            trainings, served = (
+                await self._cluster.list(self._backend.kind, run.namespace, labels=labels),
+                True,
+            )
         except NotServedError:
             trainings, served = [], False
         pods = await self._cluster.list(PODS, run.namespace, labels=labels)
@@ -162,4 +167,3 @@ def _target(run: Run, state: State, family: Family) -> Target | None:
                 address=first.ip if name == "train" else "",
             )
     return None
-

@@ -1,8 +1,9 @@
-"""The operator's own Prometheus metrics, and what it last saw of every run; a run that is gone leaves no series."""
+"""The operator's own Prometheus metrics, and a line of numbers for every run; a run that is gone leaves no series."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,20 +11,32 @@ from prometheus_client.registry import Collector
 
 from mochi_api import metrics as table
 from mochi_api.metrics import Metric as Row
-from mochi_api.status import PHASES
+from mochi_api.status import PHASES, Phase
 from mochi_operator import VERSION
-from mochi_operator.snapshot import Snapshot
 
 Key = tuple[str, str]
 _TOTAL = "_total"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunNumbers:
+    """What the metrics tell of one run."""
+
+    mode: str
+    uid: str
+    phase: Phase
+    attempts: int
+    """Attempts of the training."""
+    failed_items: Mapping[str, int]
+    """Clips that could not be used, by stage."""
+
+
 class Metrics(Collector):
-    """Counters of the loop, and gauges made from the newest snapshot of every run."""
+    """Counters of the loop, and gauges made from the newest numbers of every run."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._runs: dict[Key, Snapshot] = {}
+        self._runs: dict[Key, RunNumbers] = {}
         self._passes = _counter(self.registry, table.OPERATOR_RECONCILES)
         self._seconds = Histogram(
             table.OPERATOR_RECONCILE_SECONDS.name,
@@ -46,12 +59,12 @@ class Metrics(Collector):
         """So many keys wait."""
         self._depth.set(depth)
 
-    def saw(self, key: Key, snapshot: Snapshot | None) -> None:
+    def saw(self, key: Key, numbers: RunNumbers | None) -> None:
         """The run as it is now; None when it is gone."""
-        if snapshot is None:
+        if numbers is None:
             self._runs.pop(key, None)
         else:
-            self._runs[key] = snapshot
+            self._runs[key] = numbers
 
     def collect(self) -> Iterable[Metric]:
         """Series of all runs."""
@@ -60,13 +73,13 @@ class Metrics(Collector):
         row = table.FINETUNE_ATTEMPTS
         attempts = CounterMetricFamily(row.name.removesuffix(_TOTAL), row.help, labels=row.labels)
         for (namespace, name), seen in self._runs.items():
-            labels, status = [namespace, name], seen.status
-            info.add_metric([*labels, seen.spec.mode if seen.spec is not None else "", seen.run.uid], 1)
+            labels = [namespace, name]
+            info.add_metric([*labels, seen.mode, seen.uid], 1)
             for word in PHASES:
-                phase.add_metric([*labels, word], float(status.phase == word))
-            attempts.add_metric(labels, status.training.attempt if status.training is not None else 0)
-            for stage in status.stages:
-                failed.add_metric([*labels, stage.name], stage.items_failed)
+                phase.add_metric([*labels, word], float(seen.phase == word))
+            attempts.add_metric(labels, seen.attempts)
+            for stage, count in seen.failed_items.items():
+                failed.add_metric([*labels, stage], count)
         return [info, phase, attempts, failed]
 
 

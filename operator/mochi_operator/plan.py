@@ -56,9 +56,7 @@ class Draft:
 
     def set_condition(self, kind: ConditionType, truth: Truth, reason: str, message: str = "") -> Draft:
         """The same with one condition changed."""
-        return self.with_state(
-            conditions.set_condition(self.state, kind, truth, reason, message, self.now)
-        )
+        return self.with_state(conditions.set_condition(self.state, kind, truth, reason, message, self.now))
 
     def starting(self, start: Start) -> Draft:
         """The same with one more child to make."""

@@ -53,8 +53,20 @@ class HeartbeatSource(Protocol):
         ...
 
 
+class SignsOfLife(Protocol):
+    """What the passes need of a prober."""
+
+    def aim(self, key: Key, target: Target | None) -> None:
+        """From now on ask this pod for the run `key`; None: nobody."""
+        ...
+
+    def reading(self, key: Key) -> Reading | None:
+        """What is known of the pod that `key` is aimed at."""
+        ...
+
+
 class Prober:
-    """Asks the pods it is aimed at, and remembers the newest answer of each."""
+    """`SignsOfLife` of real pods. Asks the pods it is aimed at, and remembers the newest answer of each."""
 
     def __init__(
         self,

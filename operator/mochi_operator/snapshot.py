@@ -135,7 +135,9 @@ class Refusal:
     """A child that could not be created, in the API server's words."""
 
     ref: ObjectRef
-    cause: Literal["taken", "leftover", "invalid", "admission", "quota", "forbidden", "unserved", "unavailable"]
+    cause: Literal[
+        "taken", "leftover", "invalid", "admission", "quota", "forbidden", "unserved", "unavailable"
+    ]
     """taken: a foreign object has the name. leftover: an object of a deleted run has it. invalid: the object is at
     fault. unavailable: no answer, or an error of the server or of one of its webhooks."""
     message: str

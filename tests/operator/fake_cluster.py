@@ -51,6 +51,8 @@ class FakeCluster:
         """Verb, group and resource of every call."""
         self.writes: list[tuple[str, str, str]] = []
         """Verb, kind and name of every call that changed something."""
+        self.logs: dict[str, str] = {}
+        """By pod."""
         self.absent: set[str] = set()
         """Kinds that are not installed."""
         self.refuse: Callable[[Manifest], RefusedError | None] = lambda manifest: None
@@ -116,6 +118,12 @@ class FakeCluster:
         self._bump(found)
         self.writes.append(("patch", FINETUNES.name, name))
         self._kill()
+
+    async def log(
+        self, namespace: str, pod: str, *, container: str, since_seconds: int, limit_bytes: int
+    ) -> str | None:
+        self.calls.add(("get", "", "pods/log"))
+        return self.logs.get(pod)
 
     async def record(self, namespace: str, event: Manifest) -> None:
         self.calls |= {("create", EVENTS.group, EVENTS.plural), ("patch", EVENTS.group, EVENTS.plural)}

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mochi_api import identity
-from mochi_api.outcomes import Outcome, Reason, SampleResult, StageResult, TrainingResult
-from mochi_api.progress import Progress
+from mochi_api.outcomes import CheckResult, Outcome, Reason, SampleResult, StageResult, TrainingResult
+from mochi_api.heartbeat import Heartbeat
 from mochi_operator import observe
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.cluster import FINETUNES, Manifest
 from mochi_operator.gather import Gatherer
+from mochi_operator.prober import Target
 from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.settings import Settings
+from mochi_operator.snapshot import Reading
 from mochi_operator.timestamps import render
 from tests.operator.fake_cluster import Clock, FakeCluster
 
@@ -52,6 +54,8 @@ def well(stage: str, attempt: int, rank: int) -> End:
             sampleURIs=["s3://runs/dissolve/a.mp4"], reportURI="s3://runs/dissolve/report.html"
         )
         return End(outcome=result.model_copy(update={"sample_result": sample}))
+    if stage == "check":
+        return End(outcome=result.model_copy(update={"check_result": CheckResult(clips=3)}))
     counts = StageResult(cache_key=f"key-{stage}", items_total=3, items_done=3)
     return End(outcome=result.model_copy(update={"stage_result": counts}))
 
@@ -67,16 +71,35 @@ def failing(reason: Reason, code: int, *, until: int, message: str = "") -> Scri
     return script
 
 
-class FakeProgress:
-    """Answers of rank 0, or silence."""
+class FakeSigns:
+    """Signs of life of the pod that a run is aimed at: `answer`, or silence, counted anew at every pass."""
 
-    def __init__(self) -> None:
-        self.answer: Progress | None = None
-        self.asked: list[str] = []
+    def __init__(self, clock: Clock) -> None:
+        self.answer: Heartbeat | None = None
+        self.log_readable = False
+        self.targets: list[Target] = []
+        self._clock = clock
+        self._target: Target | None = None
+        self._reading: Reading | None = None
 
-    async def read(self, address: str) -> Progress | None:
-        self.asked.append(address)
-        return self.answer
+    def aim(self, key: tuple[str, str], target: Target | None) -> None:
+        if target != self._target:
+            self._reading = None if target is None else Reading(pod_uid=target.uid)
+        if target is not None and target not in self.targets:
+            self.targets.append(target)
+        self._target = target
+
+    def reading(self, key: tuple[str, str]) -> Reading | None:
+        if self._reading is None:
+            return None
+        if self.answer is None:
+            silent = self._reading.silent + 1
+            self._reading = replace(self._reading, silent=silent, log_readable=self.log_readable)
+        else:
+            self._reading = Reading(
+                pod_uid=self._reading.pod_uid, heartbeat=self.answer, received=self._clock.now
+            )
+        return self._reading
 
 
 class World:
@@ -85,7 +108,7 @@ class World:
     def __init__(self, spec: dict[str, Any] | None = None, *, name: str = NAME) -> None:
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock)
-        self.progress = FakeProgress()
+        self.signs = FakeSigns(self.clock)
         self.settings = Settings(trainer_image=IMAGE, progress_seconds=30)
         self.script: Script = well
         self.key = (NAMESPACE, name)
@@ -106,7 +129,7 @@ class World:
 
     def restart(self) -> None:
         """A new operator process: what the old one remembered is gone."""
-        self.gatherer = Gatherer(self.cluster, self.backend, self.progress, self.settings, self.clock)
+        self.gatherer = Gatherer(self.cluster, self.backend, self.signs, self.settings, self.clock)
 
     async def turn(self) -> Pass:
         """One pass of the operator."""
@@ -167,6 +190,7 @@ class World:
             "phase": "Failed" if end.code else "Succeeded",
             "containerStatuses": [
                 {
+                    "name": _name(pod),
                     "state": {
                         "terminated": {
                             "exitCode": end.code,
@@ -188,7 +212,7 @@ class World:
             pod["status"] |= {
                 "phase": "Running",
                 "podIP": "10.0.0.7",
-                "containerStatuses": [{"state": started}],
+                "containerStatuses": [{"name": _name(pod), "state": started}],
             }
             self.cluster.touch(pod)
         elif phase == "Running":
@@ -253,6 +277,10 @@ class World:
             ]
         }
         self.cluster.touch(job)
+
+
+def _name(pod: Manifest) -> str:
+    return pod["spec"]["containers"][0]["name"]
 
 
 def lora(**sections: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from mochi_api import identity
 from mochi_operator import names, observe
-from mochi_operator.build.recipe import Recipe, metadata
 from mochi_operator.build.pod import from_field, template, value
+from mochi_operator.build.recipe import Recipe, metadata
 from mochi_operator.cluster import PYTORCHJOBS, Kind, Manifest
 from mochi_operator.snapshot import Child
 

@@ -53,7 +53,9 @@ def from_field(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _spec(recipe: Recipe, container: str, env: Sequence[dict[str, Any]], grace_seconds: int) -> dict[str, Any]:
+def _spec(
+    recipe: Recipe, container: str, env: Sequence[dict[str, Any]], grace_seconds: int
+) -> dict[str, Any]:
     extra = recipe.spec.workers.pod_template
     return {
         **_restart(recipe),

@@ -72,7 +72,7 @@ def accepted(snapshot: Snapshot, draft: Draft) -> Draft:
         state = replace(
             draft.state,
             resolved=choices(spec, snapshot.default_image),
-            artifacts=Artifacts(run_uri=run_uri),
+            artifacts=Artifacts(runURI=run_uri),
         )
         draft = draft.with_state(state).normal("Accepted", f"results go to {run_uri}")
     if snapshot.refusals:

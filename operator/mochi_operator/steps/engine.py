@@ -169,9 +169,11 @@ def _unknown_command(view: View) -> bool:
 def _complete_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
     """Take the result of rank 0; one that is lost is made again, which costs little: the work is in the store."""
     outcome = next((found for pod in view.pods if (found := _result(pod)) is not None), None)
-    recorded = kind.record(case, draft, view.child, outcome) if outcome is not None else None
+    recorded = kind.record(draft, _left(case, kind, view, outcome)) if outcome is not None else None
     if outcome is None or recorded is None:
-        message = f"{view.child.ref.kind} {view.child.ref.name} succeeded, but its pod left no readable result"
+        message = (
+            f"{view.child.ref.kind} {view.child.ref.name} succeeded, but its pod left no readable result"
+        )
         lost = Finding(kind="lost", reason=Reason.ARTIFACTS_MISSING, message=message)
         return fail_attempt(case, draft, kind, lost, view.child)
     step = recorded.state.steps[kind.name]
@@ -186,7 +188,17 @@ def _complete_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> D
         last_step=last,
     )
     done = replace(step.with_newest(ended), trouble=None, spent=0)
-    return telling.completed(case, recorded.with_step(done), kind)
+    return telling.completed(recorded.with_step(done), kind)
+
+
+def _left(case: Case, kind: StepKind, view: View, outcome: Outcome) -> results.Left:
+    return results.Left(
+        step=kind.name,
+        attempt=view.attempt.number,
+        mode=case.spec.mode,
+        ended=view.child.finished or case.now,
+        outcome=outcome,
+    )
 
 
 def _result(pod: Pod) -> Outcome | None:
@@ -208,9 +220,7 @@ def _skip(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
     return draft.normal("StageSkipped", f"{kind.name}: {message}")
 
 
-def fail_attempt(
-    case: Case, draft: Draft, kind: StepKind, finding: Finding, child: Child | None
-) -> Draft:
+def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, child: Child | None) -> Draft:
     """The attempt has failed: into the history with it, then a new one, or the end of the step.
 
     The failed object is deleted only after the status tells why, or a kill in between would lose the reason.
@@ -240,13 +250,18 @@ def fail_attempt(
     if account.refusal:
         action = _action(finding, reason)
         return telling.given_up(
-            case, draft.with_step(replace(step, given_up=True)), kind, reason, f"{text}; {account.refusal}", action
+            case,
+            draft.with_step(replace(step, given_up=True)),
+            kind,
+            reason,
+            f"{text}; {account.refusal}",
+            action,
         )
     wait = timedelta(seconds=account.wait_seconds)
     draft = draft.with_step(replace(step, not_before=case.now + wait))
     if child is not None and not child.deleting:
         draft = draft.deleting(child.ref)
-    draft = telling.retrying(case, draft, kind, reason, text, account.wait_seconds)
+    draft = telling.retrying(draft, kind, reason, text, account.wait_seconds)
     return draft.waking(min(SOON_SECONDS, account.wait_seconds)).settle()
 
 
@@ -305,8 +320,7 @@ def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
             finding.message,
             ROWS[finding.reason or Reason.POD_REFUSED].action,
         )
-    draft = telling.blocked(case, draft, kind, refusal, finding)
-    return draft.starting(start).waking(RETRY_SECONDS).settle()
+    return telling.blocked(case, draft, kind, refusal, finding).waking(RETRY_SECONDS).settle()
 
 
 def _made(case: Case, start: Start) -> tuple[str, str]:
@@ -343,7 +357,11 @@ def _last_pods_stay(case: Case, step: Step) -> bool:
     """
     if not step.attempts:
         return False
-    old = [pod for pod in case.family.pods if pod.step == step.name and pod.attempt <= step.number and not pod.ended]
+    old = [
+        pod
+        for pod in case.family.pods
+        if pod.step == step.name and pod.attempt <= step.number and not pod.ended
+    ]
     grace = timedelta(seconds=case.spec.run_policy.grace_period_seconds) + SAVING
     ended = step.attempts[0].ended or case.now
     return case.now < ended + grace and any(not nodes.unreachable(pod, case) for pod in old)
@@ -362,4 +380,3 @@ def _clear_away(case: Case, draft: Draft, step: Step) -> Draft:
         left = LINGER_SECONDS - case.age(newest) if newest is not None else 0.0
         draft = draft.waking(left) if left > 0 else draft.deleting(child.ref)
     return draft
-

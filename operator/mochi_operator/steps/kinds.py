@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mochi_api.outcomes import Outcome
 from mochi_api.runfile import STAGES, Stage
 from mochi_api.status import ConditionType, Resolved
 from mochi_operator.plan import Draft
-from mochi_operator.snapshot import Case, Child
 from mochi_operator.state import State
 from mochi_operator.steps import results
 
-Record = Callable[[Case, Draft, Child, Outcome], "Draft | None"]
+Record = Callable[[Draft, results.Left], Draft | None]
 """Puts what an attempt has left into the draft; None when its outcome holds no result of this step."""
 
 

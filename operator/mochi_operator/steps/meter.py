@@ -27,12 +27,12 @@ def told(case: Case, draft: Draft) -> Draft:
     if reading is None:
         return draft
     if reading.heartbeat is None or reading.silent:
-        return _unknown(case, draft, reading)
+        return _unknown(draft, reading)
     if not _due(case, draft.state.numbers, reading.heartbeat):
         return draft
     beat = reading.heartbeat
     numbers = _measured(draft.state.numbers, beat, case.now, reading.received or case.now)
-    draft = _health(case, draft.with_state(replace(draft.state, numbers=numbers)), beat)
+    draft = _health(draft.with_state(replace(draft.state, numbers=numbers)), beat)
     if beat.checkpoint_step is None or not beat.checkpoint_uri:
         return draft
     saved = _ago(case.now, beat.checkpoint_age_seconds)
@@ -41,10 +41,10 @@ def told(case: Case, draft: Draft) -> Draft:
         uri=beat.checkpoint_uri,
         time=render(saved) if saved is not None else None,
     )
-    return with_checkpoint(case, draft, latest)
+    return with_checkpoint(draft, latest)
 
 
-def with_checkpoint(case: Case, draft: Draft, latest: Checkpoint) -> Draft:
+def with_checkpoint(draft: Draft, latest: Checkpoint) -> Draft:
     """CheckpointReady names the newest complete checkpoint."""
     draft = draft.with_state(replace(draft.state, checkpoint=latest))
     return draft.set_condition(
@@ -98,7 +98,7 @@ def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetim
     )
 
 
-def _health(case: Case, draft: Draft, beat: Heartbeat) -> Draft:
+def _health(draft: Draft, beat: Heartbeat) -> Draft:
     if beat.done == 0 or (beat.loss is None and beat.step_age_seconds is None):
         return draft
     if beat.loss is not None:
@@ -112,7 +112,7 @@ def _health(case: Case, draft: Draft, beat: Heartbeat) -> Draft:
     return draft.warning(Reason.NON_FINITE_LOSS, "the loss is not finite")
 
 
-def _unknown(case: Case, draft: Draft, reading: Reading) -> Draft:
+def _unknown(draft: Draft, reading: Reading) -> Draft:
     """Silence is unknown, not failure."""
     if reading.silent < SILENCE:
         return draft

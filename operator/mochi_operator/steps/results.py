@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from mochi_api.outcomes import Outcome, StageResult
 from mochi_api.runfile import Stage
+from mochi_api.spec import Mode
 from mochi_api.status import Artifacts, Checkpoint, FailedItem
 from mochi_operator.plan import Draft
-from mochi_operator.snapshot import Case, Child
 from mochi_operator.state import Items
 from mochi_operator.steps import meter
 from mochi_operator.timestamps import render
 
 
-def checked(case: Case, draft: Draft, child: Child, outcome: Outcome) -> Draft | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Left:
+    """What an attempt has left behind."""
+
+    step: Stage
+    attempt: int
+    mode: Mode
+    ended: datetime
+    outcome: Outcome
+
+
+def checked(draft: Draft, left: Left) -> Draft | None:
     """The inputs are there."""
-    result = outcome.check_result
+    result = left.outcome.check_result
     if result is None:
         return None
     items = Items(total=result.clips, done=result.clips, message="; ".join(result.warnings))
     draft = _with_items(draft, "check", items)
     found = "; ".join(result.checked) or "the inputs are there"
-    draft = draft.set_condition("Checked", "True", "Completed", found).normal("StageSucceeded", f"check: {found}")
+    draft = draft.set_condition("Checked", "True", "Completed", found).normal(
+        "StageSucceeded", f"check: {found}"
+    )
     return draft.warning("CheckWarning", f"check: {items.message}") if items.message else draft
 
 
-def embedded(case: Case, draft: Draft, child: Child, outcome: Outcome) -> Draft | None:
+def embedded(draft: Draft, left: Left) -> Draft | None:
     """Clips, captions or latents are in the cache."""
-    result = outcome.stage_result
+    result = left.outcome.stage_result
     if result is None:
         return None
-    name = _name(child)
+    name = left.step
     draft = _with_items(draft, name, items_of(result))
     how = f"reused from the cache (key {result.cache_key})" if result.cache_hit else "done"
-    draft = draft.normal("StageSucceeded", f"{name}: {how}: {result.items_done} of {result.items_total} clips")
+    draft = draft.normal(
+        "StageSucceeded", f"{name}: {how}: {result.items_done} of {result.items_total} clips"
+    )
     if not result.items_failed:
         return draft
     named = "; ".join(f"{item.clip}: {item.message}" for item in result.failures)
@@ -42,35 +58,34 @@ def embedded(case: Case, draft: Draft, child: Child, outcome: Outcome) -> Draft 
     return draft.warning("FailedItems", text[:1000])
 
 
-def trained(case: Case, draft: Draft, child: Child, outcome: Outcome) -> Draft | None:
+def trained(draft: Draft, left: Left) -> Draft | None:
     """The adapter, or the tuned weights, are stored."""
-    result = outcome.training_result
+    result = left.outcome.training_result
     if result is None or not result.artifact_uri:
         return None
-    ended = child.finished or case.now
     state = replace(
         draft.state,
-        numbers=meter.final(draft.state.numbers, result, ended),
+        numbers=meter.final(draft.state.numbers, result, left.ended),
         artifacts=replaced(
             draft.state.artifacts,
-            lora_uri=result.artifact_uri if case.spec.mode == "lora" else None,
-            weights_uri=result.artifact_uri if case.spec.mode == "full" else None,
+            lora_uri=result.artifact_uri if left.mode == "lora" else None,
+            weights_uri=result.artifact_uri if left.mode == "full" else None,
             sha256=result.sha256,
             size_bytes=result.size_bytes,
         ),
     )
     draft = draft.with_state(state)
     if result.checkpoint_uri:
-        latest = Checkpoint(step=result.final_step, uri=result.checkpoint_uri, time=render(ended))
-        draft = meter.with_checkpoint(case, draft, latest)
+        latest = Checkpoint(step=result.final_step, uri=result.checkpoint_uri, time=render(left.ended))
+        draft = meter.with_checkpoint(draft, latest)
     draft = draft.set_condition("TrainingHealthy", "True", "Completed")
-    text = f"attempt {child.attempt}: {result.artifact_uri}"
+    text = f"attempt {left.attempt}: {result.artifact_uri}"
     return draft.normal("TrainingSucceeded", text)
 
 
-def sampled(case: Case, draft: Draft, child: Child, outcome: Outcome) -> Draft | None:
+def sampled(draft: Draft, left: Left) -> Draft | None:
     """Sample videos and the report are stored."""
-    result = outcome.sample_result
+    result = left.outcome.sample_result
     if result is None:
         return None
     count = len(result.sample_uris)
@@ -110,20 +125,15 @@ def replaced(
     """The artifacts with what is given replaced."""
     old = artifacts or Artifacts()
     return Artifacts(
-        run_uri=old.run_uri if run_uri is None else run_uri,
-        lora_uri=old.lora_uri if lora_uri is None else lora_uri,
-        weights_uri=old.weights_uri if weights_uri is None else weights_uri,
+        runURI=old.run_uri if run_uri is None else run_uri,
+        loraURI=old.lora_uri if lora_uri is None else lora_uri,
+        weightsURI=old.weights_uri if weights_uri is None else weights_uri,
         sha256=old.sha256 if sha256 is None else sha256,
         size_bytes=old.size_bytes if size_bytes is None else size_bytes,
-        sample_uris=old.sample_uris if sample_uris is None else sample_uris,
-        report_uri=old.report_uri if report_uri is None else report_uri,
+        sampleURIs=old.sample_uris if sample_uris is None else sample_uris,
+        reportURI=old.report_uri if report_uri is None else report_uri,
     )
 
 
 def _with_items(draft: Draft, name: Stage, items: Items) -> Draft:
     return draft.with_step(replace(draft.state.steps[name], items=items))
-
-
-def _name(child: Child) -> Stage:
-    found: dict[str, Stage] = {"trim": "trim", "captions": "captions", "videos": "videos"}
-    return found[child.step]

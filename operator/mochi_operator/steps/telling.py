@@ -72,7 +72,7 @@ def blocked(case: Case, draft: Draft, kind: StepKind, refusal: Refusal, finding:
     return draft.set_condition(kind.condition, "False", WAITING, text)
 
 
-def completed(case: Case, draft: Draft, kind: StepKind) -> Draft:
+def completed(draft: Draft, kind: StepKind) -> Draft:
     """The step has left its result."""
     if kind.name == "train":
         steps = draft.state.numbers.step
@@ -84,9 +84,7 @@ def completed(case: Case, draft: Draft, kind: StepKind) -> Draft:
     return draft
 
 
-def retrying(
-    case: Case, draft: Draft, kind: StepKind, reason: Reason, text: str, wait_seconds: int
-) -> Draft:
+def retrying(draft: Draft, kind: StepKind, reason: Reason, text: str, wait_seconds: int) -> Draft:
     """An attempt has failed, and another follows."""
     said = text if kind.name == "train" else f"{kind.name}: {text}"
     draft = draft.set_condition(kind.condition, "False", RETRYING, said)
@@ -104,7 +102,9 @@ def given_up(case: Case, draft: Draft, kind: StepKind, reason: Reason, text: str
     draft = draft.set_condition(kind.condition, "False", reason, said)
     if kind.required:
         return ending.failed(case, draft, reason, said, action)
-    return draft.warning("StageFailed", f"{reason}: {said}; {action}; the training's result is not touched by it")
+    return draft.warning(
+        "StageFailed", f"{reason}: {said}; {action}; the training's result is not touched by it"
+    )
 
 
 def _announced(

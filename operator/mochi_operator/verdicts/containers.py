@@ -106,7 +106,9 @@ def _from_foreign(pod: Pod) -> Finding | None:
     failed = next((item for item in pod.foreign if item.exit_code), None)
     if failed is None or pod.main.exit_code is not None:
         return None
-    text = f"{pod.name}: the container {failed.name}, which is not ours, ended with exit code {failed.exit_code}"
+    text = (
+        f"{pod.name}: the container {failed.name}, which is not ours, ended with exit code {failed.exit_code}"
+    )
     return _failure(pod, Reason.UNKNOWN, f"{text}: {last_line(failed)}".rstrip(": "))
 
 

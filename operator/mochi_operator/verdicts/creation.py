@@ -53,7 +53,9 @@ def silent_controller(view: View) -> Finding | None:
     if view.pods or view.child.state != "Active":
         return None
     ref = view.child.ref
-    message = f"no pod is made for {ref.kind} {ref.name}; {_CONTROLLERS.get(ref.kind, 'its controller')} is silent"
+    message = (
+        f"no pod is made for {ref.kind} {ref.name}; {_CONTROLLERS.get(ref.kind, 'its controller')} is silent"
+    )
     return Finding(
         kind="controller", reason=Reason.BACKEND_UNAVAILABLE, message=message, patience=SILENT_SECONDS
     )

@@ -15,7 +15,13 @@ OBJECT_SECONDS = 60.0
 """A missing Secret, ConfigMap or claim may still be on its way for so long."""
 CREATE_SECONDS = 180.0
 
-_IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
+_IMAGE_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+)
 _CREATE_REASONS = ("CreateContainerError", "RunContainerError", "CrashLoopBackOff")
 _MISSING = re.compile(r"""(?:secret|configmap|persistentvolumeclaim) "[^"]+" not found|couldn't find key""")
 
@@ -47,9 +53,7 @@ def _waiting(pod: Pod, item: Container) -> Finding | None:
     whose = "" if item is pod.main else f"the container {item.name}, which is not ours: "
     text = f"{pod.name}: {whose}{item.waiting_message or item.waiting_reason}"
     if item.waiting_reason in _IMAGE_REASONS:
-        return Finding(
-            kind="image", reason=Reason.IMAGE_UNAVAILABLE, message=text, patience=IMAGE_SECONDS
-        )
+        return Finding(kind="image", reason=Reason.IMAGE_UNAVAILABLE, message=text, patience=IMAGE_SECONDS)
     if item.waiting_reason == "CreateContainerConfigError":
         known = _MISSING.search(item.waiting_message) is not None
         reason = Reason.MISSING_OBJECT if known else Reason.POD_REFUSED

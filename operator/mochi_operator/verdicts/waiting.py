@@ -22,7 +22,9 @@ def unschedulable(view: View) -> Finding | None:
     pod = next((pod for pod in view.pods if pod.unschedulable and not pod.ended), None)
     if pod is None:
         return None
-    return Finding(kind="unschedulable", message=f"{pod.name}: {pod.unschedulable}{_asked(view, pod.unschedulable)}")
+    return Finding(
+        kind="unschedulable", message=f"{pod.name}: {pod.unschedulable}{_asked(view, pod.unschedulable)}"
+    )
 
 
 def peers(view: View) -> Finding | None:
