@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mochi_api import generated, schema
+from mochi_codegen import generated, schema
 from tests.api.wrong_specs import spec
 
 
