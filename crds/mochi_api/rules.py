@@ -6,6 +6,7 @@ an API server in front (the trainer by hand, tests) calls `violations`. A test f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ LORA_FRAMES = 85
 FULL_FRAMES = 163
 PIXELS_480P = 848 * 480
 
+_INK = r"\S"
+"""What a prompt has at least one of."""
 _LONG_NAME = (
     f"metadata.name must have at most {NAME_LIMIT} characters (names of child objects derive from it)"
 )
@@ -149,6 +152,12 @@ def _targets(spec: FineTuneSpec) -> str | None:
     return f"spec.training.lora.targets must not repeat a projection, got {','.join(targets)}"
 
 
+def _prompts(spec: FineTuneSpec) -> str | None:
+    prompts = spec.sampling.prompts
+    blank = sum(1 for prompt in prompts if re.search(_INK, prompt, re.ASCII) is None)
+    return f"spec.sampling.prompts must not be blank, got {blank} blank of {len(prompts)}" if blank else None
+
+
 def _format(text: str, *values: str) -> str:
     """A CEL message. One call of `format`: concatenation with `string(int)` has no bound in the API server's cost
     estimate, so it refuses such a CRD."""
@@ -164,6 +173,7 @@ _HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
 _IS_LENGTH = f"({DECIMAL.cel(_SECONDS)} && double({_SECONDS}) > 0.0)"
 """Of what is no number, or no length, the field's own rules speak."""
 _BATCH = "self.training.globalBatchSize"
+_PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
 _USUAL = f"(self.mode == 'lora' ? {resolved.USUAL_REPLICAS['lora']} : {resolved.USUAL_REPLICAS['full']})"
 _REPLICAS = f"(has(self.workers.replicas) ? self.workers.replicas : {_USUAL})"
@@ -261,6 +271,16 @@ RULES: Sequence[Rule] = (
             "spec.training.lora.targets must not repeat a projection, got %s", f"{_TARGETS}.join(',')"
         ),
         broken=_targets,
+    ),
+    Rule(
+        path="spec.sampling.prompts",
+        cel=f"!has({_PROMPTS}) || {_PROMPTS}.all(p, p.matches({cel_text(_INK)}))",
+        message=_format(
+            "spec.sampling.prompts must not be blank, got %d blank of %d",
+            f"size({_PROMPTS}.filter(p, !p.matches({cel_text(_INK)})))",
+            f"size({_PROMPTS})",
+        ),
+        broken=_prompts,
     ),
 )
 

@@ -85,9 +85,6 @@ Image = Annotated[
     Field(max_length=512),
     Pattern(looks_like=r"\S*", words="must be a reference without blanks, or empty"),
 ]
-Prompt = Annotated[
-    str, Field(max_length=2000), Pattern(looks_like=r"[\s\S]*\S[\s\S]*", words="must not be blank")
-]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[
     str,
@@ -282,7 +279,7 @@ class TrainingSpec(ApiModel):
 class SamplingSpec(ApiModel):
     """Sample videos made from the tuned weights after training."""
 
-    prompts: list[Prompt] = Field(default_factory=list, max_length=16)
+    prompts: list[Annotated[str, Field(max_length=2000)]] = Field(default_factory=list, max_length=16)
     """One video for each prompt; when empty, one for the first caption of the dataset."""
     steps: int = Field(default=64, ge=1, le=1000)
     """Euler steps."""

@@ -80,6 +80,9 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
      "spec.training.warmupSteps must be at most steps = 10, got 11"),
     ("a target twice", {"training.lora": {"targets": ["query", "query"]}},
      "spec.training.lora.targets must not repeat a projection, got query,query"),
+    ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
+     "spec.sampling.prompts must not be blank, got 1 blank of 2"),
+    ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
 ]  # fmt: skip
 """Name, changes, message."""
 
@@ -157,7 +160,5 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("duration in words", "preprocessing.durationSeconds", "long",
      "must be a decimal number such as '0.0002', got long"),
     ("guidance below 0", "sampling.guidance", "-0.5", "must be at least 0, got -0.5"),
-    ("prompt of blanks", "sampling.prompts", ["a fox", "   "], "must not be blank, got    "),
-    ("empty prompt", "sampling.prompts", [""], "must not be blank, got "),
 ]  # fmt: skip
 """Name, field, value, and what both pydantic and the API server say of it, besides where it is."""
