@@ -50,10 +50,10 @@ fmt: $(STAMP) ## format and mend what ruff can
 	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 
 sync: $(STAMP) ## write CRD, chart schema and reference pages from the types
-	@$(PY) -m mochi_api sync
+	@$(PY) -m mochi_codegen sync
 
 verify: $(STAMP) ## fail when a generated file differs from the types
-	@$(PY) -m mochi_api verify
+	@$(PY) -m mochi_codegen verify
 
 golden: setup ## rewrite the golden files; then read the diff
 	@UPDATE_GOLDEN=1 $(PY) -m pytest tests/operator tests/chart tests/trainer/train -q

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+import re
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import (
@@ -17,9 +18,12 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-DECIMAL_PATTERN = r"^[0-9]{1,12}(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
+REFUSED = "refused"
+"""Type of an error whose message needs no more than the field's name in front: it has the limit and the value."""
+BOUNDS_KEY = "x-mochi-bounds"
+PATTERN_KEY = "x-mochi-pattern"
 
 
 class ApiModel(BaseModel):
@@ -43,24 +47,78 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def refused(words: str, value: object) -> PydanticCustomError:
+    """The error of a value that is not what `words` asks for; the API server says the same of it."""
+    return PydanticCustomError(REFUSED, "{words}, got {value}", {"words": words, "value": str(value)})
+
+
+def cel_text(text: str) -> str:
+    """`text` as a literal of CEL, the language of the API server's rules."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pattern:
+    """What a whole text looks like, and how that is said: pydantic checks it here, and the CRD gets the same in CEL."""
+
+    looks_like: str
+    """Regular expression of the whole text, in the part of the syntax that Python and RE2 share."""
+    words: str
+    """`must be ...`; the value follows."""
+    note: str = ""
+    """A sentence for the description of each such field."""
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole of `text` looks like this."""
+        return re.fullmatch(self.looks_like, text, re.ASCII) is not None
+
+    def cel(self, field: str) -> str:
+        """The same as `matches`, of a field, in CEL."""
+        return f"{field}.matches({cel_text(f'^({self.looks_like})$')})"
+
+    def json_schema(self) -> dict[str, Any]:
+        """The keyword of a JSON schema that says the same, and the parts of this for who makes more of it."""
+        return {"pattern": f"^({self.looks_like})$", PATTERN_KEY: asdict(self)}
+
+    def _checked(self, text: str) -> str:
+        if not self.matches(text):
+            raise refused(self.words, text)
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), **self.json_schema()}
+
+
+DECIMAL = Pattern(
+    looks_like=r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?",
+    words="must be a decimal number such as '0.0002'",
+    note='A decimal number in quotes, such as `"0.0002"`.',
+)
+
+
 def _decimal(value: object) -> Decimal:
     if isinstance(value, Decimal):
         return value
     if not isinstance(value, str):
-        raise ValueError(
-            f"must be a string such as '0.0002' (the Kubernetes API keeps no floats), got {value!r}"
+        raise refused(
+            "must be a string such as '0.0002' (put it in quotes: the Kubernetes API keeps no floats)", value
         )
-    try:
-        return Decimal(value)
-    except InvalidOperation:
-        raise ValueError(f"must be a decimal number such as '0.0002', got {value!r}") from None
+    if not DECIMAL.matches(value):
+        raise refused(DECIMAL.words, value)
+    return Decimal(value)
 
 
 DecimalString = Annotated[
     Decimal,
     BeforeValidator(_decimal),
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
-    WithJsonSchema({"type": "string", "pattern": DECIMAL_PATTERN, "maxLength": 32}),
+    WithJsonSchema({"type": "string", "maxLength": 32, **DECIMAL.json_schema()}),
 ]
 """A fraction, written as a string: the Kubernetes API conventions allow no floats."""
 
@@ -90,7 +148,7 @@ class Bounds:
 
     def _checked(self, value: Decimal) -> Decimal:
         if words := self.broken(value):
-            raise ValueError(f"must be {words}, got {value:f}")
+            raise refused(f"must be {words}", format(value, "f"))
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -102,5 +160,4 @@ class Bounds:
         return {**handler(schema), BOUNDS_KEY: self.limits()}
 
 
-BOUNDS_KEY = "x-mochi-bounds"
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": operator.lt}

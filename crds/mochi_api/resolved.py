@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from mochi_api.spec import FineTuneSpec, LoraSpec, TrainingSpec
+from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, TrainingSpec
+
+USUAL_REPLICAS: Mapping[Mode, int] = {"lora": 1, "full": 8}
+"""Training pods when the spec names no number."""
 
 
 class Gpus(NamedTuple):
@@ -18,7 +22,7 @@ class Gpus(NamedTuple):
 
 def replicas(spec: FineTuneSpec) -> int:
     """Number of training pods."""
-    return spec.workers.replicas or (1 if spec.mode == "lora" else 8)
+    return spec.workers.replicas or USUAL_REPLICAS[spec.mode]
 
 
 def gpus(spec: FineTuneSpec) -> Gpus:

@@ -6,17 +6,30 @@ an API server in front (the trainer by hand, tests) calls `violations`. A test f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mochi_api import resolved
+from mochi_api.base import DECIMAL, Pattern, cel_text
 from mochi_api.spec import FineTuneSpec, Source
 
 NAME_LIMIT = 45
-NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
-"""Service names, which derive from it, are DNS-1035 labels."""
+NAME = Pattern(
+    looks_like="[a-z]([-a-z0-9]*[a-z0-9])?",
+    words="metadata.name must start with a letter and hold only lower-case letters, digits and hyphens, the last no hyphen "
+    "(names of child Services derive from it)",
+)
+"""Service names are DNS-1035 labels."""
 LORA_FRAMES = 85
 FULL_FRAMES = 163
 PIXELS_480P = 848 * 480
+
+_INK = r"\S"
+"""What a prompt has at least one of."""
+_LONG_NAME = (
+    f"metadata.name must have at most {NAME_LIMIT} characters (names of child objects derive from it)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +131,7 @@ def _published_source(spec: FineTuneSpec) -> str | None:
 
 
 def _batch(spec: FineTuneSpec) -> str | None:
-    replicas = spec.workers.replicas or (1 if spec.mode == "lora" else 8)
+    replicas = resolved.replicas(spec)
     batch = spec.training.global_batch_size
     if batch is None or batch % replicas == 0:
         return None
@@ -139,10 +152,16 @@ def _targets(spec: FineTuneSpec) -> str | None:
     return f"spec.training.lora.targets must not repeat a projection, got {','.join(targets)}"
 
 
+def _prompts(spec: FineTuneSpec) -> str | None:
+    prompts = spec.sampling.prompts
+    blank = sum(1 for prompt in prompts if re.search(_INK, prompt, re.ASCII) is None)
+    return f"spec.sampling.prompts must not be blank, got {blank} blank of {len(prompts)}" if blank else None
+
+
 def _format(text: str, *values: str) -> str:
     """A CEL message. One call of `format`: concatenation with `string(int)` has no bound in the API server's cost
     estimate, so it refuses such a CRD."""
-    return f"'{text}'.format([{', '.join(values)}])"
+    return f"{cel_text(text)}.format([{', '.join(values)}])"
 
 
 _FRAMES = "self.preprocessing.frames"
@@ -151,9 +170,13 @@ _WIDTH = "self.preprocessing.width"
 _HEIGHT = "self.preprocessing.height"
 _SECONDS = "self.preprocessing.durationSeconds"
 _HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
+_IS_LENGTH = f"({DECIMAL.cel(_SECONDS)} && double({_SECONDS}) > 0.0)"
+"""Of what is no number, or no length, the field's own rules speak."""
 _BATCH = "self.training.globalBatchSize"
+_PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
-_REPLICAS = "(has(self.workers.replicas) ? self.workers.replicas : (self.mode == 'lora' ? 1 : 8))"
+_USUAL = f"(self.mode == 'lora' ? {resolved.USUAL_REPLICAS['lora']} : {resolved.USUAL_REPLICAS['full']})"
+_REPLICAS = f"(has(self.workers.replicas) ? self.workers.replicas : {_USUAL})"
 
 RULES: Sequence[Rule] = (
     one_source("spec.dataset.source", "self.dataset.source", lambda spec: spec.dataset.source),
@@ -197,7 +220,7 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         path="spec.preprocessing.durationSeconds",
-        cel=f"!has({_SECONDS}) || double({_SECONDS}) * double({_FPS}) + 0.000001 >= double({_FRAMES})",
+        cel=f"!has({_SECONDS}) || !{_IS_LENGTH} || double({_SECONDS}) * double({_FPS}) + 0.000001 >= double({_FRAMES})",
         message=_format(
             "spec.preprocessing.durationSeconds must be at least frames / fps = %d / %d s, got %s, which holds %d "
             "frames; the nearest number of frames that fits is %d",
@@ -249,10 +272,37 @@ RULES: Sequence[Rule] = (
         ),
         broken=_targets,
     ),
+    Rule(
+        path="spec.sampling.prompts",
+        cel=f"!has({_PROMPTS}) || {_PROMPTS}.all(p, p.matches({cel_text(_INK)}))",
+        message=_format(
+            "spec.sampling.prompts must not be blank, got %d blank of %d",
+            f"size({_PROMPTS}.filter(p, !p.matches({cel_text(_INK)})))",
+            f"size({_PROMPTS})",
+        ),
+        broken=_prompts,
+    ),
 )
+
+NAME_RULES: Sequence[tuple[str, str, str]] = (
+    (
+        f"size(self.metadata.name) <= {NAME_LIMIT}",
+        _LONG_NAME,
+        _format(f"{_LONG_NAME}, got %d", "size(self.metadata.name)"),
+    ),
+    (NAME.cel("self.metadata.name"), NAME.words, _format(f"{NAME.words}, got %s", "self.metadata.name")),
+)
+"""The rules on the object's name: CEL, message, and the CEL expression of the message with the value."""
 
 IMMUTABLE = ("mode", "model", "dataset", "storage", "preprocessing", "training", "sampling", "workers")
 """Fields of the spec that cannot change; a new object is cheap, since the embeddings are shared."""
+
+
+def name_problem(name: str) -> str | None:
+    """Why `name` cannot name a run, or None; the Python form of `NAME_RULES`."""
+    if len(name) > NAME_LIMIT:
+        return f"{_LONG_NAME}, got {len(name)}"
+    return None if NAME.matches(name) else f"{NAME.words}, got {name}"
 
 
 def violations(spec: FineTuneSpec) -> list[str]:

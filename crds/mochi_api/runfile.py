@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from mochi_api.base import ApiModel
+from mochi_api.base import REFUSED, ApiModel
 from mochi_api.spec import DatasetSpec, Mode, ModelSpec, PreprocessingSpec, S3Spec, SamplingSpec, TrainingSpec
 
 RUN_FILE_PATH = "/etc/mochi/run.yaml"
@@ -138,5 +138,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"]) or "document"
-        parts.append(f"{path}: {problem['msg'].lower()}, got {problem['input']!r:.80}")
+        if problem["type"] == REFUSED:
+            parts.append(f"{path} {problem['msg']}")
+        else:
+            parts.append(f"{path}: {problem['msg'].lower()}, got {problem['input']!r:.80}")
     return "; ".join(parts)

@@ -11,17 +11,89 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from mochi_api.base import ApiModel, Bounds, DecimalString
+from mochi_api.base import ApiModel, Bounds, DecimalString, Pattern
+
+_BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_DNS_WORDS = (
+    "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
+)
 
 Uri = Annotated[
-    str, Field(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?$")
+    str,
+    Field(max_length=1024),
+    Pattern(looks_like=rf"{_BUCKET}(/[^\x00-\x1f]*)?", words="must be s3://bucket/prefix"),
 ]
-DnsName = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-OptionalDnsName = Annotated[str, Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$")]
-Quantity = Annotated[str, Field(max_length=24, pattern=r"^([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
-
+OptionalUri = Annotated[
+    str,
+    Field(max_length=1024),
+    Pattern(looks_like=rf"({_BUCKET}(/[^\x00-\x1f]*)?)?", words="must be s3://bucket/prefix, or empty"),
+]
+OptionalLoraUri = Annotated[
+    str,
+    Field(max_length=1024),
+    Pattern(
+        looks_like=rf"({_BUCKET}/[^\x00-\x1f]+\.safetensors)?",
+        words="must be s3://bucket/path/of/a/file.safetensors, or empty",
+    ),
+]
+Folder = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(looks_like=r"/[^\x00-\x1f]*", words="must be a path that starts with /"),
+]
+Endpoint = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(
+        looks_like=r"(https?://[^\s/]+/?)?",
+        words="must be http://host:port or https://host:port without a path, or empty",
+    ),
+]
+Region = Annotated[
+    str,
+    Field(max_length=64),
+    Pattern(looks_like=r"[a-z0-9-]+", words="must be a region such as us-east-1, in lower case"),
+]
+DnsName = Annotated[str, Field(max_length=253), Pattern(looks_like=_DNS_NAME, words=_DNS_WORDS)]
+OptionalDnsName = Annotated[
+    str, Field(max_length=253), Pattern(looks_like=rf"({_DNS_NAME})?", words=f"{_DNS_WORDS}, or be empty")
+]
+Quantity = Annotated[
+    str,
+    Field(max_length=24),
+    Pattern(
+        looks_like=r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?",
+        words="must be a quantity such as 8, 500m or 64Gi, or empty",
+    ),
+]
+ResourceName = Annotated[
+    str,
+    Field(max_length=128),
+    Pattern(looks_like=r"[a-z0-9.-]+/[a-zA-Z0-9._-]+", words="must be domain/name such as nvidia.com/gpu"),
+]
+GpuProduct = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        looks_like=r"[A-Za-z0-9._-]+",
+        words="must be a product as the nodes' label names it, such as NVIDIA-H100-80GB-HBM3",
+    ),
+]
+Image = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(looks_like=r"\S*", words="must be a reference without blanks, or empty"),
+]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
-LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        looks_like=r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+        words="must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty",
+    ),
+]
 
 Mode = Literal["lora", "full"]
 Preset = Literal["mochi-1", "nano"]
@@ -53,7 +125,7 @@ class PvcSource(ApiModel):
 
     claim_name: DnsName
     """Name of the claim."""
-    path: str = Field(default="/", max_length=512, pattern=r"^/[^\x00-\x1f]*$")
+    path: Folder = "/"
     """Folder inside the volume."""
 
 
@@ -87,9 +159,9 @@ class DatasetSpec(ApiModel):
 class S3Spec(ApiModel):
     """How the pods reach S3."""
 
-    endpoint: str = Field(default="", max_length=512, pattern=r"^(https?://[^\s/]+/?)?$")
+    endpoint: Endpoint = ""
     """Address of an S3 server that is not AWS, such as `https://minio.example:9000`."""
-    region: str = Field(default="us-east-1", min_length=1, max_length=64, pattern=r"^[a-z0-9-]+$")
+    region: Region = "us-east-1"
     """Region of the buckets."""
     path_style: bool = False
     """Put the bucket's name into the path instead of the host name; most servers other than AWS need it."""
@@ -102,12 +174,7 @@ class StorageSpec(ApiModel):
 
     output_uri: Uri = Field(alias="outputURI")
     """Prefix for checkpoints, samples, artifacts, the report, and the cache of embeddings."""
-    cache_uri: str = Field(
-        default="",
-        alias="cacheURI",
-        max_length=1024,
-        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\x00-\x1f]*)?)?$",
-    )
+    cache_uri: OptionalUri = Field(default="", alias="cacheURI")
     """Prefix for the cache of embeddings, to share it between runs with different outputs; empty: `outputURI`."""
     s3: S3Spec = Field(default_factory=S3Spec)
     """How the pods reach S3."""
@@ -167,11 +234,7 @@ class LoraSpec(ApiModel):
     """Share of the adapter's input that is dropped while training."""
     targets: list[Target] = Field(default=["query", "value"], min_length=1, max_length=12)
     """Layers that get an adapter: attention (`query`, `key`, `value`, `output`) and MLP (`mlp_in`, `mlp_out`) of the visual stream, and the same of the text stream (`text_...`). Larger sets learn more and need more memory."""
-    start_from: str = Field(
-        default="",
-        max_length=1024,
-        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^\x00-\x1f]+\.safetensors)?$",
-    )
+    start_from: OptionalLoraUri = ""
     """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, in the format of Diffusers or the native one; its rank and targets must fit into those given here. Empty: a new adapter."""
     export_merged: bool = False
     """Store the base with the adapter added to its weights too, as `artifacts/dit-merged.safetensors`. It is as large as the base, and the pod needs as much disk again (twice that with a model in S3)."""
@@ -216,9 +279,7 @@ class TrainingSpec(ApiModel):
 class SamplingSpec(ApiModel):
     """Sample videos made from the tuned weights after training."""
 
-    prompts: list[Annotated[str, Field(min_length=1, max_length=2000)]] = Field(
-        default_factory=list, max_length=16
-    )
+    prompts: list[Annotated[str, Field(max_length=2000)]] = Field(default_factory=list, max_length=16)
     """One video for each prompt; when empty, one for the first caption of the dataset."""
     steps: int = Field(default=64, ge=1, le=1000)
     """Euler steps."""
@@ -286,15 +347,11 @@ class WorkersSpec(ApiModel):
     """Training pods; when not set 1 for LoRA, which allows no other, and 8 for full."""
     gpus_per_pod: int | None = Field(default=None, ge=0, le=1)
     """GPUs of a training pod; when not set 1 for `mochi-1` and 0 for `nano`."""
-    gpu_resource_name: str = Field(
-        default="nvidia.com/gpu", max_length=128, pattern=r"^[a-z0-9.-]+/[a-zA-Z0-9._-]+$"
-    )
+    gpu_resource_name: ResourceName = "nvidia.com/gpu"
     """Resource name of the GPUs."""
-    gpu_products: list[Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$")]] = Field(
-        default=["NVIDIA-H100-80GB-HBM3"], max_length=16
-    )
+    gpu_products: list[GpuProduct] = Field(default=["NVIDIA-H100-80GB-HBM3"], max_length=16)
     """GPU products (node label `nvidia.com/gpu.product`) the pods may run on; an empty list means any."""
-    image: str = Field(default="", max_length=512, pattern=r"^\S*$")
+    image: Image = ""
     """Trainer image; empty: the chart's."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     """CPU, memory and disk of each pod."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mochi_api import rules
+from mochi_api import resolved, rules
+from mochi_api.base import DECIMAL
+from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
-from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, spec
+from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, TEXT_ERRORS, spec
 
 
 def test_the_smallest_spec_obeys_all_rules() -> None:
@@ -24,7 +29,45 @@ def test_a_broken_rule_names_field_limit_and_value(name: str, changes: dict, mes
 @pytest.mark.parametrize(("name", "changes", "words"), FIELD_ERRORS, ids=[row[0] for row in FIELD_ERRORS])
 def test_a_field_out_of_bounds_is_refused(name: str, changes: dict, words: list[str]) -> None:
     with pytest.raises(ValidationError):
-        FineTuneSpec.model_validate(spec(changes))
+        FineTuneSpec.model_validate(spec(changes), extra="forbid")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"), TEXT_ERRORS, ids=[row[0] for row in TEXT_ERRORS]
+)
+def test_a_text_of_another_shape_is_refused_in_words(name: str, field: str, value: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        FineTuneSpec.model_validate(spec({field: value}))
+    (problem,) = refusal.value.errors()
+    assert problem["msg"] == message
+    assert explain(refusal.value).startswith(field)
+    assert explain(refusal.value).endswith(message)
+
+
+def test_a_line_break_at_the_end_is_part_of_the_text() -> None:
+    with pytest.raises(ValidationError, match="must be s3://bucket/prefix"):
+        FineTuneSpec.model_validate(spec({"storage.outputURI": "s3://demo/out\n"}))
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_what_is_written_of_a_decimal_can_be_read_again(number: Decimal) -> None:
+    assert DECIMAL.matches(format(number, "f"))
+
+
+@pytest.mark.parametrize("name", ["1st", "a.b", "Run", "run-", "a" * 46])
+def test_a_name_from_which_no_child_name_can_derive_is_refused(name: str) -> None:
+    assert str(rules.name_problem(name)).startswith("metadata.name must ")
+
+
+def test_a_name_at_the_limit_is_accepted() -> None:
+    assert rules.name_problem("a" * rules.NAME_LIMIT) is None
+
+
+def test_the_usual_number_of_pods_is_the_same_in_both_languages() -> None:
+    (batch,) = [rule for rule in rules.RULES if rule.path == "spec.training.globalBatchSize"]
+    for mode, replicas in resolved.USUAL_REPLICAS.items():
+        assert resolved.replicas(FineTuneSpec.model_validate(spec({"mode": mode}))) == replicas
+        assert str(replicas) in batch.cel
 
 
 @given(st.integers(1, 6000), st.integers(1, 60))

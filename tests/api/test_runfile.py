@@ -42,9 +42,16 @@ def test_what_the_spec_leaves_open_is_decided_before_the_pod_starts() -> None:
 
 
 def test_a_wrong_field_is_named_with_its_value() -> None:
-    text = run_file().to_yaml().replace("frames: 37", "frames: many")
+    text = run_file().to_yaml().replace("preprocessing: {}", "preprocessing: {frames: many}")
     with pytest.raises(runfile.RunFileError, match=r"preprocessing\.frames: .*got 'many'"):
         runfile.parse(text)
+
+
+def test_a_text_of_another_shape_is_named_once_with_its_value() -> None:
+    text = run_file().to_yaml().replace("uri: s3://demo/clips/", "uri: http://Demo")
+    with pytest.raises(runfile.RunFileError) as refusal:
+        runfile.parse(text)
+    assert str(refusal.value) == "dataset.source.s3.uri must be s3://bucket/prefix, got http://Demo"
 
 
 def test_an_unknown_field_of_a_file_given_by_hand_is_named() -> None:

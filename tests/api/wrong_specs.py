@@ -80,6 +80,9 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
      "spec.training.warmupSteps must be at most steps = 10, got 11"),
     ("a target twice", {"training.lora": {"targets": ["query", "query"]}},
      "spec.training.lora.targets must not repeat a projection, got query,query"),
+    ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
+     "spec.sampling.prompts must not be blank, got 1 blank of 2"),
+    ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
 ]  # fmt: skip
 """Name, changes, message."""
 
@@ -98,14 +101,64 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
     ),
     ("unknown field", {"training.learningrate": "0.1"}, ["training.learningrate"]),
     ("a float", {"training.learningRate": 0.1}, ["spec.training.learningRate", "string"]),
-    (
-        "learning rate 0",
-        {"training.learningRate": "0"},
-        ["spec.training.learningRate", "more than 0", "got 0"],
-    ),
-    ("learning rate in words", {"training.learningRate": "fast"}, ["spec.training.learningRate", "fast"]),
     ("width 100", {"preprocessing.width": 100}, ["spec.preprocessing.width", "100", "16"]),
-    ("not an S3 address", {"storage.outputURI": "http://x/y"}, ["spec.storage.outputURI", "http://x/y"]),
     ("no dataset", {"dataset": None}, ["spec.dataset"]),
+    (
+        "label without a key",
+        {"workers.podTemplate": {"labels": {"": "x"}}},
+        ["spec.workers.podTemplate.labels", "keys of 1 to 317 characters"],
+    ),
 ]
 """Name, changes, words that the API server's message must hold."""
+
+_DNS = "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
+_LABEL = (
+    "must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty"
+)
+
+TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
+    ("output over http", "storage.outputURI", "http://x/y", "must be s3://bucket/prefix, got http://x/y"),
+    ("output without bucket", "storage.outputURI", "s3://", "must be s3://bucket/prefix, got s3://"),
+    ("output without scheme", "storage.outputURI", "demo/out", "must be s3://bucket/prefix, got demo/out"),
+    ("bucket in capitals", "storage.outputURI", "s3://Demo/o", "must be s3://bucket/prefix, got s3://Demo/o"),
+    ("cache over http", "storage.cacheURI", "http://x", "must be s3://bucket/prefix, or empty, got http://x"),
+    ("dataset on disk", "dataset.source.s3.uri", "/clips", "must be s3://bucket/prefix, got /clips"),
+    ("model on the hub", "model.source", {"s3": {"uri": "genmo/m"}}, "must be s3://bucket/prefix, got genmo/m"),
+    ("LoRA that is a folder", "training.lora", {"startFrom": "s3://runs/a/"},
+     "must be s3://bucket/path/of/a/file.safetensors, or empty, got s3://runs/a/"),
+    ("endpoint without scheme", "storage.s3.endpoint", "minio:9000",
+     "must be http://host:port or https://host:port without a path, or empty, got minio:9000"),
+    ("endpoint with a path", "storage.s3.endpoint", "https://minio/s3",
+     "must be http://host:port or https://host:port without a path, or empty, got https://minio/s3"),
+    ("region with a blank", "storage.s3.region", "EU west",
+     "must be a region such as us-east-1, in lower case, got EU west"),
+    ("no region", "storage.s3.region", "", "must be a region such as us-east-1, in lower case, got "),
+    ("secret in capitals", "storage.s3.credentialsSecretName", "My_Secret", f"{_DNS}, or be empty, got My_Secret"),
+    ("claim in capitals", "dataset.source", {"pvc": {"claimName": "Clips"}}, f"{_DNS}, got Clips"),
+    ("folder that is relative", "dataset.source", {"pvc": {"claimName": "clips", "path": "train"}},
+     "must be a path that starts with /, got train"),
+    ("memory in words", "workers.resources", {"memory": "64 GB"},
+     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64 GB"),
+    ("shared memory in small letters", "workers.shmSize", "64gi",
+     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64gi"),
+    ("image with a blank", "workers.image", "registry/ trainer",
+     "must be a reference without blanks, or empty, got registry/ trainer"),
+    ("GPU resource without domain", "workers.gpuResourceName", "gpu",
+     "must be domain/name such as nvidia.com/gpu, got gpu"),
+    ("GPU product with blanks", "workers.gpuProducts", ["NVIDIA H100"],
+     "must be a product as the nodes' label names it, such as NVIDIA-H100-80GB-HBM3, got NVIDIA H100"),
+    ("label with a blank", "workers.podTemplate", {"labels": {"team": "film crew"}}, f"{_LABEL}, got film crew"),
+    ("pull secret in capitals", "workers.podTemplate", {"imagePullSecrets": ["Hub"]}, f"{_DNS}, got Hub"),
+    ("learning rate in words", "training.learningRate", "abc",
+     "must be a decimal number such as '0.0002', got abc"),
+    ("learning rate with a comma", "training.learningRate", "0,0002",
+     "must be a decimal number such as '0.0002', got 0,0002"),
+    ("learning rate that is no number", "training.learningRate", "NaN",
+     "must be a decimal number such as '0.0002', got NaN"),
+    ("learning rate 0", "training.learningRate", "0", "must be more than 0, got 0"),
+    ("learning rate below 0", "training.learningRate", "-1", "must be more than 0, got -1"),
+    ("duration in words", "preprocessing.durationSeconds", "long",
+     "must be a decimal number such as '0.0002', got long"),
+    ("guidance below 0", "sampling.guidance", "-0.5", "must be at least 0, got -0.5"),
+]  # fmt: skip
+"""Name, field, value, and what both pydantic and the API server say of it, besides where it is."""

@@ -15,6 +15,7 @@ ALLOWED = {
     ("kubeflow.org", "pytorchjobs"): {"create", "get", "list", "watch", "delete"},
     ("", "configmaps"): {"create", "get", "delete"},
     ("", "pods"): {"list", "watch"},
+    ("", "pods/log"): {"get"},
     ("", "events"): {"create", "list", "patch"},
 }
 RESTRICTED_VOLUMES = {
@@ -43,7 +44,7 @@ def violations(pod: dict[str, Any]) -> list[str]:
     security = pod.get("securityContext", {})
     found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
     found += [] if security.get("runAsNonRoot") else ["runAsNonRoot"]
-    found += [] if security.get("runAsUser", 0) > 0 else ["runAsUser"]
+    found += ["runAsUser"] if security.get("runAsUser") == 0 else []
     found += [] if security.get("seccompProfile") == {"type": "RuntimeDefault"} else ["seccompProfile"]
     found += [
         f"volume {kind}" for v in pod.get("volumes", []) for kind in v.keys() - {"name"} - RESTRICTED_VOLUMES
@@ -56,6 +57,13 @@ def violations(pod: dict[str, Any]) -> list[str]:
         found += ["privileged"] if own.get("privileged") else []
         found += [f"hostPort {p['hostPort']}" for p in container.get("ports", []) if "hostPort" in p]
     return found
+
+
+def users(pod: dict[str, Any]) -> dict[str, int]:
+    """Every user and group that a pod or a container of it names."""
+    contexts = [part.get("securityContext", {}) for part in (pod, *pod["containers"])]
+    names = ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
+    return {name: context[name] for context in contexts for name in names if name in context}
 
 
 def granted(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
@@ -79,11 +87,20 @@ def test_the_check_of_pods_sees_a_pod_without_any_setting() -> None:
     bare = {
         "containers": [{"name": "x", "ports": [{"hostPort": 80}]}],
         "volumes": [{"name": "x", "hostPath": {}}],
+        "securityContext": {"runAsUser": 0},
     }
     assert violations(bare) == [
         "runAsNonRoot", "runAsUser", "seccompProfile", "volume hostPath",
         "allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities", "hostPort 80",
     ]  # fmt: skip
+
+
+def test_pods_run_as_the_images_user(render) -> None:
+    assert [users(pod) for pod in pods(render("defaults"))] == [{"runAsUser": 10001, "runAsGroup": 10001}] * 2
+
+
+def test_on_openshift_the_namespace_says_whom_pods_run_as(render) -> None:
+    assert [users(pod) for pod in pods(render("everything"))] == [{}, {}]
 
 
 def test_only_the_operators_pod_gets_a_token(render) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mochi_api import values
+from mochi_codegen import values
 
 CHART = Path(__file__).parents[2] / "helm" / "mochi-operator"
 TEXT = (CHART / "values.yaml").read_text(encoding="utf-8")

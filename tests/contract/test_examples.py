@@ -9,8 +9,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from mochi_api import identity, rules, schema
+from mochi_api import identity, rules
 from mochi_api.spec import FineTuneSpec
+from mochi_codegen import schema
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
 

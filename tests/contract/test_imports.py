@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,10 @@ import pytest
 
 BREAKS = {
     "the contract types know no framework and no I/O": ("crds/mochi_api/layout.py", "import boto3"),
+    "what writes the CRD and the pages knows the contract types alone": (
+        "crds/mochi_codegen/generated.py",
+        "import boto3",
+    ),
     "the operator knows neither torch nor storage nor the trainer": (
         "operator/mochi_operator/timestamps.py",
         "import mochi_trainer.errors",
@@ -55,6 +60,17 @@ def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_every_contract_has_a_case_that_breaks_it(project: Path) -> None:
     contracts = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     assert {contract["name"] for contract in contracts} == set(BREAKS)
+
+
+def test_what_writes_the_crd_is_in_no_image(project: Path) -> None:
+    wheel = tomllib.loads((project / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
+        "wheel"
+    ]
+    assert "crds/mochi_api" in wheel["packages"]
+    assert "crds/mochi_codegen" not in wheel["packages"]
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (project / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {Path(source) for line in copied for source in line.split()}
+    assert {source for source in sources if Path("crds/mochi_codegen").is_relative_to(source)} == set()
 
 
 def test_the_contracts_hold(project: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo.kubectl import KubectlError
-from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, spec
+from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, TEXT_ERRORS, spec
 from tests.e2e.lab import Lab
 
 
@@ -42,6 +42,21 @@ def test_a_field_out_of_bounds_is_refused(
     with pytest.raises(KubectlError) as refusal:
         _apply(lab, "wrong", spec(changes))
     assert [word for word in words if word not in str(refusal.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "message"), TEXT_ERRORS, ids=[row[0] for row in TEXT_ERRORS]
+)
+def test_a_text_of_another_shape_is_refused_in_words(
+    name: str, field: str, value: Any, message: str, lab: Lab
+) -> None:
+    with pytest.raises(KubectlError) as refusal:
+        _apply(lab, "wrong", spec({field: value}))
+    said = str(refusal.value)
+    assert f"spec.{field}" in said
+    assert message.rstrip() in said
+    assert "evaluating rule" not in said
+    assert "should match" not in said
 
 
 def test_a_name_from_which_no_child_name_can_derive_is_refused(lab: Lab) -> None:

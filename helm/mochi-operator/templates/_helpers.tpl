@@ -49,11 +49,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
-{{/* Security contexts that satisfy the Pod Security level `restricted`. */}}
+{{/* Security contexts that satisfy the Pod Security level `restricted`; the image's own user is 10001 too. */}}
 {{- define "mochi-operator.podSecurityContext" -}}
 runAsNonRoot: true
+{{- if not .Values.podSecurity.userFromNamespace }}
 runAsUser: 10001
 runAsGroup: 10001
+{{- end }}
 seccompProfile:
   type: RuntimeDefault
 {{- end -}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mochi_api import reference, schema, values
+from mochi_codegen import reference, schema, values
 
 
 def files() -> dict[str, str]:

@@ -1,13 +1,13 @@
-"""`python -m mochi_api sync|verify`: write, or compare, everything that is made from the types."""
+"""`python -m mochi_codegen sync|verify`: write, or compare, everything that is made from the types."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from mochi_api import generated
+from mochi_codegen import generated
 
-USAGE = "usage: python -m mochi_api sync|verify [PROJECT_FOLDER]\n"
+USAGE = "usage: python -m mochi_codegen sync|verify [PROJECT_FOLDER]\n"
 
 
 def main(arguments: list[str]) -> int:

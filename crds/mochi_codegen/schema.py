@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 
 from mochi_api import identity, rules
-from mochi_api.base import BOUNDS_KEY
+from mochi_api.base import BOUNDS_KEY, DECIMAL, PATTERN_KEY, Pattern, cel_text
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import FineTuneStatus
 
 Schema = dict[str, Any]
 HEADER = "# Made by `make sync` from crds/mochi_api; do not edit.\n"
-_DROPPED = ("title", "$defs", BOUNDS_KEY)
-_REWRITTEN = ("const", "default", "properties", "items", "additionalProperties")
+_DROPPED = ("title", "$defs", BOUNDS_KEY, PATTERN_KEY)
+_REWRITTEN = ("const", "default", "properties", "items", "additionalProperties", "propertyNames")
 
 COLUMNS = (
     ("Mode", ".spec.mode", "string", 0),
@@ -31,8 +31,8 @@ COLUMNS = (
 def structural(schema: Schema) -> Schema:
     """A JSON schema of pydantic as the structural schema Kubernetes wants.
 
-    References are inlined, titles dropped, optional fields lose their null branch, and the bounds of decimal strings
-    become CEL rules.
+    References are inlined, titles dropped, optional fields lose their null branch. Patterns, the bounds of decimal
+    strings and the limits of a map's keys become CEL rules: their messages are words, not regular expressions.
     """
     return _node(schema, schema.get("$defs", {}))
 
@@ -45,8 +45,9 @@ def _node(node: Mapping[str, Any], definitions: Mapping[str, Schema]) -> Schema:
         return _optional(node, definitions)
     if "oneOf" in node or "allOf" in node:
         raise ValueError(f"a structural schema cannot hold {sorted(node)}")
-    kept = {key: value for key, value in node.items() if key not in (*_DROPPED, *_REWRITTEN)}
-    return {**kept, **_own_keys(node), **_children(node, definitions)}
+    dropped = {*_DROPPED, *_REWRITTEN, *(("pattern",) if PATTERN_KEY in node else ())}
+    kept = {key: value for key, value in node.items() if key not in dropped}
+    return {**kept, **_own_keys(node), **_said(node), **_children(node, definitions)}
 
 
 def _own_keys(node: Mapping[str, Any]) -> Schema:
@@ -58,9 +59,22 @@ def _own_keys(node: Mapping[str, Any]) -> Schema:
         found["default"] = node["default"]
     if node.get("type") == "integer":
         found["format"] = "int64"
-    if BOUNDS_KEY in node:
-        found["x-kubernetes-validations"] = [_decimal_bound(*limit) for limit in node[BOUNDS_KEY]]
     return found
+
+
+def _said(node: Mapping[str, Any]) -> Schema:
+    """The limits that CEL rules carry, and what they add to the description."""
+    found: Schema = {}
+    validations = []
+    if PATTERN_KEY in node:
+        pattern = Pattern(**node[PATTERN_KEY])
+        validations.append(_shape(pattern))
+        if pattern.note and "description" in node:
+            found["description"] = f"{node['description']} {pattern.note}"
+    validations += [_decimal_bound(*limit) for limit in node.get(BOUNDS_KEY, ())]
+    if "propertyNames" in node:
+        validations.append(_keys(node["propertyNames"]))
+    return {**found, "x-kubernetes-validations": validations} if validations else found
 
 
 def _children(node: Mapping[str, Any], definitions: Mapping[str, Schema]) -> Schema:
@@ -83,12 +97,30 @@ def _optional(node: Mapping[str, Any], definitions: Mapping[str, Schema]) -> Sch
     return _node({**branches[0], **outside}, definitions)
 
 
-def _decimal_bound(words: str, sign: str, bound: int) -> dict[str, str]:
-    """The CEL form of one limit on the number that a decimal string spells."""
+def _shape(pattern: Pattern) -> dict[str, str]:
+    """The CEL form of what a text looks like."""
     return {
-        "rule": f"double(self) {sign} {float(bound)}",
+        "rule": pattern.cel("self"),
+        "message": pattern.words,
+        "messageExpression": f"{cel_text(f'{pattern.words}, got ')} + self",
+    }
+
+
+def _decimal_bound(words: str, sign: str, bound: int) -> dict[str, str]:
+    """The CEL form of one limit on the number that a decimal string spells; of what is no number another rule speaks."""
+    return {
+        "rule": f"!{DECIMAL.cel('self')} || double(self) {sign} {float(bound)}",
         "message": f"must be {words}",
         "messageExpression": f"'must be {words}, got ' + self",
+    }
+
+
+def _keys(limits: Mapping[str, int]) -> dict[str, str]:
+    """The CEL form of the length of a map's keys, for which a structural schema has no keyword."""
+    least, most = limits["minLength"], limits["maxLength"]
+    return {
+        "rule": f"self.all(key, size(key) >= {least} && size(key) <= {most})",
+        "message": f"must have keys of {least} to {most} characters",
     }
 
 
@@ -181,22 +213,8 @@ def _object_schema() -> Schema:
             "status": status_schema(),
         },
         "x-kubernetes-validations": [
-            {
-                "rule": f"size(self.metadata.name) <= {rules.NAME_LIMIT}",
-                "message": f"metadata.name must have at most {rules.NAME_LIMIT} characters",
-                "messageExpression": (
-                    f"'metadata.name must have at most {rules.NAME_LIMIT} characters (names of child objects derive "
-                    "from it), got %d'.format([size(self.metadata.name)])"
-                ),
-            },
-            {
-                "rule": f"self.metadata.name.matches('{rules.NAME_PATTERN}')",
-                "message": "metadata.name must be a DNS label that starts with a letter",
-                "messageExpression": (
-                    "'metadata.name must start with a letter and hold only lower-case letters, digits and hyphens "
-                    "(names of child Services derive from it), got %s'.format([self.metadata.name])"
-                ),
-            },
+            {"rule": rule, "message": message, "messageExpression": expression}
+            for rule, message, expression in rules.NAME_RULES
         ],
     }
 

@@ -81,6 +81,13 @@ class ServiceAccountValues(Values):
     """Its annotations."""
 
 
+class PodSecurityValues(Values):
+    """Whom the operator's pod runs as."""
+
+    user_from_namespace: bool = False
+    """Leave user and group to the namespace, as OpenShift wants it; otherwise they are 10001."""
+
+
 class ResourceValues(Values):
     """CPU and memory of the operator."""
 
@@ -147,6 +154,8 @@ class ChartValues(Values):
     """Annotations of the operator's pod."""
     pod_labels: Strings = Field(default_factory=dict)
     """Labels of the operator's pod, besides the standard ones."""
+    pod_security: PodSecurityValues = PodSecurityValues()
+    """Whom the operator's pod runs as."""
     resources: ResourceValues = ResourceValues()
     """CPU and memory of the operator."""
     node_selector: Strings = Field(default_factory=dict)

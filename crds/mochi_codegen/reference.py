@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mochi_api import identity, metrics, outcomes, rules, schema
+from mochi_api import identity, metrics, outcomes, rules
+from mochi_codegen import schema
 
 _NOTE = "<!-- Made by `make sync` from crds/mochi_api; do not edit. -->\n"
 
