@@ -75,7 +75,7 @@ class Gatherer:
             return None
         run, status = observe.run(raw), wire.parse_status(raw.get("status"))
         state = wire.read(status)
-        spec, problem = observe.spec(raw)
+        spec, problem = observe.spec(raw, accepted=state.resolved is not None)
         family = Family() if self._quiet.get(key) == run.uid else await self._family(run)
         self._note_quiet(key, run, state, family)
         self._prober.aim(key, _target(run, state, family))

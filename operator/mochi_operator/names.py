@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 from mochi_api import identity
-from mochi_api.rules import NAME_LIMIT
 
 PART_OF = "mochi-operator"
 APP_NAME = "mochi-trainer"
 
-_DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _PORT_FIRST = 20_000
 _PORT_COUNT = 10_000
-
-
-def problem(name: str) -> str | None:
-    """Why `name` cannot name a run, or None: Services and pods derive their names from it."""
-    if len(name) > NAME_LIMIT:
-        return f"metadata.name must have at most {NAME_LIMIT} characters, got {len(name)}"
-    if _DNS_1035.fullmatch(name) is None:
-        return f"metadata.name must be lower-case letters, digits and '-', starting with a letter, got {name}"
-    return None
 
 
 def child(name: str, step: str, attempt: int) -> str:

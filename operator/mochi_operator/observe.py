@@ -10,10 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from mochi_api import identity
-from mochi_api.rules import violations
+from mochi_api.rules import name_problem, violations
 from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
-from mochi_operator import names
 from mochi_operator.snapshot import Child, ChildState, Container, CreateWarning, ObjectRef, Pod, Run
 from mochi_operator.timestamps import EPOCH, parse
 
@@ -37,15 +36,18 @@ def run(raw: Raw) -> Run:
     )
 
 
-def spec(raw: Raw) -> tuple[FineTuneSpec | None, str]:
-    """The spec, or None and what is wrong with it; fields of a newer version are ignored."""
-    if (problem := names.problem(raw["metadata"]["name"])) is not None:
+def spec(raw: Raw, *, accepted: bool) -> tuple[FineTuneSpec | None, str]:
+    """The spec, or None and what is wrong with it; fields of a newer version are ignored.
+
+    A run that has been accepted is not held to the rules again: a later version may have more of them.
+    """
+    if (problem := name_problem(raw["metadata"]["name"])) is not None:
         return None, problem
     try:
         parsed = FineTuneSpec.model_validate(raw.get("spec") or {})
     except ValidationError as error:
         return None, explain(error)
-    broken = violations(parsed)
+    broken = [] if accepted else violations(parsed)
     return (None, "; ".join(broken)) if broken else (parsed, "")
 
 
