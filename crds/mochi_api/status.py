@@ -245,6 +245,8 @@ class FineTuneStatus(ApiModel):
     """Generation of the spec this status speaks of."""
     phase: Phase = "Pending"
     """One word for people; programs read the conditions."""
+    message: Annotated[str, Field(max_length=256)] = ""
+    """What it waits for, or why it failed, in a sentence; empty while all goes well."""
     result: Literal["", "Succeeded", "Failed"] = ""
     """How the run has ended; empty while it goes on."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(

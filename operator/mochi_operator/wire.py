@@ -51,6 +51,7 @@ def write(state: State, *, phase: Phase, generation: int) -> dict[str, Any]:
     status = FineTuneStatus(
         observed_generation=generation,
         phase=phase,
+        message=conditions.summary(state),
         result=state.result,
         conditions=conditions.observed(state, generation),
         resolved=state.resolved,
