@@ -196,7 +196,7 @@ class TrainingStatus(ApiModel):
     spent: int = 0
     """Failed attempts that count against `runPolicy.backoffLimit`."""
     furthest_step: int = 0
-    """Last step of the attempt that got furthest; one that gets further starts the count anew."""
+    """Step of the newest checkpoint when an attempt last failed; one that saves more starts the count anew."""
     trouble: Trouble | None = None
     """What keeps the attempt from going on."""
 
@@ -245,6 +245,8 @@ class FineTuneStatus(ApiModel):
     """Generation of the spec this status speaks of."""
     phase: Phase = "Pending"
     """One word for people; programs read the conditions."""
+    message: Annotated[str, Field(max_length=256)] = ""
+    """What it waits for, or why it failed, in a sentence; empty while all goes well."""
     result: Literal["", "Succeeded", "Failed"] = ""
     """How the run has ended; empty while it goes on."""
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(

@@ -24,6 +24,7 @@ COLUMNS = (
     ("Step", ".status.training.step", "integer", 1),
     ("Loss", ".status.training.loss", "string", 0),
     ("Attempt", ".status.training.attempt", "integer", 1),
+    ("Message", ".status.message", "string", 1),
     ("Age", ".metadata.creationTimestamp", "date", 0),
 )
 

@@ -12,6 +12,7 @@ from mochi_operator.timestamps import render
 
 Truth = Literal["True", "False", "Unknown"]
 MESSAGE_LIMIT = 1024
+SUMMARY_LIMIT = 256
 
 PENDING = "Pending"
 RUNNING = "Running"
@@ -81,6 +82,15 @@ def phase(state: State) -> Phase:
     return "Preprocessing" if any(step.attempts for step in state.steps.values()) else "Pending"
 
 
+def summary(state: State) -> str:
+    """What the run waits for, or why it failed, in a sentence."""
+    failed = find(state, "Failed")
+    if state.result == "Failed" and failed is not None:
+        return _shortened(failed.message, SUMMARY_LIMIT)
+    waits = [step.trouble.message for step in state.steps.values() if step.trouble is not None]
+    return _shortened(waits[0], SUMMARY_LIMIT) if waits and not state.result else ""
+
+
 def _training_phase(train: Step) -> Phase:
     if train.current is None:
         return "Retrying" if train.attempts else "Starting"
@@ -96,9 +106,13 @@ def _condition(kind: str, truth: Truth, reason: str, message: str, now: datetime
         type=kind,
         status=truth,
         reason=reason,
-        message=message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…",
+        message=_shortened(message, MESSAGE_LIMIT),
         last_transition_time=render(now),
     )
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _since(condition: Condition, moment: str) -> Condition:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mochi_operator import conditions
 from mochi_operator.backend.protocol import TrainingBackend
-from mochi_operator.cluster import FINETUNES, Cluster, ClusterError, StaleError
+from mochi_operator.cluster import FINETUNES, Cluster, ClusterError, StaleError, UnavailableError
 from mochi_operator.gather import Gatherer, Key
 from mochi_operator.metrics import Metrics, RunNumbers
 from mochi_operator.pulse import Pulse
@@ -62,7 +62,8 @@ class Controller:
             self._metrics.passed("conflict", time.monotonic() - begun)
             return
         except (ClusterError, TimeoutError) as error:
-            pause = self._queue.failed(key)
+            asked = error.retry_after if isinstance(error, UnavailableError) else None
+            pause = self._queue.failed(key, at_least=asked or 0.0)
             _log.warning(
                 "%s/%s: %s; tried again after %.0f s", *key, error or "the pass took too long", pause
             )

@@ -2,7 +2,7 @@
 
 Rights the operator needs (the chart's Role or ClusterRole; `tests/contract/test_rbac.py` compares them with the calls
 it makes): mochi.finetune.dev mochifinetunes get list watch, mochifinetunes/status patch; batch jobs and kubeflow.org
-pytorchjobs create get list watch delete; core pods list watch; core configmaps create get delete; core events create
+pytorchjobs create get list watch delete; core pods list watch, pods/log get; core configmaps create get delete; core events create
 patch list. With `MOCHI_WATCH_NAMESPACES` set a Role in each of the namespaces is enough.
 """
 
@@ -36,9 +36,6 @@ class Settings:
     http_port: int = 8080
     """`MOCHI_HTTP_PORT`: port of `/metrics` and `/healthz`."""
 
-    pod_namespace: str = ""
-    """`MOCHI_POD_NAMESPACE`: the operator's own namespace, for the log."""
-
     resync_seconds: float = 60.0
     """`MOCHI_RESYNC_SECONDS`: every run is looked at again after so long, whether or not a watch reported anything."""
 
@@ -69,7 +66,6 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         progress_seconds=_number(environment, "MOCHI_PROGRESS_SECONDS", 30.0),
         bind_address=environment.get("MOCHI_POD_IP", ""),
         http_port=int(_number(environment, "MOCHI_HTTP_PORT", 8080)),
-        pod_namespace=environment.get("MOCHI_POD_NAMESPACE", ""),
         resync_seconds=_number(environment, "MOCHI_RESYNC_SECONDS", 60.0),
         workers=int(_number(environment, "MOCHI_WORKERS", 4)),
         log_format=environment.get("MOCHI_LOG_FORMAT", "") or "json",

@@ -74,7 +74,7 @@ class Step:
     spent: int = 0
     """Failed attempts that count against the budget."""
     furthest: int = 0
-    """Last step of training of the attempt that got furthest."""
+    """Step of the newest checkpoint when an attempt of the training last failed."""
     given_up: bool = False
     """No further attempt is made."""
     not_before: datetime | None = None

@@ -51,6 +51,7 @@ def write(state: State, *, phase: Phase, generation: int) -> dict[str, Any]:
     status = FineTuneStatus(
         observed_generation=generation,
         phase=phase,
+        message=conditions.summary(state),
         result=state.result,
         conditions=conditions.observed(state, generation),
         resolved=state.resolved,
@@ -116,12 +117,11 @@ def _made_up(entry: StageStatus) -> tuple[Attempt, ...]:
 def _training(status: FineTuneStatus) -> Step:
     told = status.training or TrainingStatus()
     attempts = tuple(_attempt(item) for item in status.attempts)
-    before = [item.last_step for item in attempts if item.ended is not None]
     return Step(
         name="train",
         attempts=attempts,
         spent=told.spent,
-        furthest=max([told.furthest_step, *before]),
+        furthest=told.furthest_step,
         not_before=parse(told.next_attempt_time),
         trouble=_trouble(told.trouble),
     )

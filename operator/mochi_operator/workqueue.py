@@ -62,23 +62,16 @@ class WorkQueue(Generic[K]):
         if again_seconds is not None:
             self.add_after(key, again_seconds)
 
-    def failed(self, key: K) -> float:
+    def failed(self, key: K, *, at_least: float = 0.0) -> float:
         """The work on `key` went wrong; it is tried again after the returned number of seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
         pause: float = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(count, 30))
-        pause *= self._jitter.uniform(0.8, 1.2)
+        pause = max(at_least, pause * self._jitter.uniform(0.8, 1.2))
         self._again.discard(key)
         self._release(key)
         self.add_after(key, pause)
         return pause
-
-    def forget(self, key: K) -> None:
-        """Nothing more is due for `key`."""
-        self._failures.pop(key, None)
-        timer = self._timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
 
     def close(self) -> None:
         """Cancel all timers."""

@@ -22,7 +22,7 @@ def failed(case: Case, draft: Draft, reason: Reason, message: str, action: str) 
     draft = draft.set_condition("Reconciling", "False", reason)
     if not draft.state.steps["train"].completed:
         draft = draft.set_condition("TrainingRunning", "False", reason, message)
-    draft = _closed(draft.with_state(replace(draft.state, result="Failed")))
+    draft = _closed(draft.with_state(replace(draft.state, result="Failed")), reason, message)
     draft = draft.warning("Failed", f"{reason}: {advice}")
     return _cleaned(case.family, draft).settle()
 
@@ -46,12 +46,12 @@ def finished(snapshot: Snapshot, draft: Draft) -> Draft:
     return _cleaned(snapshot.family, draft).settle()
 
 
-def _closed(draft: Draft) -> Draft:
-    """No step waits for anything any more."""
+def _closed(draft: Draft, reason: Reason, message: str) -> Draft:
+    """No attempt runs, and no step waits for anything any more."""
     for step in draft.state.steps.values():
         current = step.current
         if current is not None:
-            step = step.with_newest(replace(current, ended=draft.now, reason=Reason.DEADLINE_EXCEEDED))
+            step = step.with_newest(replace(current, ended=draft.now, reason=reason, message=message))
         draft = draft.with_step(replace(step, trouble=None, not_before=None))
     numbers = replace(draft.state.numbers, replicas_running=0)
     return draft.with_state(replace(draft.state, numbers=numbers))

@@ -51,8 +51,6 @@ RETRY_SECONDS = 15.0
 """A child that cannot be created is tried again so often."""
 LINGER_SECONDS = 15.0
 """A child whose containers have all ended may end by itself for so long; a sidecar can keep it for ever."""
-SAVING = timedelta(seconds=60)
-"""Beyond the grace period, after which the pods of an attempt that has ended are waited for no longer."""
 USAGE_ERROR = 2
 """What a program exits with that does not know its command."""
 
@@ -237,7 +235,8 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
         exit_code=finding.exit_code,
         last_step=last_step,
     )
-    account = budget.account(step, reason, last_step, case.spec.run_policy)
+    saved = draft.state.checkpoint.step if kind.name == "train" and draft.state.checkpoint is not None else 0
+    account = budget.account(step, reason, saved, case.spec.run_policy)
     step = replace(
         step.with_newest(ended),
         spent=account.spent,
@@ -293,9 +292,12 @@ def _next_attempt(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft
     if remains:
         refs = [child.ref for child in remains if not child.deleting]
         return draft.deleting(*refs).waking(SOON_SECONDS).settle()
-    wait = max(_pause(case, step), SOON_SECONDS if _last_pods_stay(case, step) else 0.0)
-    if wait > 0:
-        return draft.waking(wait).settle()
+    pause = _pause(case, step)
+    if pause > 0:
+        return draft.waking(pause).settle()
+    staying = _last_pods(case, step)
+    if staying:
+        return _held(case, draft, kind, step, waiting.last_pods(staying)).waking(SOON_SECONDS)
     newer = min((child.attempt for child in _children(case, kind.name)), default=None)
     if newer is not None:
         return _open(case, draft, kind, step, newer)
@@ -303,24 +305,28 @@ def _next_attempt(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft
 
 
 def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
+    """Make the next child; when that was refused just now, say so, and for how long it has been."""
     number = _free_number(case, kind.name, step.number + 1)
     start = Start(step=kind.name, attempt=number)
     refusal = next((case.refusals[name] for name in _made(case, start) if name in case.refusals), None)
     if refusal is None:
         return _open(case, draft.starting(start), kind, step, number).settle()
-    finding = creation.refused_child(refusal)
+    draft = _held(case, draft, kind, step, creation.refused_child(refusal))
+    return telling.blocked(draft, refusal).waking(RETRY_SECONDS)
+
+
+def _held(case: Case, draft: Draft, kind: StepKind, step: Step, finding: Finding) -> Draft:
+    """No attempt can be opened: told, and for some reasons, or after some time, the end of the step."""
     step = _with_trouble(case, step, finding)
+    since = step.trouble.since if step.trouble is not None else case.now
+    late = waiting.past_deadline(case, since, [finding])
     draft = draft.with_step(step)
-    if _lasts_too_long(case, step, finding):
-        return telling.given_up(
-            case,
-            draft.with_step(replace(step, given_up=True)),
-            kind,
-            finding.reason or Reason.POD_REFUSED,
-            finding.message,
-            ROWS[finding.reason or Reason.POD_REFUSED].action,
-        )
-    return telling.blocked(case, draft, kind, refusal, finding).waking(RETRY_SECONDS).settle()
+    if late is None and not _lasts_too_long(case, step, finding):
+        return telling.held(case, draft, kind, finding).settle()
+    last = late or finding
+    reason = last.reason or Reason.UNKNOWN
+    draft = draft.with_step(replace(step, given_up=True, trouble=None))
+    return telling.given_up(case, draft, kind, reason, last.message, ROWS[reason].action)
 
 
 def _made(case: Case, start: Start) -> tuple[str, str]:
@@ -350,21 +356,20 @@ def _pause(case: Case, step: Step) -> float:
     return 0.0 if step.not_before is None else -case.age(step.not_before)
 
 
-def _last_pods_stay(case: Case, step: Step) -> bool:
-    """Whether pods of the last attempt still run: they are waited for as long as they may take to save a checkpoint.
+def _last_pods(case: Case, step: Step) -> list[Pod]:
+    """Pods of earlier attempts that still run: they may be saving a checkpoint, or are collected late.
 
-    A pod on a dead node never goes. What it may still write is fenced: it has an attempt's number of its own.
+    A pod on a dead node never goes, and is not waited for. What it may still write is fenced: it has an attempt's number
+    of its own.
     """
-    if not step.attempts:
-        return False
-    old = [
+    return [
         pod
         for pod in case.family.pods
-        if pod.step == step.name and pod.attempt <= step.number and not pod.ended
+        if pod.step == step.name
+        and pod.attempt <= step.number
+        and not pod.ended
+        and not nodes.unreachable(pod, case)
     ]
-    grace = timedelta(seconds=case.spec.run_policy.grace_period_seconds) + SAVING
-    ended = step.attempts[0].ended or case.now
-    return case.now < ended + grace and any(not nodes.unreachable(pod, case) for pod in old)
 
 
 def _children(case: Case, step: Stage) -> list[Child]:

@@ -61,15 +61,21 @@ def _training(case: Case, draft: Draft, view: View, finding: Finding | None) -> 
     return meter.told(case, draft)
 
 
-def blocked(case: Case, draft: Draft, kind: StepKind, refusal: Refusal, finding: Finding) -> Draft:
-    """The next attempt cannot be created; it is tried again."""
-    draft = _announced(case, draft, kind, None, at_once=True)
-    if refusal.cause == "taken":
-        return acceptance.not_accepted(draft, Reason.NAME_CONFLICT, finding.message, stalled=True)
-    if refusal.cause == "unserved":
-        return acceptance.not_accepted(draft, Reason.BACKEND_UNAVAILABLE, finding.message, stalled=False)
-    text = f"{kind.name}: {finding.message}" if kind.name != "train" else finding.message
+def held(case: Case, draft: Draft, kind: StepKind, finding: Finding) -> Draft:
+    """No attempt can be opened yet."""
+    draft = _announced(case, draft, kind, None)
+    text = finding.message if kind.name == "train" else f"{kind.name}: {finding.message}"
     return draft.set_condition(kind.condition, "False", WAITING, text)
+
+
+def blocked(draft: Draft, refusal: Refusal) -> Draft:
+    """The API server will not have the next child; of two causes the whole run is told."""
+    message = f"{refusal.ref.kind} {refusal.ref.name}: {refusal.message}"
+    if refusal.cause == "taken":
+        return acceptance.not_accepted(draft, Reason.NAME_CONFLICT, message, stalled=True)
+    if refusal.cause == "unserved":
+        return acceptance.not_accepted(draft, Reason.BACKEND_UNAVAILABLE, message, stalled=False)
+    return draft
 
 
 def completed(draft: Draft, kind: StepKind) -> Draft:
@@ -107,15 +113,13 @@ def given_up(case: Case, draft: Draft, kind: StepKind, reason: Reason, text: str
     )
 
 
-def _announced(
-    case: Case, draft: Draft, kind: StepKind, attempt: Attempt | None, *, at_once: bool = False
-) -> Draft:
+def _announced(case: Case, draft: Draft, kind: StepKind, attempt: Attempt | None) -> Draft:
     """The draft with an Event about a trouble that lasts, once."""
     step: Step = draft.state.steps[kind.name]
     trouble = step.trouble
     if trouble is None or trouble.announced:
         return draft
-    if not at_once and case.age(trouble.since) < ANNOUNCE_SECONDS:
+    if case.age(trouble.since) < ANNOUNCE_SECONDS:
         return draft
     draft = draft.with_step(replace(step, trouble=replace(trouble, announced=True)))
     name = kind.name if attempt is None else _named(kind, attempt)

@@ -44,8 +44,9 @@ def claim_missing(view: View) -> Finding | None:
 
 
 def _containers(view: View) -> Iterator[tuple[Pod, Container]]:
+    """Containers of the pods in which ours has not started; a sidecar that fails later is no matter of ours."""
     for pod in view.pods:
-        if not pod.ended and pod.gone_by is None:
+        if pod.main.started is None and not pod.ended and pod.gone_by is None:
             yield from ((pod, item) for item in (pod.main, *pod.foreign))
 
 

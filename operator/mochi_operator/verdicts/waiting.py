@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from mochi_api.outcomes import Reason
 from mochi_operator.build.pod import GPU_PRODUCT_LABEL
+from mochi_operator.snapshot import Case, Pod
 from mochi_operator.verdicts.finding import Finding, View
 
 
@@ -37,14 +39,25 @@ def peers(view: View) -> Finding | None:
 
 def too_long(view: View, others: Sequence[Finding]) -> Finding | None:
     """The attempt has waited to run for longer than it may; `others` is what it waits for."""
-    limit = view.case.spec.run_policy.pre_running_deadline_seconds
-    if not limit or view.attempt.ran is not None or view.child.suspended:
+    if view.attempt.ran is not None or view.child.suspended:
         return None
-    if view.case.age(view.attempt.started) <= limit:
+    return past_deadline(view.case, view.attempt.started, others)
+
+
+def past_deadline(case: Case, since: datetime, others: Sequence[Finding]) -> Finding | None:
+    """Whether something that has waited `since` then has waited for longer than it may; 0 is no limit."""
+    limit = case.spec.run_policy.pre_running_deadline_seconds
+    if not limit or case.age(since) <= limit:
         return None
-    why = next(iter(others)).message if others else "its pods do not start"
+    why = others[0].message if others else "its pods do not start"
     message = f"waited longer than runPolicy.preRunningDeadlineSeconds = {limit}: {why}"
     return Finding(kind="deadline", reason=Reason.DEADLINE_EXCEEDED, message=message)
+
+
+def last_pods(pods: Sequence[Pod]) -> Finding:
+    """Pods of the last attempt that have not ended: they may be saving, and two attempts never run side by side."""
+    named = ", ".join(pod.name for pod in pods[:4])
+    return Finding(kind="last-pods", message=f"the next attempt waits until {named} of the last one is gone")
 
 
 def _asked(view: View, said: str) -> str:
