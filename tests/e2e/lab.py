@@ -7,19 +7,20 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from demo import clips, devsite
+from demo import clips, devsite, install
 from demo.deadline import Deadline
 from demo.kubectl import Kubectl, KubectlError
-from demo.sites import Site
+from demo.sites import SECRET, Site
 from demo.steps import Steps
 from devcluster import cluster
+from mochi_api import layout
 from mochi_api.identity import API_VERSION, GROUP, KIND, PLURAL
 from mochi_api.status import FineTuneStatus
 
@@ -38,6 +39,21 @@ class Lab:
     @property
     def kubectl(self) -> Kubectl:
         return self.site.kubectl
+
+    @property
+    def operator(self) -> Kubectl:
+        """kubectl in the operator's namespace."""
+        return self.kubectl.within(self.site.operator_namespace)
+
+    def within(self, namespace: str, labels: dict[str, str] | None = None) -> Lab:
+        """The same in a namespace of its own, which is made as the first was."""
+        manifest = install.namespace(namespace)
+        manifest["metadata"]["labels"].update(labels or {})
+        kubectl = self.kubectl.within(namespace)
+        kubectl.apply(manifest)
+        s3 = self.cluster.s3
+        kubectl.apply(install.storage_secret(SECRET, s3.access_key, s3.secret_key))
+        return replace(self, site=replace(self.site, kubectl=kubectl))
 
     def spec(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """The demo at smaller size, with `changes`: dotted path -> value, None removes."""
@@ -93,19 +109,61 @@ class Lab:
             time.sleep(0.5)
         raise AssertionError(f"{name} did not fail in time\n{self.evidence(name)}")
 
+    def told(self, name: str, what: str, *words: str, seconds: float = 90.0) -> str:
+        """The message of the condition that has all `words`; fails when none comes in time."""
+        found = ""
+
+        def said(status: FineTuneStatus) -> bool:
+            nonlocal found
+            messages = [item.message for item in status.conditions]
+            found = next((text for text in messages if all(word in text for word in words)), "")
+            return bool(found)
+
+        self.until(name, said, f"{what} ({', '.join(words)})", seconds)
+        return found
+
+    def warned(self, name: str, *words: str, seconds: float = 60.0) -> None:
+        """Wait for a Warning Event with all `words`."""
+        end = time.monotonic() + seconds
+        while True:
+            said = [item["message"] for item in self.events(name) if item["type"] == "Warning"]
+            if any(all(word in text for word in words) for text in said):
+                return
+            assert time.monotonic() < end, f"{name}: no Warning with {words}: {said}\n{self.evidence(name)}"
+            time.sleep(0.5)
+
+    def uid(self, name: str) -> str:
+        uid: str = self.kubectl.json("get", RESOURCE, name)["metadata"]["uid"]
+        return uid
+
+    def run_uri(self, name: str) -> str:
+        """Folder of everything that belongs to this run alone."""
+        return layout.run_root(f"s3://{self.site.bucket.name}/", self.uid(name))
+
+    def delete(self, name: str) -> None:
+        """Delete a run whose story is told, with all its pods."""
+        self.kubectl.run("delete", RESOURCE, name, "--ignore-not-found", "--timeout=60s", seconds=70)
+        children = ("jobs,pytorchjobs,pods", "-l", f"{GROUP}/finetune={name}")
+        self.kubectl.run("wait", "--for=delete", *children, "--timeout=60s", seconds=70)
+
+    def pods(self, name: str, *selector: str) -> list[dict[str, Any]]:
+        """The pods of a run, as the API server has them."""
+        labels = ",".join([f"{GROUP}/finetune={name}", *(f"{GROUP}/{item}" for item in selector)])
+        found: list[dict[str, Any]] = self.kubectl.json("get", "pods", "-l", labels)["items"]
+        return found
+
     def events(self, name: str) -> list[dict[str, Any]]:
         found = self.kubectl.json("get", "events", f"--field-selector=involvedObject.name={name}")["items"]
         return [item for item in found if item["involvedObject"]["kind"] == KIND]
 
     def evidence(self, name: str) -> str:
         """What a person would look at."""
-        operator = self.kubectl.within(self.site.operator_namespace)
         said = []
         for kubectl, args in (
             (self.kubectl, ("describe", RESOURCE, name)),
             (self.kubectl, ("get", "jobs,pytorchjobs,pods", "-o", "wide")),
             (self.kubectl, ("logs", "-l", f"{GROUP}/finetune={name}", "--tail=25", "--prefix")),
-            (operator, ("logs", "deployment/mochi-operator", "--tail=40")),
+            (self.operator, ("logs", "deployment/mochi-operator", "--tail=40")),
         ):
             try:
                 said.append(kubectl.run(*args))
@@ -147,12 +205,12 @@ def _spec(site: Site) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(root: Path, folder: Path) -> Iterator[Lab]:
-    """The system, for as long as the context lasts."""
+def opened(root: Path, folder: Path, **config: Any) -> Iterator[Lab]:
+    """The system, for as long as the context lasts; `config` is for the cluster."""
     steps = Steps(Console(file=StringIO()))
     with devsite.image_file(root) as images:
-        config = cluster.Config(name="e2e", dir=folder, images=images)
-        with cluster.running(config) as found:
+        wanted = cluster.Config(**{"name": "e2e", "dir": folder, "images": images, **config})
+        with cluster.running(wanted) as found:
             site = devsite.prepare(found, root, Deadline(240), steps)
             site.bucket.create()
             clips.upload(site.bucket, "clips", clips.bundled())

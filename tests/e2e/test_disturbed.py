@@ -1,0 +1,295 @@
+"""What a cluster does to a run while it goes on: each run ends with the weights of one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mochi_api import layout
+from mochi_api.identity import GROUP
+from mochi_api.status import FineTuneStatus
+from tests.e2e import nodes, webhooks
+from tests.e2e.lab import RESOURCE, Lab
+from tests.e2e.pods import held_at, processes_of
+from tests.e2e.stories import LIMIT, Story, reasons, same, spec, trained_steps, under_way, weights
+
+OUTAGE_SECONDS = float(os.environ.get("MOCHI_E2E_OUTAGE_SECONDS", "0"))
+"""How much longer than until it is told the webhook is down; 300 by hand shows that time changes nothing."""
+TOLD_SECONDS = 90.0
+CURED_SECONDS = 60.0
+
+
+def left_alone(lab: Lab, _folder: Path) -> FineTuneStatus:
+    lab.apply("alone", spec())
+    return lab.succeeded("alone")
+
+
+def evicted_and_deleted(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """A node under pressure evicts the first attempt, a person deletes the second; a checkpoint is left unfinished."""
+    lab.apply("evicted", spec(sampling__gpus=1))
+    with held_at(lab, "evicted", attempt=1, step=10) as pod:
+        unfinished = layout.join(layout.checkpoint(lab.run_uri("evicted"), 50), "state.safetensors")
+        lab.site.bucket.put_text("cut off", lab.site.bucket.key_of(unfinished))
+        _evict(lab, pod)
+    lab.until("evicted", lambda s: len(s.attempts) == 2, "a second attempt")
+    with held_at(lab, "evicted", attempt=2, step=20):
+        lab.kubectl.run("delete", "pytorchjob", "evicted-a2", "--wait=false")
+    lab.until("evicted", lambda s: _stage(s, "sample") is not None, "the end of the training")
+    message = lab.told("evicted", "the missing GPU", "nvidia.com/gpu")
+    lab.warned("evicted", "sample", "nvidia.com/gpu")
+    assert "1 x nvidia.com/gpu" in message
+    return lab.status("evicted")
+
+
+def silent_for_a_while(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """A training pod that hangs is said to be silent; when it goes on, nothing has happened."""
+    lab.apply("silent", spec())
+    with held_at(lab, "silent", attempt=1, step=10):
+        lab.until("silent", lambda s: _condition(s, "TrainingHealthy") == "Unknown", "silence", TOLD_SECONDS)
+    return lab.succeeded("silent")
+
+
+def created_again(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """Deleted and created again under its name while the old pod, on a slow node, still saves."""
+    lab.apply("again", spec())
+    with held_at(lab, "again", attempt=1, step=10) as pod:
+        slow = "devcluster/stop-delay-seconds"
+        lab.kubectl.run("annotate", "pod", pod, f"{slow}=300")
+        lab.kubectl.run("delete", RESOURCE, "again", "--timeout=30s")
+        lab.apply("again", spec())
+        lab.told("again", "the pod of the run before", "a deleted run of this name still has", pod)
+        assert [item["metadata"]["name"] for item in lab.pods("again")] == [pod]
+    lab.kubectl.run("annotate", "pod", pod, "--overwrite", f"{slow}=0")
+    return lab.succeeded("again")
+
+
+def with_a_sidecar(lab: Lab, folder: Path) -> FineTuneStatus:
+    """Every pod has a proxy that never ends, first among its containers or as a native sidecar."""
+    meshed = lab.within("meshed")
+    with webhooks.mesh(meshed.kubectl, folder):
+        meshed.apply("meshed", spec())
+        meshed.until("meshed", lambda s: bool(s.attempts), "the training")
+        status = meshed.succeeded("meshed")
+    injected = [_containers(pod) for pod in meshed.pods("meshed")]
+    assert injected, "no pod is left to look at"
+    assert all(webhooks.SIDECAR in names for names in injected)
+    end = time.monotonic() + TOLD_SECONDS
+    while running := [pod["metadata"]["name"] for pod in meshed.pods("meshed") if _runs(pod)]:
+        assert time.monotonic() < end, f"the sidecar keeps {running}\n{meshed.evidence('meshed')}"
+        time.sleep(1)
+    return status
+
+
+def held_back(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """By a quota, a queue, a webhook that is down, and a queue once more in the middle of the training."""
+    held = lab.within("held")
+    held.kubectl.run("create", "quota", "full", "--hard=pods=0")
+    held.apply("impatient", spec(runPolicy__preRunningDeadlineSeconds=20))
+    with webhooks.outage(held.kubectl, "outage"):
+        held.apply("held", spec())
+        _by_quota_and_queue(held)
+        _by_webhook(held)
+    cured = datetime.now(UTC)
+    status = held.until("held", lambda s: bool(s.attempts), "the training")
+    begun = status.attempts[0].start_time
+    assert begun is not None
+    assert (datetime.fromisoformat(begun) - cured).total_seconds() < CURED_SECONDS
+    with held_at(held, "held", attempt=1, step=10):
+        held.kubectl.run("patch", "pytorchjob", "held-a1", "--type=merge", "-p", _suspended(True))
+    held.told("held", "the suspension", "PyTorchJob held-a1 is suspended")
+    held.kubectl.run("wait", "pod", "-l", f"{GROUP}/finetune=held,{GROUP}/stage=train", "--for=delete")
+    held.kubectl.run("patch", "pytorchjob", "held-a1", "--type=merge", "-p", _suspended(False))
+    return held.succeeded("held")
+
+
+def _by_quota_and_queue(held: Lab) -> None:
+    held.told("held", "the quota", "exceeded quota: full")
+    held.warned("held", "exceeded quota: full")
+    late = held.failed("impatient")
+    failed = next(item for item in late.conditions if item.type == "Failed")
+    assert failed.reason == "DeadlineExceeded"
+    assert "runPolicy.preRunningDeadlineSeconds = 20" in failed.message
+    assert "exceeded quota: full" in failed.message
+    held.kubectl.run("patch", "job", "held-check", "-p", '{"spec": {"suspend": true}}')
+    held.told("held", "the suspension", "Job held-check is suspended")
+    held.kubectl.run("patch", "job", "held-check", "-p", '{"spec": {"suspend": false}}')
+    held.kubectl.run("delete", "quota", "full")
+
+
+def _by_webhook(held: Lab) -> None:
+    done = held.until("held", lambda s: _state(s, "videos") == "Succeeded", "the embedded videos")
+    assert not done.attempts
+    held.told("held", "the webhook", "failed calling webhook", "outage.e2e.test", seconds=TOLD_SECONDS)
+    assert "failed calling webhook" in held.kubectl.run("describe", RESOURCE, "held")
+    held.warned("held", "failed calling webhook")
+    time.sleep(OUTAGE_SECONDS)
+    assert _state(held.status("held"), "videos") == "Succeeded"
+
+
+def drained(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """The node is drained: the attempt is preempted, and the next one goes elsewhere."""
+    with nodes.joined(lab, "drained") as node, ThreadPoolExecutor(1) as pool:
+        lab.apply("drained", spec(**nodes.placed(node.name)))
+        with held_at(lab, "drained", attempt=1, step=10) as pod:
+            nodes.open_elsewhere(lab, node.name)
+            selector = f"--pod-selector={GROUP}/finetune=drained"
+            drain = pool.submit(
+                lab.kubectl.run, "drain", node.name, selector, "--delete-emptydir-data", "--force", "--timeout=60s",
+                seconds=70,
+            )  # fmt: skip
+            lab.kubectl.run("wait", "pod", pod, "--for=jsonpath={.metadata.deletionTimestamp}")
+        drain.result()
+        return lab.succeeded("drained")
+
+
+def lost_with_its_node(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """The node is cut off, the run goes on elsewhere; when the old pod comes back to life it harms nothing."""
+    with nodes.joined(lab, "lost") as node:
+        lab.apply("lost", spec(**nodes.placed(node.name)))
+        with held_at(lab, "lost", attempt=1, step=10) as pod:
+            nodes.open_elsewhere(lab, node.name)
+            old = processes_of(lab, pod)
+            node.lost.touch()
+            status = lab.succeeded("lost")
+        end = time.monotonic() + TOLD_SECONDS
+        while any(item.alive() for item in old):
+            assert time.monotonic() < end, f"the pod of the lost node goes on\n{lab.evidence('lost')}"
+            time.sleep(0.5)
+        node.lost.unlink()
+        lab.kubectl.run("wait", "pod", pod, "--for=delete", "--timeout=90s", seconds=100)
+        return status
+
+
+STORIES: tuple[Story, ...] = (
+    lost_with_its_node,
+    held_back,
+    left_alone,
+    evicted_and_deleted,
+    silent_for_a_while,
+    created_again,
+    with_a_sidecar,
+    drained,
+)
+Told = Callable[[Story], FineTuneStatus]
+
+
+@pytest.fixture(scope="module")
+def told(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+    """The end of a story; all of them begin at once."""
+    with under_way(lab, tmp_path_factory.mktemp("stories"), STORIES) as futures:
+        yield lambda story: futures[story].result(LIMIT)
+
+
+@pytest.fixture(scope="module")
+def ends_alike(lab: Lab, told: Told, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bool]:
+    """Whether a run has the weights of the one that was left alone, trained step by step."""
+    folder = tmp_path_factory.mktemp("weights")
+    expected = weights(lab, told(left_alone), folder)
+
+    def alike(status: FineTuneStatus) -> bool:
+        assert trained_steps(lab, status) == list(range(1, 61))
+        return same(weights(lab, status, folder), expected)
+
+    return alike
+
+
+def test_a_run_left_alone_needs_one_attempt(told: Told) -> None:
+    assert reasons(told(left_alone)) == ["Completed"]
+
+
+def test_an_evicted_and_a_deleted_attempt_are_followed_by_others(told: Told, ends_alike: Any) -> None:
+    status = told(evicted_and_deleted)
+    assert reasons(status) == ["Preempted", "BackendDeleted", "Completed"]
+    assert ends_alike(status)
+
+
+def test_sampling_that_waits_for_a_gpu_does_not_hide_the_result_of_the_training(told: Told) -> None:
+    status = told(evicted_and_deleted)
+    assert status.phase == "Sampling"
+    assert status.artifacts is not None
+    assert status.artifacts.sha256
+
+
+def test_silence_is_no_failure(told: Told, ends_alike: Any) -> None:
+    status = told(silent_for_a_while)
+    assert reasons(status) == ["Completed"]
+    assert ends_alike(status)
+
+
+def test_a_run_of_an_old_name_waits_for_the_pods_of_the_old_run(told: Told, ends_alike: Any) -> None:
+    status = told(created_again)
+    assert reasons(status) == ["Completed"]
+    assert ends_alike(status)
+
+
+def test_an_injected_sidecar_changes_nothing_and_does_not_stay(told: Told, ends_alike: Any) -> None:
+    status = told(with_a_sidecar)
+    assert reasons(status) == ["Completed"]
+    assert ends_alike(status)
+
+
+def test_a_run_that_was_held_back_in_every_way_has_lost_nothing(told: Told, ends_alike: Any) -> None:
+    status = told(held_back)
+    assert reasons(status) == ["Completed"]
+    assert [(stage.name, stage.spent) for stage in status.stages if stage.spent] == []
+    assert ends_alike(status)
+
+
+def test_a_drained_node_costs_an_attempt_that_does_not_count(told: Told, ends_alike: Any) -> None:
+    status = told(drained)
+    assert reasons(status) == ["Preempted", "Completed"]
+    assert status.training is not None
+    assert status.training.spent == 0
+    assert ends_alike(status)
+
+
+def test_a_lost_node_costs_an_attempt_that_does_not_count_and_can_harm_nothing(
+    told: Told, ends_alike: Any, lab: Lab
+) -> None:
+    status = told(lost_with_its_node)
+    assert reasons(status) == ["NodeLost", "Completed"]
+    assert status.training is not None
+    assert status.training.spent == 0
+    assert lab.status("lost").artifacts == status.artifacts
+    assert ends_alike(status)
+
+
+def _evict(lab: Lab, pod: str) -> None:
+    where = (f"--kubeconfig={lab.cluster.kubeconfig}", lab.kubectl.namespace, pod)
+    command = [sys.executable, "-m", "devcluster.agent", "evict", "--by=node", *where]
+    subprocess.run(command, check=True, timeout=30)
+
+
+def _suspended(value: bool) -> str:
+    return f'{{"spec": {{"runPolicy": {{"suspend": {str(value).lower()}}}}}}}'
+
+
+def _stage(status: FineTuneStatus, name: str) -> Any:
+    return next((stage for stage in status.stages if stage.name == name), None)
+
+
+def _state(status: FineTuneStatus, name: str) -> str:
+    stage = _stage(status, name)
+    return "" if stage is None else str(stage.state)
+
+
+def _condition(status: FineTuneStatus, kind: str) -> str:
+    return next((item.status for item in status.conditions if item.type == kind), "")
+
+
+def _containers(pod: dict[str, Any]) -> list[str]:
+    body = pod["spec"]
+    return [item["name"] for item in (*body.get("initContainers", ()), *body["containers"])]
+
+
+def _runs(pod: dict[str, Any]) -> bool:
+    return pod["status"]["phase"] not in ("Succeeded", "Failed")
