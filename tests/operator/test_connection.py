@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kopf._core.intents.causes import Activity
 from kubernetes.aio.client import Configuration
 
-from mochi_operator import VERSION
+from mochi_operator import VERSION, handlers
 from mochi_operator.connection import FRESH_SECONDS, REFUSED_SECONDS, Connector, Login, LoginError
 
 SERVER = "https://10.0.0.1:6443"
@@ -155,6 +156,14 @@ async def test_kopf_gets_a_renewed_token_and_sees_when_a_token_is_the_one_that_w
     assert await login.for_watches() == first
     (account / "token").write_text("second")
     assert (await login.for_watches()).token == "second"
+
+
+async def test_kopf_logs_in_with_it_and_tries_again_soon(account):
+    login = Login(IN_CLUSTER, account)
+    made = handlers.registry(lambda key: None, login.for_watches)
+    (found,) = made._activities.get_handlers(Activity.AUTHENTICATION)
+    assert (await found.fn()).token == "first"
+    assert found.backoff == 5
 
 
 async def test_an_exec_plugin_logs_in_the_calls_and_the_watches(tmp_path, authority):
