@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -175,6 +176,13 @@ async def test_an_exec_plugin_logs_in_the_calls_and_the_watches(tmp_path, author
     assert info.as_http_headers() == {"Authorization": "Bearer get-2"}
     assert info.ca_path == str(authority)
     await connector.close()
+
+
+def test_a_plugin_also_runs_in_the_thread_of_the_watches(tmp_path):
+    environment = kubeconfig(tmp_path / "config", plugin(tmp_path, prints_token(timedelta(hours=1))))
+    with ThreadPoolExecutor(1) as thread:
+        info = thread.submit(lambda: asyncio.run(Login(environment).for_watches())).result(20)
+    assert info.token == "get-1"
 
 
 async def test_a_plugin_runs_again_when_its_token_ends_or_is_refused_and_not_before(tmp_path):
