@@ -152,7 +152,9 @@ def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:
 def test_bad_captions_are_failures_of_their_clip(root: Path) -> None:
     (root / "source" / "bunny.txt").write_bytes(b"caf\xe9")
     done = trim.execute(run_file(root, maxFailedItemsPercent=50))
-    assert [item.message for item in done.failures] == ["the caption bunny.txt is not UTF-8: byte 3"]
+    assert [item.message for item in done.failures] == [
+        "the caption bunny.txt is not UTF-8 (byte 3) but probably Latin-1, in which it reads 'café': save it as UTF-8"
+    ]
 
 
 def test_it_works_on_s3(root: Path, s3_server) -> None:
