@@ -32,7 +32,7 @@ def execute(run: RunFile, limits: Limits | None = None) -> Finished:
     """
     limits = limits or Limits()
     watch, findings = Watch(limits.total_seconds), Findings()
-    late = run_watched(watch, lambda: _look(Places(run, limits, watch), findings))
+    late = run_watched(watch, lambda: _look(Places(run, limits, watch), findings, watch))
     if late is not None:
         findings.problems.append(late)
     for warning in findings.warnings:
@@ -64,11 +64,11 @@ def publish_in_time(run: RunFile, record: StageRecord, limits: Limits | None = N
     return address
 
 
-def _look(places: Places, findings: Findings) -> None:
+def _look(places: Places, findings: Findings, watch: Watch) -> None:
     check_results(places, findings)
     check_dataset(places, findings)
-    from mochi_trainer.jobs.checks import model  # torch: what is above is known without it
-
+    with watch.waiting("loading torch", watch.seconds):
+        from mochi_trainer.jobs.checks import model  # what is above is known without it
     with findings.problem("the model"):
         model.check_model(places, findings)
     with findings.problem("startFrom"):
