@@ -27,8 +27,10 @@ from mochi_trainer.errors import (
     TrainerError,
 )
 from mochi_trainer.jobs import check, trim
+from mochi_trainer.jobs.checks.model import room_warnings
 from mochi_trainer.jobs.checks.places import Limits
 from mochi_trainer.presets.catalogue import NANO_FOLDER
+from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.storage import Patience, open_store
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.jobs_check.servers import read_only_server, silent_server
@@ -111,6 +113,26 @@ class TestAGoodRun:
         refs.mkdir()
         (refs / "main").write_text("abc")
         assert check.execute(with_model(run_file(root), root / "hub")).result.clips == 2
+
+    def test_is_good_with_the_files_of_diffusers(self, root: Path, model: Path) -> None:
+        folder = root / "diffusers"
+        for name in ("transformer", "vae"):
+            (folder / name).mkdir(parents=True)
+        nano = presets.preset_named("nano")
+        dit = dit_layout(load_file(model / "dit.safetensors"), nano.dit.depth)
+        save_file(dit, folder / "transformer" / "diffusion_pytorch_model.safetensors")
+        halves = {"encoder": encoder_table(nano.encoder), "decoder": decoder_table(nano.decoder)}
+        vae = {
+            f"{half}.{name}": tensor
+            for half, table in halves.items()
+            for name, tensor in diffusers_layout(load_file(model / f"{half}.safetensors"), table).items()
+        }
+        save_file(vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
+        shutil.copytree(model / "t5", folder / "text_encoder")
+        assert check.execute(with_model(run_file(root), folder)).result.clips == 2
+        del vae["decoder.conv_in.bias"]
+        save_file(vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
+        assert "decoder.conv_in.bias is missing" in str(problem(with_model(run_file(root), folder)))
 
     def test_counts_the_first_clips_only_with_max_clips(self, root: Path) -> None:
         assert check.execute(run_file(root, max_clips=1)).result.clips == 1
@@ -321,6 +343,12 @@ class TestModel:
         assert str(error).startswith(f"no dit in file://{root}/source: ")
         assert str(error).endswith("; nor are encoder, decoder, t5 there")
         assert error.action.startswith("upload the files of the model there, or correct model.source")
+
+    def test_a_disk_that_is_too_small_here_is_only_a_warning(self) -> None:
+        assert room_warnings({"captions": 40 << 30, "training": 1 << 30}, 20 << 30) == [
+            "captions will need 40 GiB of local disk, this pod has 20 GiB free: "
+            "see that workers.resources.ephemeralStorage is enough"
+        ]
 
     def test_mochi_1_without_a_source_is_invalid(self, root: Path) -> None:
         run = run_file(root)

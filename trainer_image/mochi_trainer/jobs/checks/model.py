@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
@@ -112,13 +112,17 @@ def _check_room(run: RunFile, store: Store, sizes: dict[Part, int], findings: Fi
         "captions (a copy of t5)": sizes["t5"] if remote else 0,
         "training (its export)": export_room(run, store if run.locations.model else None),
     }
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    for what, need in needs.items():
-        if need > free:
-            findings.warnings.append(
-                f"{what} will need {need / GIB:.3g} GiB of local disk, this pod has {free / GIB:.3g} GiB free: "
-                "see that workers.resources.ephemeralStorage is at least that"
-            )
+    findings.warnings += room_warnings(needs, shutil.disk_usage(tempfile.gettempdir()).free)
+
+
+def room_warnings(needs: Mapping[str, int], free: int) -> list[str]:
+    """A line for each of `needs` (bytes, by what needs them) that is more than is free here."""
+    return [
+        f"{what} will need {need / GIB:.3g} GiB of local disk, this pod has {free / GIB:.3g} GiB free: "
+        "see that workers.resources.ephemeralStorage is enough"
+        for what, need in needs.items()
+        if need > free
+    ]
 
 
 def check_adapter(places: Places, findings: Findings) -> None:

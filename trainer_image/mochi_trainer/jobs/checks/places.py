@@ -21,9 +21,9 @@ class Limits:
     """Seconds and attempts of the whole check."""
 
     patience: Patience = field(
-        default_factory=lambda: Patience(connect_seconds=5, read_seconds=10, attempts=2)
+        default_factory=lambda: Patience(connect_seconds=5, read_seconds=8, attempts=2)
     )
-    answer_seconds: float = 25
+    answer_seconds: float = 22
     """Longest wait for one place, whatever the client does: a name server can be silent too."""
     listing_seconds: float = 12
     """After which a dataset is judged by the part of it that has been listed."""
