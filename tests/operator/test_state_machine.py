@@ -8,7 +8,7 @@ from mochi_operator import apply, names
 from mochi_operator.cluster import JOBS, PODS, PYTORCHJOBS, RefusedError, StaleError
 from mochi_operator.decide import decide
 from tests.operator.fake_cluster import KilledError
-from tests.operator.world import NAMESPACE, End, World, failing, full, heartbeat, lora, well, with_settings
+from tests.operator.world import NAMESPACE, End, World, full, heartbeat, lora, well, with_settings
 
 
 def foreign(name: str, kind: str = "Job") -> dict:

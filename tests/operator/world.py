@@ -56,6 +56,8 @@ class FakeSigns:
     def __init__(self, clock: Clock) -> None:
         self.answer: Heartbeat | None = None
         self.log_readable = False
+        self.frozen = False
+        """No question is asked meanwhile."""
         self.targets: list[Target] = []
         self._clock = clock
         self._target: Target | None = None
@@ -69,8 +71,8 @@ class FakeSigns:
         self._target = target
 
     def reading(self, key: tuple[str, str]) -> Reading | None:
-        if self._reading is None:
-            return None
+        if self._reading is None or self.frozen:
+            return self._reading
         if self.answer is None:
             silent = self._reading.silent + 1
             self._reading = replace(self._reading, silent=silent, log_readable=self.log_readable)
