@@ -12,7 +12,7 @@ from mochi_api.outcomes import Outcome, Reason
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.cluster import FINETUNES, Manifest
 from mochi_operator.gather import Gatherer
-from mochi_operator.prober import Target
+from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Reading
@@ -110,7 +110,11 @@ class World:
 
     def restart(self) -> None:
         """A new operator process: what the old one remembered is gone."""
-        self.gatherer = Gatherer(self.cluster, self.backend, self.signs, self.settings, self.clock)
+        self.watched_by(self.signs)
+
+    def watched_by(self, signs: SignsOfLife) -> None:
+        """A new operator process that learns of signs of life from these."""
+        self.gatherer = Gatherer(self.cluster, self.backend, signs, self.settings, self.clock)
 
     async def turn(self) -> Pass:
         """One pass of the operator."""
