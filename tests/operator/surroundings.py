@@ -199,7 +199,8 @@ class Surroundings:
         gone_by = parse(pod["metadata"]["deletionTimestamp"])
         assert gone_by is not None
         begun = gone_by - timedelta(seconds=pod["spec"]["terminationGracePeriodSeconds"])
-        if (self._clock.now - begun).total_seconds() >= self.saving_seconds:
+        saves = "running" in _state(pod, _name(pod))
+        if not saves or (self._clock.now - begun).total_seconds() >= self.saving_seconds:
             del self._cluster.objects["Pod", pod["metadata"]["namespace"], pod["metadata"]["name"]]
 
     def _controller(self, job: Manifest, count: int, template: Manifest, done: str, reason: str) -> None:
