@@ -174,7 +174,7 @@ class ApiServer:
         except ApiException as error:
             if error.status in (400, 404) or error.status >= 500:
                 return None
-            raise self._meaning(request, error) from error
+            raise self._meaning(request, error) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._meaning(request, error) from error
 
@@ -205,7 +205,9 @@ class ApiServer:
         """Body of the answer; raises ClusterError."""
         try:
             return await self._ask(request, self._deadline())
-        except (ApiException, TimeoutError, aiohttp.ClientError, OSError) as error:
+        except ApiException as error:
+            raise self._meaning(request, error) from None  # all that it knows is told
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise self._meaning(request, error) from error
 
     async def _tail(self, request: _Request, limit_bytes: int) -> bytes:

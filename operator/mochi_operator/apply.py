@@ -14,6 +14,7 @@ from mochi_operator.cluster import (
     Manifest,
     NotServedError,
     RefusedError,
+    StaleError,
     UnavailableError,
 )
 from mochi_operator.events import event
@@ -65,9 +66,12 @@ async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> R
         return Refusal(ref=ref, cause=error.cause, message=str(error))
     except NotServedError as error:
         return Refusal(ref=ref, cause="unserved", message=str(error))
+    except StaleError as error:
+        # Not of the object, which is new: two creates met at one ResourceQuota.
+        return Refusal(ref=ref, cause="unavailable", message=str(error))
     except UnavailableError as error:
         # It may have taken effect: then the next pass finds the child, and adopts it.
-        return Refusal(ref=ref, cause="unavailable", message=error.words or str(error))
+        return Refusal(ref=ref, cause="unavailable", message=error.words)
     _log.info("created %s %s/%s", kind.name, snapshot.run.namespace, name)
     return None
 

@@ -14,6 +14,9 @@ WATCHED: tuple[Kind, ...] = (FINETUNES, JOBS, PYTORCHJOBS, PODS)
 """Kinds that Kopf lists and watches."""
 CHILDREN: tuple[Kind, ...] = (JOBS, PYTORCHJOBS, PODS)
 
+LOGIN_AGAIN_SECONDS = 5.0
+"""After a login that failed; no watch is renewed meanwhile. Kopf's own choice is a minute."""
+
 Wake = Callable[[tuple[str, str]], None]
 """Called with namespace and name of the run that something happened to."""
 
@@ -34,7 +37,7 @@ def registry(wake: Wake, login: Callable[[], Awaitable[kopf.ConnectionInfo]]) ->
         if namespace and name:
             wake((namespace, name))
 
-    kopf.on.login(registry=handlers, id="login")(credentials)
+    kopf.on.login(registry=handlers, id="login", backoff=LOGIN_AGAIN_SECONDS)(credentials)
     kopf.on.event(FINETUNES.group, FINETUNES.version, FINETUNES.plural, registry=handlers, id="run")(
         run_changed
     )

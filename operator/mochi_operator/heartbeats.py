@@ -14,6 +14,7 @@ from mochi_api.reading import lenient
 
 LIMIT_SECONDS = 2.0
 LIMIT_BYTES = 64 * 1024
+LONGEST_AGE = 1e9
 _FINE = 200
 _MISSING = 404
 
@@ -62,21 +63,26 @@ def of_progress(body: bytes, now: float) -> Heartbeat | None:
     if progress is None:
         return None
     stepping = progress.last_step_time is not None and progress.step < progress.total_steps
-    age = 0.0 if progress.last_step_time is None else max(0.0, now - progress.last_step_time)
-    saved = None if progress.checkpoint_time is None else max(0.0, now - progress.checkpoint_time)
+    age = None if progress.last_step_time is None else _age(now, progress.last_step_time)
+    saved = None if progress.checkpoint_time is None else _age(now, progress.checkpoint_time)
     raw = {
         "attempt": 0,
         "activity": "training" if stepping else NOT_TOLD,
-        "quietSeconds": age,
+        "quietSeconds": age or 0.0,
         "done": progress.step,
         "total": progress.total_steps,
         "loss": progress.loss,
         "gradNorm": progress.grad_norm,
         "stepSeconds": progress.step_seconds,
-        "stepAgeSeconds": None if progress.last_step_time is None else age,
+        "stepAgeSeconds": age,
         "checkpointStep": progress.checkpoint_step,
         "checkpointUri": progress.checkpoint_uri,
         "checkpointAgeSeconds": saved,
         "nonFinite": progress.non_finite,
     }
     return lenient(Heartbeat, raw)
+
+
+def _age(now: float, moment: float) -> float:
+    """Seconds since `moment`, which may be anything."""
+    return min(max(0.0, now - moment), LONGEST_AGE)

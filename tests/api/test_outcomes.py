@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi_api import outcomes
-from mochi_api.outcomes import Item, Outcome, Reason, StageResult
+from mochi_api.outcomes import CheckResult, Item, Outcome, Reason, StageResult
 from mochi_api.spec import RetryReason
 
 
@@ -33,6 +33,35 @@ def test_the_line_always_fits_and_reads_back(message: str, failures: list[str]) 
     assert back.reason is Reason.DATASET_REJECTED
     assert back.stage_result is not None
     assert back.stage_result.items_failed == len(items)
+
+
+@given(
+    st.text(max_size=5000),
+    st.text(max_size=512),
+    st.lists(st.text(max_size=256), max_size=16),
+    st.lists(st.text(max_size=256), max_size=8),
+)
+def test_the_line_of_a_check_fits_too_and_keeps_its_remedy(
+    message: str, action: str, checked: list[str], warnings: list[str]
+) -> None:
+    result = CheckResult(clips=7, checked=checked, warnings=warnings)
+    line = Outcome(reason=Reason.COMPLETED, message=message, action=action, check_result=result).to_line()
+    assert len(line.encode()) <= outcomes.TERMINATION_LOG_BYTES
+    back = Outcome.model_validate_json(line)
+    assert back.action == action
+    assert back.check_result is not None
+    assert back.check_result.clips == 7
+
+
+def test_a_long_line_of_a_check_loses_what_is_good_before_what_may_go_wrong() -> None:
+    result = CheckResult(checked=["g" * 256] * 16, warnings=["w" * 256] * 8)
+    back = Outcome.model_validate_json(
+        Outcome(reason=Reason.COMPLETED, message="short", check_result=result).to_line()
+    )
+    assert back.message == "short"
+    assert back.check_result is not None
+    assert len(back.check_result.warnings) == 8
+    assert 0 < len(back.check_result.checked) < 16
 
 
 def test_the_spec_offers_just_the_reasons_that_may_pass_by_themselves() -> None:

@@ -30,7 +30,7 @@ from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import REPLICATED, own_rows, rows_of, shard
 from mochi_trainer.presets import Preset, check_parts, fill_dit, load_dit, meta_dit, preset_named
 from mochi_trainer.presets.initial import initialise
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import Connection, open_store
 from tests.trainer.conftest import BUCKET, serving
 from tests.trainer.distributed import free_port
 from tests.trainer.loading import CountingS3, CountingStore, write_hollow, write_shards
@@ -147,7 +147,7 @@ def _counting(address: str, s3: S3Spec) -> CountingStore | CountingS3:
     """The source that counts what is read from it."""
     if address.startswith("s3://"):
         bucket, _, prefix = address.removeprefix("s3://").partition("/")
-        return CountingS3(bucket, prefix, s3)
+        return CountingS3(bucket, prefix, Connection(s3))
     return CountingStore(Path(address))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mochi_api.heartbeat import Heartbeat
 from mochi_operator import apply
 from mochi_operator.decide import decide
 from mochi_operator.handlers import WATCHED
+from mochi_operator.prober import Prober
 from tests.operator.world import NAMESPACE, World
 
 Right = tuple[str, str, str]
@@ -41,22 +44,34 @@ def _foreign(kind: str, name: str, owner: dict | None = None) -> dict:
     return {"apiVersion": "v1", "kind": kind, "metadata": metadata}
 
 
+class _NoAnswer:
+    """Pods whose addresses cannot be reached, so that their logs are read."""
+
+    async def ask(self, address: str) -> Heartbeat | None:
+        return None
+
+
 async def _calls_of_a_life() -> set[Right]:
     """A run that meets every kind of trouble at least once."""
     world = World()
-    for kind, name in (("Job", "dissolve-trim"), ("PyTorchJob", "dissolve-a1")):
+    prober = Prober(_NoAnswer(), world.cluster, world.clock, lambda key: None, told_seconds=30)
+    world.watched_by(prober)
+    for kind, name in (("Job", "dissolve-check"), ("PyTorchJob", "dissolve-a1")):
         world.cluster.put(_foreign(kind, name))
     owner = {"kind": "MochiFineTune", "name": "dissolve", "uid": "gone", "controller": True}
-    world.cluster.put(_foreign("ConfigMap", "dissolve-trim-run", owner))
+    world.cluster.put(_foreign("ConfigMap", "dissolve-check-run", owner))
     for _ in range(2):
         await world.turn()
-    del world.cluster.objects["Job", NAMESPACE, "dissolve-trim"]
+    del world.cluster.objects["Job", NAMESPACE, "dissolve-check"]
     await world.turn()
     world.clock.advance(11)
     await world.turn()  # a Job without pods: its Events are read
     await world.until(lambda world: world.condition("Accepted")["reason"] == "NameConflict")
     del world.cluster.objects["PyTorchJob", NAMESPACE, "dissolve-a1"]
     await world.until(lambda world: world.phase == "Training")
+    for _ in range(5):
+        await asyncio.sleep(0)  # the prober has its turn
+    await prober.close()
     world.submit(uid="second")
     world.restart()
     await world.until(lambda world: world.phase == "Succeeded")

@@ -65,6 +65,13 @@ def test_the_operators_lock_holds_no_training_package_and_the_trainers_no_kubern
     assert {"torch", "boto3", "pydantic"} <= trainer.keys()
 
 
+@pytest.mark.parametrize("name", ["operator", "trainer"])
+def test_the_tests_run_with_the_packages_of_the_images(name: str) -> None:
+    image, tests = locked(name), locked("dev")
+    pins = {package: (rest.split()[0], tests.get(package, "").split()[:1]) for package, rest in image.items()}
+    assert {package: pin for package, pin in pins.items() if [pin[0]] != pin[1]} == {}
+
+
 @pytest.mark.parametrize("name", ["operator", "trainer", "build"])
 def test_every_requirement_of_an_image_is_pinned_and_hashed_and_no_index_is_named(name: str) -> None:
     entries = locked(name)

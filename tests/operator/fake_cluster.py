@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from mochi_operator.cluster import (
     EVENTS,
     FINETUNES,
     KINDS,
     AlreadyExistsError,
+    ClusterError,
     Kind,
     Manifest,
     NotServedError,
@@ -21,6 +23,7 @@ from mochi_operator.cluster import (
 from mochi_operator.timestamps import render
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+OUTAGE = 'failed calling webhook "validator.kubeflow.org": connection refused'
 Address = tuple[str, str, str]
 
 
@@ -56,6 +59,12 @@ class FakeCluster:
         self.absent: set[str] = set()
         """Kinds that are not installed."""
         self.refuse: Callable[[Manifest], RefusedError | None] = lambda manifest: None
+        self.outage: Callable[[str, Kind, str], Literal["", "before", "after"]] = lambda verb, kind, name: ""
+        """Whether a call, by verb, kind and name, finds no answer, and whether it takes effect all the same."""
+        self.collect_seconds = 0.0
+        """How long the garbage collector takes; with 0 what an object owns goes with it."""
+        self.log_error: ClusterError | None = None
+        """What reading a log raises."""
         self.kill_after: int | None = None
         """Number of writes after which the caller is killed; the last of them still takes effect. Between reads there is
         nothing to lose."""
@@ -63,6 +72,7 @@ class FakeCluster:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         self._count("get", kind)
+        self._answer("get", kind, name)
         found = None if kind.name in self.absent else self.objects.get((kind.name, namespace, name))
         return copy.deepcopy(found)
 
@@ -75,6 +85,7 @@ class FakeCluster:
         fields: Mapping[str, str] | None = None,
     ) -> list[Manifest]:
         self._count("list", kind)
+        self._answer("list", kind, namespace or "")
         if kind.name in self.absent:
             raise NotServedError("the server could not find the requested resource")
         return [
@@ -91,18 +102,22 @@ class FakeCluster:
         if error is not None:
             raise error
         address = (kind.name, namespace, manifest["metadata"]["name"])
+        away = self._answer("create", kind, address[2])
         if address in self.objects:
             raise AlreadyExistsError(f"{kind.plural} {address[2]!r} already exists")
         self.put(manifest)
+        self._no_answer(away)
         self.writes.append(("create", kind.name, address[2]))
         self._kill()
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         self._count("delete", kind)
+        away = self._answer("delete", kind, name)
         found = self.objects.get((kind.name, namespace, name))
         if found is not None and found["metadata"]["uid"] == uid:
             self.remove(kind, namespace, name)
             self.writes.append(("delete", kind.name, name))
+        self._no_answer(away)
         self._kill()
 
     async def write_status(
@@ -114,8 +129,10 @@ class FakeCluster:
             raise NotServedError("not found")
         if found["metadata"]["resourceVersion"] != resource_version:
             raise StaleError("the object has been modified")
+        away = self._answer("patch", FINETUNES, name)
         found["status"] = copy.deepcopy(status)
         self._bump(found)
+        self._no_answer(away)
         self.writes.append(("patch", FINETUNES.name, name))
         self._kill()
 
@@ -123,6 +140,8 @@ class FakeCluster:
         self, namespace: str, pod: str, *, container: str, since_seconds: int, limit_bytes: int
     ) -> str | None:
         self.calls.add(("get", "", "pods/log"))
+        if self.log_error is not None:
+            raise self.log_error
         return self.logs.get(pod)
 
     async def record(self, namespace: str, event: Manifest) -> None:
@@ -150,9 +169,9 @@ class FakeCluster:
         return stored
 
     def remove(self, kind: Kind, namespace: str, name: str) -> None:
-        """Delete an object and, as the garbage collector would, everything it owns."""
+        """Delete an object and, unless the garbage collector takes its time, everything it owns."""
         gone = self.objects.pop((kind.name, namespace, name), None)
-        if gone is None:
+        if gone is None or self.collect_seconds > 0:
             return
         for found, place, child in list(self.objects):
             owners = self.objects[found, place, child]["metadata"].get("ownerReferences") or []
@@ -185,6 +204,17 @@ class FakeCluster:
 
     def _count(self, verb: str, kind: Kind) -> None:
         self.calls.add((verb, kind.group, kind.plural))
+
+    def _answer(self, verb: str, kind: Kind, name: str) -> str:
+        away = self.outage(verb, kind, name)
+        if away == "before":
+            raise UnavailableError(f"{verb} {kind.name} {name}: no answer", words=OUTAGE)
+        return away
+
+    @staticmethod
+    def _no_answer(away: str) -> None:
+        if away == "after":
+            raise UnavailableError("no answer, though it was done", words=OUTAGE)
 
     def _kill(self) -> None:
         if self.kill_after is None:

@@ -5,15 +5,17 @@ import json
 import os
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from kopf._core.intents.causes import Activity
 from kubernetes.aio.client import Configuration
 
-from mochi_operator import VERSION
+from mochi_operator import VERSION, handlers
 from mochi_operator.connection import FRESH_SECONDS, REFUSED_SECONDS, Connector, Login, LoginError
 
 SERVER = "https://10.0.0.1:6443"
@@ -157,6 +159,14 @@ async def test_kopf_gets_a_renewed_token_and_sees_when_a_token_is_the_one_that_w
     assert (await login.for_watches()).token == "second"
 
 
+async def test_kopf_logs_in_with_it_and_tries_again_soon(account):
+    login = Login(IN_CLUSTER, account)
+    made = handlers.registry(lambda key: None, login.for_watches)
+    (found,) = made._activities.get_handlers(Activity.AUTHENTICATION)
+    assert (await found.fn()).token == "first"
+    assert found.backoff == 5
+
+
 async def test_an_exec_plugin_logs_in_the_calls_and_the_watches(tmp_path, authority):
     user = plugin(tmp_path, prints_token(timedelta(hours=1)))
     login = Login(kubeconfig(tmp_path / "config", user, **{"certificate-authority": "ca.crt"}))
@@ -166,6 +176,13 @@ async def test_an_exec_plugin_logs_in_the_calls_and_the_watches(tmp_path, author
     assert info.as_http_headers() == {"Authorization": "Bearer get-2"}
     assert info.ca_path == str(authority)
     await connector.close()
+
+
+def test_a_plugin_also_runs_in_the_thread_of_the_watches(tmp_path):
+    environment = kubeconfig(tmp_path / "config", plugin(tmp_path, prints_token(timedelta(hours=1))))
+    with ThreadPoolExecutor(1) as thread:
+        info = thread.submit(lambda: asyncio.run(Login(environment).for_watches())).result(20)
+    assert info.token == "get-1"
 
 
 async def test_a_plugin_runs_again_when_its_token_ends_or_is_refused_and_not_before(tmp_path):

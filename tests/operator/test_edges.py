@@ -1,4 +1,4 @@
-"""Settings, log lines, the pages of the operator, rank 0's page, and what Kopf is told to do."""
+"""Settings, log lines, the pages of the operator, and what Kopf is told to do."""
 
 import json
 import logging
@@ -6,13 +6,11 @@ import logging
 import aiohttp
 import kopf
 import pytest
-from aiohttp import web as server
 
 from mochi_api import metrics as table
 from mochi_operator import handlers, web
 from mochi_operator.log import JsonFormatter
 from mochi_operator.metrics import Metrics
-from mochi_operator.progress import PORT, HttpProgress
 from mochi_operator.pulse import Pulse
 from mochi_operator.settings import Settings, SettingsError, from_environment
 
@@ -74,36 +72,6 @@ async def test_the_pages_answer_and_health_turns_503_when_the_loop_hangs(unused_
         await runner.cleanup()
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     assert {row.name for row in table.OPERATOR_METRICS} <= names
-
-
-@pytest.mark.parametrize(
-    ("code", "body", "step"),
-    [
-        (200, {"step": 3, "totalSteps": 9, "loss": None}, 3),
-        (200, {"surprise": 1}, None),
-        (500, {"step": 3, "totalSteps": 9}, None),
-    ],
-)
-async def test_progress_of_rank_0_is_read_or_counts_as_silence(code, body, step):
-    async def page(_request: server.Request) -> server.Response:
-        return server.json_response(body, status=code)
-
-    app = server.Application()
-    app.router.add_get("/progress", page)
-    runner = server.AppRunner(app)
-    await runner.setup()
-    await server.TCPSite(runner, "127.0.0.83", PORT).start()
-    try:
-        async with aiohttp.ClientSession() as session:
-            found = await HttpProgress(session).read("127.0.0.83")
-    finally:
-        await runner.cleanup()
-    assert (found.step if found is not None else None) == step
-
-
-async def test_no_answer_is_silence():
-    async with aiohttp.ClientSession() as session:
-        assert await HttpProgress(session).read("127.0.0.84") is None
 
 
 async def credentials() -> kopf.ConnectionInfo:

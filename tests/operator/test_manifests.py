@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi_api import resolved
+from mochi_api.rules import name_problem
 from mochi_api.runfile import STAGES, parse
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import Resolved
 from mochi_operator import names
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.build.config import config_map
-from mochi_operator.build.job import stage_job
-from mochi_operator.build.order import Order
+from mochi_operator.build.job import step_job
+from mochi_operator.build.recipe import Recipe
 from mochi_operator.snapshot import Run
 from tests.operator.world import IMAGE, full, lora
 
@@ -39,6 +40,8 @@ PUBLISHED = {
             "priorityClassName": "high",
             "serviceAccountName": "trainer",
             "imagePullSecrets": ["pull"],
+            "labels": {"team": "films", "mochi.finetune.dev/stage": "mine"},
+            "annotations": {"sidecar.istio.io/inject": "false"},
         },
     },
 }
@@ -47,10 +50,10 @@ CASES = [(name, stage) for name in SPECS for stage in STAGES]
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,43}[a-z0-9])?", fullmatch=True)
 
 
-def order(spec: dict, stage: str, *, name: str = "dissolve", attempt: int = 1) -> Order:
+def recipe(spec: dict, stage: str, *, name: str = "dissolve", attempt: int = 1) -> Recipe:
     parsed = FineTuneSpec.model_validate(spec)
     training = resolved.training(parsed)
-    return Order(
+    return Recipe(
         run=Run(
             namespace="videos", name=name, uid="4f2c", generation=1, resource_version="1",
             created=datetime(2026, 1, 1, tzinfo=UTC),
@@ -60,13 +63,13 @@ def order(spec: dict, stage: str, *, name: str = "dissolve", attempt: int = 1) -
             replicas=resolved.replicas(parsed), gpus_per_pod=resolved.gpus(parsed).training, image=IMAGE,
             warmup_steps=training.warmup_steps, global_batch_size=training.global_batch_size,
         ),
-        stage=stage,
+        step=stage,
         attempt=attempt,
     )  # fmt: skip
 
 
-def manifests(made: Order) -> list[dict]:
-    child = PyTorchJobBackend().build(made) if made.stage == "train" else stage_job(made)
+def manifests(made: Recipe) -> list[dict]:
+    child = PyTorchJobBackend().build(made) if made.step == "train" else step_job(made)
     return [config_map(made), child]
 
 
@@ -90,7 +93,7 @@ def template(manifest: dict) -> dict:
 @pytest.mark.parametrize(("name", "stage"), CASES)
 def test_manifests_are_the_golden_ones(name, stage, update_golden):
     path = GOLDEN / f"{name}-{stage}.yaml"
-    text = yaml.dump_all(manifests(order(SPECS[name], stage)), Dumper=Dumper, sort_keys=False, width=110)
+    text = yaml.dump_all(manifests(recipe(SPECS[name], stage)), Dumper=Dumper, sort_keys=False, width=110)
     if update_golden:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -105,7 +108,7 @@ def test_every_golden_has_a_case():
 
 @pytest.mark.parametrize(("name", "stage"), CASES)
 def test_the_run_file_is_readable_and_holds_no_secret(name, stage):
-    text = config_map(order(SPECS[name], stage))["data"]["run.yaml"]
+    text = config_map(recipe(SPECS[name], stage))["data"]["run.yaml"]
     assert parse(text).stage == stage
     assert "AWS_SECRET" not in text
 
@@ -122,14 +125,14 @@ def test_no_mapping_is_shared_between_two_places(name, stage):
         for part in value.values() if isinstance(value, dict) else value:
             walk(part)
 
-    made = order(SPECS[name], stage)
+    made = recipe(SPECS[name], stage)
     both = [*manifests(made), *manifests(made)]
     walk(both)
 
 
 @pytest.mark.parametrize(("name", "stage"), CASES)
 def test_pods_pass_pod_security_restricted(name, stage):
-    pod = template(manifests(order(SPECS[name], stage))[1])["spec"]
+    pod = template(manifests(recipe(SPECS[name], stage))[1])["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(pod)
@@ -142,7 +145,7 @@ def test_pods_pass_pod_security_restricted(name, stage):
 
 @pytest.mark.parametrize(("name", "stage"), CASES)
 def test_every_mount_has_its_volume_and_no_name_occurs_twice(name, stage):
-    pod = template(manifests(order(SPECS[name], stage))[1])["spec"]
+    pod = template(manifests(recipe(SPECS[name], stage))[1])["spec"]
     container = pod["containers"][0]
     volumes, mounts = (
         [item["name"] for item in pod["volumes"]],
@@ -155,16 +158,16 @@ def test_every_mount_has_its_volume_and_no_name_occurs_twice(name, stage):
 
 
 def test_gpu_products_matter_only_where_there_are_gpus():
-    assert "affinity" in template(manifests(order(PUBLISHED, "train"))[1])["spec"]
-    assert "affinity" not in template(manifests(order(PUBLISHED, "trim"))[1])["spec"]
-    assert "affinity" not in template(manifests(order(lora(), "train"))[1])["spec"]
+    assert "affinity" in template(manifests(recipe(PUBLISHED, "train"))[1])["spec"]
+    assert "affinity" not in template(manifests(recipe(PUBLISHED, "trim"))[1])["spec"]
+    assert "affinity" not in template(manifests(recipe(lora(), "train"))[1])["spec"]
 
 
 @given(NAMES, st.integers(1, 101))
 def test_names_are_valid_and_bounded(name, attempt):
-    assert names.problem(name) is None
-    job = names.attempt_job(name, attempt)
-    derived = [names.stage_job(name, stage) for stage in STAGES] + [job, f"{job}-worker-63"]
+    assert name_problem(name) is None
+    children = [names.child(name, step, attempt) for step in STAGES]
+    derived = [*children, f"{names.child(name, 'train', attempt)}-worker-63"]
     for child in [*derived, *(names.run_config(child) for child in derived)]:
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", child)
     assert max(map(len, derived)) <= 63
@@ -173,12 +176,12 @@ def test_names_are_valid_and_bounded(name, attempt):
 @given(NAMES, NAMES, st.integers(1, 101), st.integers(1, 101))
 def test_children_of_two_runs_never_share_a_name(one, other, first, second):
     def children(name: str, attempt: int) -> dict[str, set[str]]:
-        jobs = {names.stage_job(name, stage) for stage in STAGES if stage != "train"}
-        attempts = {names.attempt_job(name, attempt)}
+        jobs = {names.child(name, step, attempt) for step in STAGES if step != "train"}
+        trainings = {names.child(name, "train", attempt)}
         return {
             "jobs": jobs,
-            "attempts": attempts,
-            "configs": {names.run_config(job) for job in jobs | attempts},
+            "trainings": trainings,
+            "configs": {names.run_config(job) for job in jobs | trainings},
         }
 
     if one != other:
@@ -186,15 +189,67 @@ def test_children_of_two_runs_never_share_a_name(one, other, first, second):
         assert all(not mine[kind] & others[kind] for kind in mine)
 
 
+@given(NAMES, st.sampled_from(STAGES), st.integers(1, 101), st.sampled_from(STAGES), st.integers(1, 101))
+def test_children_of_one_run_never_share_a_name(name, step, attempt, other, second):
+    same = (step, attempt) == (other, second)
+    assert (names.child(name, step, attempt) == names.child(name, other, second)) is same
+
+
+@pytest.mark.parametrize(
+    ("step", "attempt", "child"),
+    [
+        ("trim", 1, "dissolve-trim"),
+        ("trim", 2, "dissolve-trim-2"),
+        ("train", 1, "dissolve-a1"),
+        ("train", 2, "dissolve-a2"),
+    ],
+)
+def test_an_earlier_version_finds_its_first_attempts_under_the_names_it_gave_them(step, attempt, child):
+    assert names.child("dissolve", step, attempt) == child
+
+
 @given(NAMES, st.integers(1, 101))
-def test_the_rendezvous_port_is_in_its_range_and_stays_the_same(name, attempt):
-    job = names.attempt_job(name, attempt)
-    assert 20_000 <= names.master_port("videos", job) < 30_000
-    assert names.master_port("videos", job) == names.master_port("videos", job)
+def test_the_rendezvous_port_is_in_its_range(name, attempt):
+    assert 20_000 <= names.master_port("videos", names.child(name, "train", attempt)) < 30_000
+
+
+def test_the_rendezvous_port_is_the_same_in_every_process():
+    assert names.master_port("videos", "dissolve-a1") == 21_333
+    assert names.master_port("videos", "dissolve-a2") == 20_405
 
 
 @pytest.mark.parametrize("name", ["a" * 46, "1st", "a.b", "Dissolve", "a-", ""])
 def test_other_names_are_refused_with_the_name(name):
-    problem = names.problem(name)
+    problem = name_problem(name)
     assert problem is not None
     assert problem.startswith("metadata.name must")
+
+
+@pytest.mark.parametrize(("name", "stage"), CASES)
+def test_a_job_has_one_try_and_no_deadline_of_its_own(name, stage):
+    spec = manifests(recipe(SPECS[name], stage))[1]["spec"]
+    if stage == "train":
+        assert set(spec["runPolicy"]) == {"cleanPodPolicy"}, "attempts and deadlines are the operator's"
+    else:
+        assert (spec["backoffLimit"], set(spec)) == (0, {"backoffLimit", "template"})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pods_carry_the_annotations_that_switch_injection_off_and_keep_our_labels(stage):
+    metadata = template(manifests(recipe(PUBLISHED, stage))[1])["metadata"]
+    assert metadata["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert (metadata["labels"]["team"], metadata["labels"]["mochi.finetune.dev/stage"]) == ("films", stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_token_is_mounted_even_where_an_account_is_named(stage):
+    spec = template(manifests(recipe(PUBLISHED, stage))[1])["spec"]
+    assert spec["serviceAccountName"] == "trainer"
+    assert spec["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_user_and_group_can_be_left_to_the_namespace(stage):
+    free = lora(workers={"podTemplate": {"userFromNamespace": True}})
+    context = template(manifests(recipe(free, stage))[1])["spec"]["securityContext"]
+    assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}

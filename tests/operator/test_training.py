@@ -1,12 +1,15 @@
 """Attempts, deadlines, health and progress of the training."""
 
+from datetime import timedelta
+
 import pytest
 
 from mochi_api.outcomes import Outcome, Reason
-from mochi_api.progress import Progress
 from mochi_api.spec import RetryBackoffSpec
-from mochi_operator.policy.attempts import backoff_seconds
-from tests.operator.world import End, World, failing, lora, well
+from mochi_operator.steps.budget import backoff_seconds
+from mochi_operator.timestamps import render
+from tests.operator.fake_cluster import START
+from tests.operator.world import End, World, failing, heartbeat, lora, well
 
 
 def forever(stage, attempt, rank):
@@ -17,11 +20,6 @@ async def trained(world: World) -> World:
     world.script = forever
     await world.until(lambda world: world.phase == "Training")
     return world
-
-
-def progress(world: World, **changes) -> Progress:
-    known = {"step": 5, "total_steps": 20, "loss": 0.5, "grad_norm": 1.25, "step_seconds": 2.0}
-    return Progress(**{**known, "last_step_time": world.clock.now.timestamp(), **changes})
 
 
 async def test_attempts_follow_until_none_is_left():
@@ -42,7 +40,8 @@ async def test_a_failure_that_no_attempt_can_mend_ends_the_run_at_once():
     await world.until(lambda world: world.phase == "Failed")
     assert len(world.status["attempts"]) == 1
     message = world.condition("Failed")["message"]
-    assert "needs 90 GiB, has 80; use fewer frames" in message
+    assert "needs 90 GiB, has 80; no further attempt is made after OutOfMemory; use fewer frames" in message
+    assert "tried again" not in message
     assert world.cluster.reasons()[-1] == "Failed"
 
 
@@ -68,35 +67,27 @@ async def test_a_larger_backoff_limit_is_honoured_while_the_run_goes_on():
     assert world.status["observedGeneration"] == 2
 
 
-async def test_no_step_for_too_long_is_a_stall_and_tried_again():
+async def test_nothing_that_moves_for_too_long_is_a_stall_and_tried_again():
     world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
-    world.progress.answer = progress(world)
+    world.signs.answer = heartbeat(quiet_seconds=60)
     await world.turn()
-    world.clock.advance(61)
+    assert world.phase == "Training"
+    world.signs.answer = heartbeat(quiet_seconds=61)
     await world.turn()
     attempt = world.status["attempts"][0]
     assert (attempt["reason"], attempt["lastStep"]) == ("Stalled", 5)
-    assert "no step for more than 60 s after step 5" in attempt["message"]
+    assert "nothing has moved for more than 60 s while training, after step 5" in attempt["message"]
     assert world.phase == "Retrying"
 
 
-async def test_a_first_step_that_never_comes_is_a_stall():
+async def test_ages_count_on_by_our_own_clock_between_two_signs():
     world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
-    world.progress.answer = progress(world, step=0, loss=None, last_step_time=None)
-    world.clock.advance(61)
+    world.signs.answer = heartbeat(quiet_seconds=50)
     await world.turn()
-    assert world.status["attempts"][0]["reason"] == "Stalled"
-
-
-async def test_export_after_the_last_step_has_more_time():
-    world = await trained(World(lora(runPolicy={"stallTimeoutSeconds": 60})))
-    world.progress.answer = progress(world, step=20)
-    world.clock.advance(200)
+    world.signs.frozen = True  # no newer answer has come, and none is missing yet
+    world.clock.advance(11)
     await world.turn()
-    assert world.phase == "Training"
-    world.clock.advance(60)
-    await world.turn()
-    assert world.status["attempts"][0]["reason"] == "Stalled"
+    assert world.attempts("train") == [Reason.STALLED]
 
 
 async def test_ranks_that_run_on_after_rank_0_has_ended_are_a_stall():
@@ -106,16 +97,21 @@ async def test_ranks_that_run_on_after_rank_0_has_ended_are_a_stall():
     world.end(world.pods("dissolve-a1")[0], well("train", 1, 0))
     await world.turn()
     assert world.phase == "Training"
-    world.clock.advance(241)
+    world.clock.advance(59)
     await world.turn()
-    assert world.status["attempts"][0]["reason"] == "Stalled"
+    assert world.phase == "Training"
+    world.clock.advance(2)
+    await world.turn()
+    assert world.attempts("train") == [Reason.STALLED]
 
 
 async def test_the_run_as_a_whole_has_a_deadline():
     world = await trained(World(lora(runPolicy={"activeDeadlineSeconds": 3600})))
+    left = 3600 - (world.clock.now - START).total_seconds()
+    world.clock.advance(left - 3)
     result = await world.turn()
-    assert result.wake_seconds <= 5
-    world.clock.advance(3600)
+    assert (world.phase, result.wake_seconds) == ("Training", 3)
+    world.clock.advance(4)
     await world.turn()
     assert world.condition("Failed")["reason"] == Reason.DEADLINE_EXCEEDED
     assert "runPolicy.activeDeadlineSeconds = 3600" in world.condition("Failed")["message"]
@@ -124,9 +120,9 @@ async def test_the_run_as_a_whole_has_a_deadline():
 
 async def test_progress_is_written_no_more_often_than_the_settings_say():
     world = await trained(World())
-    world.progress.answer = progress(world)
+    world.signs.answer = heartbeat()
     await world.turn()
-    world.progress.answer = progress(world, step=6)
+    world.signs.answer = heartbeat(done=6)
     world.clock.advance(29)
     await world.turn()
     assert world.status["training"]["step"] == 5
@@ -146,24 +142,24 @@ async def test_progress_is_written_no_more_often_than_the_settings_say():
 
 async def test_a_checkpoint_is_named():
     world = await trained(World())
-    world.progress.answer = progress(world, checkpoint_step=4, checkpoint_uri="s3://c/4", checkpoint_time=0.0)
+    world.signs.answer = heartbeat(checkpoint_step=4, checkpoint_uri="s3://c/4", checkpoint_age_seconds=10)
     await world.turn()
-    assert world.status["checkpoints"] == {
-        "latest": {"step": 4, "uri": "s3://c/4", "time": "1970-01-01T00:00:00Z"}
-    }
+    saved = render(world.clock.now - timedelta(seconds=10))
+    assert world.status["checkpoints"] == {"latest": {"step": 4, "uri": "s3://c/4", "time": saved}}
     assert world.condition("CheckpointReady")["message"] == "step 4: s3://c/4"
 
 
 async def test_a_loss_that_is_not_a_number_is_unhealthy_and_said_once():
     world = await trained(World())
-    world.progress.answer = progress(world, loss=None, non_finite=2)
+    world.signs.answer = heartbeat(loss=None, non_finite=2)
     await world.turn()
     await world.turn()
     healthy = world.condition("TrainingHealthy")
     assert (healthy["status"], healthy["reason"]) == ("False", Reason.NON_FINITE_LOSS)
     assert world.status["training"]["loss"] == "NaN"
     assert world.cluster.reasons().count(Reason.NON_FINITE_LOSS) == 1
-    world.progress.answer = progress(world, non_finite=2)
+    world.signs.answer = heartbeat(non_finite=2)
+    world.clock.advance(30)
     await world.turn()
     assert world.condition("TrainingHealthy")["message"] == "2 steps were not finite"
 
@@ -172,45 +168,10 @@ async def test_the_time_of_transition_moves_with_the_status_only():
     world = await trained(World())
     before = world.condition("TrainingRunning")["lastTransitionTime"]
     world.clock.advance(100)
-    world.progress.answer = progress(world)
+    world.signs.answer = heartbeat()
     await world.turn()
     assert world.condition("TrainingRunning")["lastTransitionTime"] == before
     assert world.condition("TrainingHealthy")["lastTransitionTime"] > before
-
-
-async def test_pods_refused_by_admission_end_the_run_with_the_message():
-    world = World()
-    await world.turn()
-    job = world.cluster.one("Job", "dissolve-trim")
-    world.cluster.put(
-        {
-            "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "videos"},
-            "involvedObject": {"uid": job["metadata"]["uid"]}, "type": "Warning", "reason": "FailedCreate",
-            "message": 'Error creating: pods "dissolve-trim-" is forbidden: violates PodSecurity "restricted:latest"',
-        }
-    )  # fmt: skip
-    world.clock.advance(11)
-    await world.turn()
-    assert "violates PodSecurity" in world.condition("Preprocessed")["message"]
-    world.clock.advance(50)
-    await world.turn()
-    assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
-    assert world.status["stages"][0]["state"] == "Failed"
-    assert world.cluster.names("Job") == []
-
-
-async def test_a_missing_secret_is_named():
-    world = World()
-    await world.turn()
-    world.step()
-    pod = world.pods("dissolve-trim")[0]
-    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
-    pod["status"] = {"phase": "Pending", "held": True, "containerStatuses": [{"state": {"waiting": waiting}}]}
-    world.clock.advance(61)
-    await world.turn()
-    failed = world.condition("Failed")
-    assert failed["reason"] == Reason.MISSING_OBJECT
-    assert 'secret "s3" not found' in failed["message"]
 
 
 async def test_a_failed_stage_names_its_reason_and_the_clips():
@@ -221,19 +182,21 @@ async def test_a_failed_stage_names_its_reason_and_the_clips():
         "failures": [{"clip": "a.mp4", "message": "moov atom not found"}],
     }
     outcome = Outcome(reason=Reason.DATASET_REJECTED, message="2 of 2 clips failed", stage_result=result)
-    world.script = lambda stage, attempt, rank: End(4, outcome)
+    world.script = lambda stage, attempt, rank: (
+        End(4, outcome) if stage == "trim" else well(stage, attempt, rank)
+    )
     await world.until(lambda world: world.phase == "Failed")
     assert world.condition("Preprocessed")["reason"] == Reason.DATASET_REJECTED
     assert (
-        "trim: dissolve-trim-x7x7x: 2 of 2 clips failed; mend the clips"
-        in world.condition("Failed")["message"]
+        "trim: attempt 1: dissolve-trim-x7x7x: 2 of 2 clips failed; no further attempt is made after DatasetRejected; "
+        "mend the clips" in world.condition("Failed")["message"]
     )
-    stage = world.status["stages"][0]
+    stage = world.status["stages"][1]
     assert (stage["state"], stage["failures"][0]["clip"]) == ("Failed", "a.mp4")
 
 
 async def test_an_unreadable_spec_is_said_and_left_alone():
-    world = World({**lora(), "surprise": 1})
+    world = World({**lora(), "mode": "surprise"})
     result = await world.turn()
     accepted = world.condition("Accepted")
     assert (accepted["status"], accepted["reason"], world.phase) == ("False", "InvalidSpec", "Failed")
@@ -242,7 +205,7 @@ async def test_an_unreadable_spec_is_said_and_left_alone():
     world.cluster.writes.clear()
     await world.turn()
     assert world.cluster.writes == []
-    del world.run["spec"]["surprise"]
+    world.run["spec"]["mode"] = "lora"
     world.run["metadata"]["generation"] = 2
     await world.until(lambda world: world.phase == "Succeeded")
 

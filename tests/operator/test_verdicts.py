@@ -1,156 +1,307 @@
-"""Why something failed, from what a pod and its owner leave behind."""
+"""Why something failed or does not go on, from what a pod and its owner leave behind."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from mochi_api.outcomes import Outcome, Reason
-from mochi_operator.policy import verdicts
-from mochi_operator.snapshot import Child, ObjectRef, Pod
+from mochi_api.spec import FineTuneSpec
+from mochi_api.status import Resolved
+from mochi_operator.snapshot import (
+    Case,
+    Child,
+    Container,
+    CreateWarning,
+    Family,
+    ObjectRef,
+    Pod,
+    Reading,
+    Run,
+)
+from mochi_operator.state import Attempt
+from mochi_operator.steps.engine import CHECKS
+from mochi_operator.verdicts import containers, creation, images, liveness, nodes, waiting
+from mochi_operator.verdicts.finding import View
 from tests.operator.fake_cluster import START
+from tests.operator.world import IMAGE, full, heartbeat
 
 LATER = START + timedelta(seconds=600)
+RUNNING = Container(name="pytorch", started=START)
 
 
-def pod(**changes) -> Pod:
-    return Pod(
-        **{
-            "name": "p",
-            "owner_uid": "u",
-            "stage": "train",
-            "attempt": 1,
-            "rank": 0,
-            "created": START,
-            **changes,
-        }
+def pod(main: Container | None = None, **changes) -> Pod:
+    known = {
+        "name": "p", "uid": "pod", "owner_uid": "u", "step": "train", "attempt": 1, "rank": 0, "created": START,
+        "main": main or Container(name="pytorch"),
+    }  # fmt: skip
+    return Pod(**{**known, **changes})
+
+
+def ended(code: int | None, *, message: str = "", why: str = "", at=START) -> Container:
+    finished = at if code is not None else None
+    return Container(
+        name="pytorch", exit_code=code, termination_message=message, ended_reason=why, finished=finished
     )
 
 
-def failed(**changes) -> Pod:
-    return pod(**{"phase": "Failed", "exit_code": 1, "finished": START, **changes})
+def failed(main: Container, **changes) -> Pod:
+    return pod(main, **{"phase": "Failed", **changes})
 
 
-def child(**changes) -> Child:
-    ref = ObjectRef(kind="PyTorchJob", name="j", uid="u")
-    return Child(**{"ref": ref, "stage": "train", "attempt": 1, "created": START, **changes})
+def waits(reason: str, message: str = "") -> Pod:
+    return pod(Container(name="pytorch", waiting_reason=reason, waiting_message=message))
 
 
 def line(reason: Reason, message: str = "because") -> str:
     return Outcome(reason=reason, message=message, step=7).to_line()
 
 
+def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, reading=None, **child) -> View:
+    """An attempt of the training as the checks see it."""
+    spec = full(runPolicy=policy or {}, workers={"replicas": max(expected, 2), **(workers or {})})
+    ref = ObjectRef(kind="PyTorchJob", name="j", uid="u")
+    return View(
+        case=Case(
+            run=Run(
+                namespace="n", name="r", uid="run", generation=1, resource_version="1", created=START
+            ),
+            spec=FineTuneSpec.model_validate(spec),
+            resolved=Resolved(
+                replicas=expected, gpus_per_pod=1, image=IMAGE, warmup_steps=1, global_batch_size=1
+            ),
+            now=now, progress_interval=30, family=Family(pods=pods), reading=reading, refusals={},
+        ),
+        attempt=Attempt(number=1, child="j", started=START),
+        child=Child(**{"ref": ref, "step": "train", "attempt": 1, "created": START, "pods": expected, **child}),
+        pods=pods, expected=expected, gpus=1, beats=True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("given", "reason", "message"),
     [
-        (failed(termination_message=line(Reason.NON_FINITE_LOSS)), Reason.NON_FINITE_LOSS, "p: because"),
-        (failed(termination_message="noise\n" + line(Reason.DISK_FULL)), Reason.DISK_FULL, "p: because"),
-        (failed(exit_code=5), Reason.ACCESS_DENIED, "exit code 5"),
-        (failed(exit_code=5, termination_message="{not json"), Reason.ACCESS_DENIED, "exit code 5"),
-        (failed(exit_code=137, terminated_reason="OOMKilled"), Reason.OUT_OF_MEMORY, "memory limit"),
-        (failed(exit_code=137), Reason.UNKNOWN, "exit code 137"),
-        (failed(exit_code=143), Reason.PREEMPTED, "exit code 143"),
+        (failed(ended(1, message=line(Reason.NON_FINITE_LOSS))), Reason.NON_FINITE_LOSS, "p: because"),
+        (failed(ended(1, message="noise\n" + line(Reason.DISK_FULL))), Reason.DISK_FULL, "p: because"),
+        (failed(ended(5)), Reason.ACCESS_DENIED, "exit code 5"),
+        (failed(ended(5, message="{not json")), Reason.ACCESS_DENIED, "exit code 5"),
+        (failed(ended(137, why="OOMKilled")), Reason.OUT_OF_MEMORY, "memory limit"),
+        (failed(ended(137)), Reason.UNKNOWN, "exit code 137"),
+        (failed(ended(143)), Reason.PREEMPTED, "exit code 143"),
+        (failed(ended(137), disruption="PreemptionByScheduler"), Reason.PREEMPTED, "PreemptionByScheduler"),
+        (failed(ended(1), disruption="EvictionByEvictionAPI"), Reason.PREEMPTED, "EvictionByEvictionAPI"),
         (
-            failed(exit_code=137, disruption="PreemptionByScheduler"),
-            Reason.PREEMPTED,
-            "PreemptionByScheduler",
-        ),
-        (failed(exit_code=1, disruption="EvictionByEvictionAPI"), Reason.PREEMPTED, "EvictionByEvictionAPI"),
-        (
-            failed(exit_code=None, disruption="DeletionByTaintManager"),
+            failed(ended(None), disruption="DeletionByTaintManager"),
             Reason.NODE_LOST,
             "DeletionByTaintManager",
         ),
+        (failed(ended(None), disruption="DeletionByPodGC"), Reason.NODE_LOST, "DeletionByPodGC"),
         (
-            failed(exit_code=None, disruption="TerminationByKubelet", message="low on ephemeral-storage"),
+            failed(ended(None), disruption="TerminationByKubelet", message="low on ephemeral-storage"),
             Reason.DISK_FULL,
             "low on ephemeral-storage",
         ),
-        (failed(exit_code=None, message="Pod was rejected"), Reason.UNKNOWN, "Pod was rejected"),
+        (failed(ended(None), message="Pod was rejected"), Reason.UNKNOWN, "Pod was rejected"),
+        (
+            failed(ended(1, message='{"reason": "OutOfPatience", "message": "too slow"}')),
+            Reason.UNKNOWN,
+            "p: too slow",
+        ),
     ],
 )
 def test_a_failed_pod_has_a_reason_and_a_message(given, reason, message):
-    verdict = verdicts.pod_failure(given)
-    assert verdict is not None
-    assert verdict.reason == reason
-    assert message in verdict.message
+    finding = containers.pod_failure(given)
+    assert finding is not None
+    assert finding.reason == reason
+    assert message in finding.message
 
 
-@pytest.mark.parametrize("given", [pod(phase="Running"), pod(phase="Succeeded", exit_code=0), pod()])
-def test_a_pod_that_has_not_failed_has_no_verdict(given):
-    assert verdicts.pod_failure(given) is None
+@pytest.mark.parametrize(
+    "given",
+    [pod(RUNNING, phase="Running"), pod(ended(0), phase="Succeeded"), pod(), pod(ended(0), phase="Failed")],
+)
+def test_a_pod_whose_container_has_not_failed_has_no_verdict(given):
+    assert containers.pod_failure(given) is None
 
 
 def test_the_cause_is_the_rank_that_failed_and_not_those_that_lost_it():
-    lost = failed(name="a", rank=0, termination_message=line(Reason.COLLECTIVE_TIMEOUT), finished=START)
-    cause = failed(name="b", rank=1, exit_code=137, terminated_reason="OOMKilled", finished=LATER)
-    found = verdicts.cause([lost, cause])
+    lost = failed(ended(9, message=line(Reason.COLLECTIVE_TIMEOUT)), name="a", rank=0)
+    cause = failed(ended(137, why="OOMKilled", at=LATER), name="b", rank=1)
+    found = containers.cause([lost, cause])
     assert found is not None
     assert found.reason == Reason.OUT_OF_MEMORY
 
 
 def test_among_equals_the_first_failure_is_the_cause():
-    first = failed(name="first", rank=3, exit_code=6, finished=START)
-    second = failed(name="second", rank=0, exit_code=5, finished=LATER)
-    found = verdicts.cause([second, first])
+    first = failed(ended(6), name="first", rank=3)
+    second = failed(ended(5, at=LATER), name="second", rank=0)
+    found = containers.cause([second, first])
     assert found is not None
     assert found.message.startswith("first")
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds", "reason"),
+    ("given", "kind", "reason", "patience"),
     [
-        (pod(waiting_reason="ImagePullBackOff", waiting_message="x"), 181, Reason.IMAGE_UNAVAILABLE),
-        (pod(waiting_reason="ErrImagePull"), 181, Reason.IMAGE_UNAVAILABLE),
-        (pod(waiting_reason="ImagePullBackOff"), 179, None),
+        (waits("ImagePullBackOff", "x"), "image", Reason.IMAGE_UNAVAILABLE, 180),
+        (waits("ErrImagePull"), "image", Reason.IMAGE_UNAVAILABLE, 180),
+        (waits("InvalidImageName"), "image", Reason.IMAGE_UNAVAILABLE, 180),
+        (waits("CreateContainerConfigError", 'secret "s3" not found'), "object", Reason.MISSING_OBJECT, 60),
+        (waits("CreateContainerConfigError", 'configmap "r" not found'), "object", Reason.MISSING_OBJECT, 60),
         (
-            pod(waiting_reason="CreateContainerConfigError", waiting_message='secret "s3" not found'),
-            61,
+            waits("CreateContainerConfigError", "couldn't find key AWS_ACCESS_KEY_ID in Secret videos/s3"),
+            "object",
             Reason.MISSING_OBJECT,
+            60,
         ),
-        (
-            pod(
-                waiting_reason="CreateContainerConfigError",
-                waiting_message="couldn't find key AWS_ACCESS_KEY_ID in Secret videos/s3",
-            ),
-            61,
-            Reason.MISSING_OBJECT,
-        ),
-        (pod(waiting_reason="CreateContainerConfigError", waiting_message='secret "s3" not found'), 59, None),
-        (
-            pod(waiting_reason="CreateContainerConfigError", waiting_message="runAsNonRoot"),
-            61,
-            Reason.POD_REFUSED,
-        ),
-        (pod(waiting_reason="RunContainerError"), 181, Reason.POD_REFUSED),
-        (pod(unschedulable='persistentvolumeclaim "clips" not found'), 61, Reason.MISSING_OBJECT),
-        (pod(unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu"), 10**6, None),
-        (pod(waiting_reason="ContainerCreating"), 10**6, None),
+        (waits("CreateContainerConfigError", "runAsNonRoot"), "object", Reason.POD_REFUSED, 60),
+        (waits("RunContainerError"), "create", Reason.POD_REFUSED, 180),
+        (waits("ContainerCreating"), "", None, 0),
+        (waits("PodInitializing"), "", None, 0),
     ],
 )
-def test_a_pod_that_cannot_start_is_given_up_in_its_time(given, seconds, reason):
-    verdict = verdicts.stuck([given], START + timedelta(seconds=seconds))
-    assert (verdict.reason if verdict is not None else None) == reason
+def test_a_container_that_cannot_start_is_given_its_time(given, kind, reason, patience):
+    finding = images.cannot_start(view(given))
+    found = ("", None, 0) if finding is None else (finding.kind, finding.reason, finding.patience)
+    assert found == (kind, reason, patience)
+
+
+def test_a_pull_that_alternates_between_its_two_words_is_one_trouble():
+    kinds = {images.cannot_start(view(waits(word))).kind for word in ("ErrImagePull", "ImagePullBackOff")}
+    assert kinds == {"image"}
+
+
+def test_a_claim_that_is_missing_is_an_object_and_a_gpu_that_is_missing_is_waited_for():
+    missing = images.claim_missing(view(pod(unschedulable='persistentvolumeclaim "clips" not found')))
+    assert missing is not None
+    assert missing.reason == Reason.MISSING_OBJECT
+    busy = view(pod(unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu"))
+    assert images.claim_missing(busy) is None
+    finding = waiting.unschedulable(busy)
+    assert finding is not None
+    assert finding.reason is None
+    assert finding.message.endswith("Insufficient nvidia.com/gpu; it asks for 1 x nvidia.com/gpu")
+
+
+def test_a_product_that_no_node_has_is_named_with_its_label():
+    said = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector"
+    finding = waiting.unschedulable(view(pod(unschedulable=said), workers={"gpuProducts": ["NVIDIA-H900"]}))
+    assert finding is not None
+    assert "label nvidia.com/gpu.product = NVIDIA-H900 (workers.gpuProducts)" in finding.message
+
+
+QUOTA = 'pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 8, limited: 8'
+HOOK = 'Internal error occurred: failed calling webhook "w": Post "https://w/": context deadline exceeded'
+SECURITY = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
 
 
 @pytest.mark.parametrize(
-    ("given", "pods", "seconds", "reason"),
+    ("said", "kind", "reason"),
     [
-        (child(warning='pods "x" is forbidden: violates PodSecurity'), [], 61, Reason.POD_REFUSED),
-        (child(warning='pods "x" is forbidden: violates PodSecurity'), [], 59, None),
-        (child(warning='pods "x" is forbidden: violates PodSecurity'), [pod()], 61, Reason.POD_REFUSED),
-        (child(warning='pods "x" is forbidden: exceeded quota: gpus'), [], 10**6, None),
-        (child(), [], 301, Reason.BACKEND_UNAVAILABLE),
-        (child(), [], 299, None),
-        (child(), [pod()], 10**6, None),
-        (child(suspended=True), [], 10**6, None),
+        (SECURITY, "refused", Reason.POD_REFUSED),
+        ('admission webhook "w" denied the request: no', "refused", Reason.POD_REFUSED),
+        (QUOTA, "quota", None),
+        ('pods "x" is forbidden: failed quota: q: must specify limits.cpu', "refused", Reason.POD_REFUSED),
+        (HOOK, "unavailable", None),
+        ('Post "https://10.0.0.1/api/v1/pods": dial tcp: connect: connection refused', "unavailable", None),
+        ('pods "j-worker-0" already exists', "unavailable", None),
+        ("etcdserver: request timed out", "unavailable", None),
     ],
 )
-def test_pods_that_are_not_made_are_not_waited_for_without_end(given, pods, seconds, reason):
-    verdict = verdicts.podless(given, pods, 2, START + timedelta(seconds=seconds))
-    assert (verdict.reason if verdict is not None else None) == reason
+def test_what_refuses_a_pod_for_good_is_told_from_what_passes(said, kind, reason):
+    finding = creation.refused_pods(view(warning=CreateWarning(message=said, seen=START)))
+    assert finding is not None
+    assert (finding.kind, finding.reason) == (kind, reason)
+    assert said in finding.message
 
 
-def test_what_is_waited_for_is_named():
-    assert verdicts.waiting(child(), [pod(unschedulable="no free GPU")]) == "p: no free GPU"
-    assert verdicts.waiting(child(warning="quota"), []) == "quota"
-    assert verdicts.waiting(child(), [pod(phase="Running")]) == ""
+def test_an_event_that_is_older_than_a_pod_says_nothing():
+    warning = CreateWarning(message=SECURITY, seen=START)
+    later = pod(created=START + timedelta(seconds=1))
+    assert creation.refused_pods(view(later, expected=2, warning=warning)) is None
+    earlier = pod(created=START - timedelta(seconds=1))
+    assert creation.refused_pods(view(earlier, expected=2, warning=warning)) is not None
+
+
+def test_an_event_that_nobody_has_repeated_for_long_says_nothing():
+    warning = CreateWarning(message=SECURITY, seen=START)
+    assert creation.refused_pods(view(warning=warning, now=START + timedelta(minutes=21))) is None
+    assert creation.refused_pods(view(warning=warning, now=START + timedelta(minutes=19))) is not None
+
+
+@pytest.mark.parametrize("kind", ["Job", "PyTorchJob"])
+def test_a_controller_that_is_silent_is_named(kind):
+    ref = ObjectRef(kind=kind, name="j", uid="u")
+    finding = creation.silent_controller(view(ref=ref))
+    assert finding is not None
+    assert (finding.reason, finding.patience) == (Reason.BACKEND_UNAVAILABLE, 300)
+    name = {"Job": "kube-controller-manager", "PyTorchJob": "the Kubeflow training operator"}[kind]
+    assert name in finding.message
+    assert creation.silent_controller(view(pod(), ref=ref)) is None
+
+
+def test_a_pod_on_a_dead_node_is_lost_half_a_minute_after_its_grace_period():
+    gone = START + timedelta(seconds=180)
+    dead = pod(RUNNING, phase="Running", gone_by=gone, node="node-7", disruption="DeletionByTaintManager")
+    early, late = view(dead, now=gone + timedelta(seconds=30)), view(dead, now=gone + timedelta(seconds=31))
+    assert nodes.lost(early) is None
+    assert nodes.terminating(early) is not None
+    finding = nodes.lost(late)
+    assert finding is not None
+    assert finding.reason == Reason.NODE_LOST
+    assert "node-7 does not answer" in finding.message
+
+
+def reading(**changes) -> Reading:
+    return Reading(**{"pod_uid": "pod", "heartbeat": heartbeat(), "received": START, **changes})
+
+
+UP = pod(RUNNING, phase="Running")
+
+
+@pytest.mark.parametrize(
+    ("beat", "seconds", "stalls"),
+    [
+        (heartbeat(quiet_seconds=0), 60, False),
+        (heartbeat(quiet_seconds=0), 61, True),
+        (heartbeat(quiet_seconds=50), 11, True),
+        (heartbeat(activity="loading", done=0, step_age_seconds=None, quiet_seconds=2), 3600, True),
+        (heartbeat(activity="loading", done=0, step_age_seconds=None, quiet_seconds=2), 50, False),
+        (heartbeat(activity="not told", done=0, step_age_seconds=None, quiet_seconds=0), 240, False),
+        (heartbeat(activity="not told", done=0, step_age_seconds=None, quiet_seconds=0), 241, True),
+        (heartbeat(activity="saving", quiet_seconds=59), 0, False),
+    ],
+)
+def test_a_stall_is_quiet_for_longer_than_the_policy_says(beat, seconds, stalls):
+    given = view(
+        UP,
+        now=START + timedelta(seconds=seconds),
+        policy={"stallTimeoutSeconds": 60},
+        reading=reading(heartbeat=beat),
+    )
+    assert (liveness.stalled(given) is not None) is stalls
+
+
+def test_a_sign_of_another_pod_counts_for_nothing():
+    old = reading(pod_uid="the one before", heartbeat=heartbeat(quiet_seconds=10**6))
+    assert liveness.stalled(view(UP, reading=old)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"silent": 3, "log_readable": True}, True),
+        ({"silent": 2, "log_readable": True}, False),
+        ({"silent": 99, "log_readable": False}, False),
+    ],
+)
+def test_silence_means_something_only_where_the_log_can_be_read(changes, found):
+    given = view(UP, reading=reading(heartbeat=None, received=None, **changes))
+    assert (liveness.silent(given) is not None) is found
+    assert liveness.silent(replace(given, beats=False)) is None, "an image that writes no such lines"
+
+
+def test_an_attempt_that_goes_well_is_found_fault_with_by_no_check():
+    both = [replace(UP, rank=0, name="a"), replace(UP, rank=1, name="b", uid="other")]
+    given = view(*both, expected=2, reading=reading())
+    assert [check.__name__ for check in CHECKS if check(given) is not None] == []

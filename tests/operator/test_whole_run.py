@@ -17,7 +17,7 @@ async def test_the_stages_run_in_order_and_the_run_succeeds():
     world = World()
     await world.until(lambda world: world.phase == "Succeeded")
     assert [name for verb, kind, name in world.cluster.writes if verb == "create" and kind != "ConfigMap"] == [
-        "dissolve-trim", "dissolve-captions", "dissolve-videos", "dissolve-a1", "dissolve-sample"
+        "dissolve-check", "dissolve-trim", "dissolve-captions", "dissolve-videos", "dissolve-a1", "dissolve-sample"
     ]  # fmt: skip
     assert world.status["artifacts"] == {
         "loraURI": ARTIFACT,
@@ -29,6 +29,8 @@ async def test_the_stages_run_in_order_and_the_run_succeeds():
         "runURI": "s3://runs/dissolve/runs/run-uid",
     }
     assert world.condition("Succeeded")["status"] == "True"
+    assert world.condition("Checked")["message"] == "3 clips with captions"
+    assert world.condition("Sampled")["status"] == "True"
     assert world.condition("Failed")["status"] == "False"
     assert world.condition("Stalled")["status"] == "False"
     assert world.condition("Reconciling")["status"] == "False"
@@ -72,7 +74,7 @@ async def test_events_tell_the_story():
     await world.until(lambda world: world.phase == "Succeeded")
     assert world.cluster.reasons() == [
         "Accepted",
-        *["StageStarted", "StageSucceeded"] * 3,
+        *["StageStarted", "StageSucceeded"] * 4,
         "AttemptStarted",
         "TrainingSucceeded",
         "StageStarted",
@@ -101,7 +103,7 @@ async def test_reused_embeddings_and_failed_clips_are_said():
     }
     assert messages["StageSucceeded"] == "trim: reused from the cache (key k): 2 of 3 clips"
     assert messages["FailedItems"] == "trim: 1 of 3 clips could not be used: b.mp4: no video stream"
-    assert world.status["stages"][0]["failures"] == [{"clip": "b.mp4", "message": "no video stream"}]
+    assert world.status["stages"][1]["failures"] == [{"clip": "b.mp4", "message": "no video stream"}]
     assert world.condition("Preprocessed")["message"] == "reused from the cache: trim"
 
 
@@ -116,7 +118,7 @@ async def test_full_mode_starts_as_many_pods_as_replicas_and_names_the_weights()
 async def test_the_image_of_the_spec_goes_before_the_charts():
     world = World(lora(workers={"image": "mine:2"}))
     await world.turn()
-    job = world.cluster.one("Job", "dissolve-trim")
+    job = world.cluster.one("Job", "dissolve-check")
     assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "mine:2"
 
 

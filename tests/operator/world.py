@@ -1,70 +1,49 @@
-"""The rest of the cluster: Job controller, training operator and kubelets, one step at a time; and the operator."""
+"""A cluster with one run in it, its clock, and an operator that can be restarted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mochi_api import identity
-from mochi_api.outcomes import CheckResult, Outcome, Reason, SampleResult, StageResult, TrainingResult
 from mochi_api.heartbeat import Heartbeat
-from mochi_operator import observe
+from mochi_api.outcomes import Outcome, Reason
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.cluster import FINETUNES, Manifest
 from mochi_operator.gather import Gatherer
-from mochi_operator.prober import Target
+from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Reading
-from mochi_operator.timestamps import render
 from tests.operator.fake_cluster import Clock, FakeCluster
+from tests.operator.surroundings import ARTIFACT, NAMESPACE, End, Script, Surroundings, well
 
-NAMESPACE = "videos"
+__all__ = [
+    "ARTIFACT",
+    "IMAGE",
+    "KEY",
+    "NAME",
+    "NAMESPACE",
+    "End",
+    "World",
+    "failing",
+    "full",
+    "heartbeat",
+    "lora",
+    "well",
+]
+
 NAME = "dissolve"
 KEY = (NAMESPACE, NAME)
 IMAGE = "registry.example/mochi-trainer:1"
-ARTIFACT = "s3://runs/dissolve/lora.safetensors"
 
 
-@dataclass(frozen=True)
-class End:
-    """How a container ends."""
-
-    code: int = 0
-    outcome: Outcome | None = None
-    terminated_reason: str = ""
-
-
-Script = Callable[[str, int, int], End | None]
-"""From stage, attempt and rank to the end of the pod; None while it runs on."""
-
-
-def well(stage: str, attempt: int, rank: int) -> End:
-    """Everything goes well."""
-    result = Outcome(reason=Reason.COMPLETED, rank=rank)
-    if stage == "train":
-        training = TrainingResult(
-            artifactURI=ARTIFACT, sha256="ab", size_bytes=7, final_step=20, final_loss=0.25,
-            checkpointURI="s3://runs/dissolve/checkpoints/step-000020",
-        )  # fmt: skip
-        return End(outcome=result.model_copy(update={"training_result": training}) if rank == 0 else result)
-    if stage == "sample":
-        sample = SampleResult(
-            sampleURIs=["s3://runs/dissolve/a.mp4"], reportURI="s3://runs/dissolve/report.html"
-        )
-        return End(outcome=result.model_copy(update={"sample_result": sample}))
-    if stage == "check":
-        return End(outcome=result.model_copy(update={"check_result": CheckResult(clips=3)}))
-    counts = StageResult(cache_key=f"key-{stage}", items_total=3, items_done=3)
-    return End(outcome=result.model_copy(update={"stage_result": counts}))
-
-
-def failing(reason: Reason, code: int, *, until: int, message: str = "") -> Script:
-    """The training fails in every attempt below `until`."""
+def failing(reason: Reason, code: int, *, until: int, message: str = "", step: str = "train") -> Script:
+    """A step fails in every attempt below `until`."""
 
     def script(stage: str, attempt: int, rank: int) -> End | None:
-        if stage == "train" and attempt < until:
+        if stage == step and attempt < until:
             return End(code, Outcome(reason=reason, message=message or f"attempt {attempt}", step=4))
         return well(stage, attempt, rank)
 
@@ -77,6 +56,8 @@ class FakeSigns:
     def __init__(self, clock: Clock) -> None:
         self.answer: Heartbeat | None = None
         self.log_readable = False
+        self.frozen = False
+        """No question is asked meanwhile."""
         self.targets: list[Target] = []
         self._clock = clock
         self._target: Target | None = None
@@ -90,8 +71,8 @@ class FakeSigns:
         self._target = target
 
     def reading(self, key: tuple[str, str]) -> Reading | None:
-        if self._reading is None:
-            return None
+        if self._reading is None or self.frozen:
+            return self._reading
         if self.answer is None:
             silent = self._reading.silent + 1
             self._reading = replace(self._reading, silent=silent, log_readable=self.log_readable)
@@ -110,7 +91,7 @@ class World:
         self.cluster = FakeCluster(self.clock)
         self.signs = FakeSigns(self.clock)
         self.settings = Settings(trainer_image=IMAGE, progress_seconds=30)
-        self.script: Script = well
+        self.around = Surroundings(self.cluster, self.clock)
         self.key = (NAMESPACE, name)
         self.backend = PyTorchJobBackend()
         self.submit(spec)
@@ -129,7 +110,11 @@ class World:
 
     def restart(self) -> None:
         """A new operator process: what the old one remembered is gone."""
-        self.gatherer = Gatherer(self.cluster, self.backend, self.signs, self.settings, self.clock)
+        self.watched_by(self.signs)
+
+    def watched_by(self, signs: SignsOfLife) -> None:
+        """A new operator process that learns of signs of life from these."""
+        self.gatherer = Gatherer(self.cluster, self.backend, signs, self.settings, self.clock)
 
     async def turn(self) -> Pass:
         """One pass of the operator."""
@@ -166,121 +151,32 @@ class World:
 
     def pods(self, job: str) -> list[Manifest]:
         """Pods of a Job or a PyTorchJob, in the order of their ranks."""
-        found = [
-            pod for pod in self.cluster.all("Pod") if pod["metadata"]["ownerReferences"][0]["name"] == job
-        ]
-        return sorted(found, key=lambda pod: pod["metadata"]["name"])
+        return self.around.pods(job)
 
     def step(self) -> None:
-        """Everybody but the operator does one thing: controllers make pods, kubelets start or end them."""
-        for pod in self.cluster.all("Pod"):
-            self._kubelet(pod)
-        for job in self.cluster.all("Job"):
-            if "spec" in job:
-                self._job_controller(job)
-        for job in self.cluster.all("PyTorchJob"):
-            if "spec" in job:
-                self._training_operator(job)
+        """Everybody but the operator does one thing."""
+        self.around.step()
 
     def end(self, pod: Manifest, end: End) -> None:
         """The container of a pod ends."""
-        message = end.outcome.to_line() if end.outcome is not None else ""
-        now = render(self.clock.now)
-        pod["status"] |= {
-            "phase": "Failed" if end.code else "Succeeded",
-            "containerStatuses": [
-                {
-                    "name": _name(pod),
-                    "state": {
-                        "terminated": {
-                            "exitCode": end.code,
-                            "reason": end.terminated_reason or ("Error" if end.code else "Completed"),
-                            "message": message,
-                            "startedAt": now,
-                            "finishedAt": now,
-                        }
-                    }
-                }
-            ],
-        }
-        self.cluster.touch(pod)
+        self.around.end(pod, end)
 
-    def _kubelet(self, pod: Manifest) -> None:
-        labels, phase = pod["metadata"]["labels"], pod["status"]["phase"]
-        if phase == "Pending" and not pod["status"].get("held"):
-            started = {"running": {"startedAt": render(self.clock.now)}}
-            pod["status"] |= {
-                "phase": "Running",
-                "podIP": "10.0.0.7",
-                "containerStatuses": [{"name": _name(pod), "state": started}],
-            }
-            self.cluster.touch(pod)
-        elif phase == "Running":
-            rank = int(labels.get(observe.REPLICA_INDEX, "0"))
-            end = self.script(labels[identity.LABEL_STAGE], int(labels[identity.LABEL_ATTEMPT]), rank)
-            if end is not None:
-                self.end(pod, end)
+    @property
+    def script(self) -> Script:
+        """How pods end."""
+        return self.around.script
 
-    def _job_controller(self, job: Manifest) -> None:
-        if job.get("status", {}).get("conditions"):
-            return
-        phases = [pod["status"]["phase"] for pod in self.pods(job["metadata"]["name"])]
-        if not phases:
-            self._make_pod(job, job["spec"]["template"], job["metadata"]["name"] + "-x7x7x", {})
-        elif "Succeeded" in phases:
-            self._ended(job, "Complete", "CompletionsReached")
-        elif "Failed" in phases:
-            self._ended(job, "Failed", "PodFailurePolicy")
+    @script.setter
+    def script(self, script: Script) -> None:
+        self.around.script = script
 
-    def _training_operator(self, job: Manifest) -> None:
-        if job.get("status", {}).get("conditions"):
-            return
-        name, worker = job["metadata"]["name"], job["spec"]["pytorchReplicaSpecs"]["Worker"]
-        phases = [pod["status"]["phase"] for pod in self.pods(name)]
-        if not phases:
-            for rank in range(worker["replicas"]):
-                labels = {observe.REPLICA_INDEX: str(rank)}
-                self._make_pod(job, worker["template"], f"{name}-worker-{rank}", labels)
-        elif all(phase == "Succeeded" for phase in phases):
-            self._ended(job, "Succeeded", "PyTorchJobSucceeded")
-
-    def _make_pod(self, owner: Manifest, template: Manifest, name: str, labels: dict[str, str]) -> None:
-        meta = owner["metadata"]
-        self.cluster.put(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "name": name,
-                    "namespace": NAMESPACE,
-                    "labels": {**template["metadata"]["labels"], **labels},
-                    "ownerReferences": [
-                        {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"], "controller": True}
-                    ],
-                },
-                "spec": template["spec"],
-                "status": {"phase": "Pending"},
-            }
-        )
-
-    def _ended(self, job: Manifest, kind: str, reason: str) -> None:
-        now = render(self.clock.now)
-        job["status"] = {
-            "conditions": [
-                {
-                    "type": kind,
-                    "status": "True",
-                    "reason": reason,
-                    "message": reason,
-                    "lastTransitionTime": now,
-                }
-            ]
-        }
-        self.cluster.touch(job)
-
-
-def _name(pod: Manifest) -> str:
-    return pod["spec"]["containers"][0]["name"]
+    def attempts(self, step: str) -> list[str]:
+        """Why the attempts of a step have ended, oldest first; empty for one that runs."""
+        if step == "train":
+            found = self.status["attempts"]
+        else:
+            found = next(item for item in self.status["stages"] if item["name"] == step)["attempts"]
+        return [item["reason"] for item in reversed(found)]
 
 
 def lora(**sections: Any) -> dict[str, Any]:
@@ -305,3 +201,12 @@ def with_settings(world: World, **changes: Any) -> None:
     """Restart the operator with other settings."""
     world.settings = replace(world.settings, **changes)
     world.restart()
+
+
+def heartbeat(**changes: Any) -> Heartbeat:
+    """A sign of life of a training that goes well."""
+    known = {
+        "attempt": 1, "activity": "training", "quiet_seconds": 0, "done": 5, "total": 20, "loss": 0.5,
+        "grad_norm": 1.25, "step_seconds": 2.0, "step_age_seconds": 0,
+    }  # fmt: skip
+    return Heartbeat.model_validate({**known, **changes})

@@ -1,5 +1,5 @@
-"""The command line: `python -m mochi_trainer <trim|captions|videos|train|sample> --run FILE`, `sample --prompt TEXT`,
-`inspect FILE` and `export FILE --to FORM`.
+"""The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
+`sample --prompt TEXT`, `inspect FILE` and `export FILE --to FORM`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -25,6 +25,7 @@ from mochi_api.spec import Preset
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
+from mochi_trainer.jobs import check
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
@@ -33,6 +34,7 @@ log = logging.getLogger("mochi_trainer")
 
 TERMINATION_LOG_ENV = "MOCHI_TERMINATION_LOG"
 HELP: dict[Stage, str] = {
+    "check": "look at storage, dataset and model before anything is paid for, within a minute",
     "trim": "cut and crop the clips of the dataset to the length and size of training",
     "captions": "turn the captions into T5 features",
     "videos": "turn the trimmed clips into latents",
@@ -145,19 +147,11 @@ def _published(run: RunFile, ended: Ending, started: datetime) -> Ending:
         versions=versions(),
     )
     try:
-        address = publish(run, record)
+        address = check.publish_in_time(run, record) if run.stage == "check" else publish(run, record)
     except TrainerError as error:
         log.warning("the report could not be written: %s", error)
         return ended
-    result = ended.outcome.sample_result
-    if result is None:
-        return ended
-    result = result.model_copy(update={"report_uri": address})
-    return Ending(
-        outcome=ended.outcome.model_copy(update={"sample_result": result}),
-        failures=ended.failures,
-        details=ended.details,
-    )
+    return ended.with_report(address)
 
 
 def _tell(outcome: Outcome) -> None:
@@ -165,7 +159,7 @@ def _tell(outcome: Outcome) -> None:
     if outcome.reason is Reason.COMPLETED:
         log.info("%s: %s", outcome.reason, outcome.message or "done")
     else:
-        log.error("%s: %s; what to do: %s", outcome.reason, outcome.message, row.action)
+        log.error("%s: %s; what to do: %s", outcome.reason, outcome.message, outcome.action or row.action)
 
 
 def _leave(outcome: Outcome) -> None:

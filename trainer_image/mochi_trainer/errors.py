@@ -33,10 +33,12 @@ class TrainerError(Exception):
 
     reason: ClassVar[Reason] = Reason.BUG
 
-    def __init__(self, message: str, *, step: int | None = None) -> None:
+    def __init__(self, message: str, *, step: int | None = None, action: str | None = None) -> None:
         super().__init__(message)
         self.step = step
         """Training step at which it happened, if it happened in training."""
+        self.action = action
+        """What the user does about this very case; None: what the table says of the reason."""
 
     @property
     def exit_code(self) -> int:
@@ -62,8 +64,10 @@ class DatasetRejectedError(TrainerError):
 
     reason = Reason.DATASET_REJECTED
 
-    def __init__(self, message: str, *, total: int = 0, failures: Sequence[Item] = ()) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, total: int = 0, failures: Sequence[Item] = (), action: str | None = None
+    ) -> None:
+        super().__init__(message, action=action)
         self.total = total
         self.failures = tuple(failures)
 
@@ -120,6 +124,10 @@ class DefectError(TrainerError):
     """Something that should not happen whatever the input: a defect of the trainer."""
 
     reason = Reason.BUG
+
+
+TOO_SHORT = "too short: "
+"""How the message of a clip begins that has not enough frames: the remedy is another one than for the rest."""
 
 
 class ClipError(Exception):

@@ -13,6 +13,8 @@ from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Pod, Snapshot
 from mochi_operator.verdicts.nodes import SLACK
 
+UNACCEPTED = ("taken", "unserved")
+"""Refusals of a child that speak against the run itself; all others are told where the step stands."""
 RETRY_SECONDS = 15.0
 GOING_SECONDS = 2.0
 
@@ -75,7 +77,7 @@ def accepted(snapshot: Snapshot, draft: Draft) -> Draft:
             artifacts=Artifacts(runURI=run_uri),
         )
         draft = draft.with_state(state).normal("Accepted", f"results go to {run_uri}")
-    if snapshot.refusals:
+    if any(item.cause in UNACCEPTED for item in snapshot.refusals):
         return draft
     for kind in ("Reconciling", "Stalled"):
         draft = draft.set_condition(kind, "False", "Accepted")

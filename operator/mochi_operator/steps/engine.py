@@ -225,8 +225,7 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
     """
     step = draft.state.steps[kind.name]
     attempt, reason = step.attempts[0], finding.reason or Reason.UNKNOWN
-    seen = draft.state.numbers.step if kind.name == "train" else 0
-    last_step = seen if finding.last_step is None else finding.last_step
+    last_step = _last_step(draft, kind, finding)
     ended = replace(
         attempt,
         ended=case.now,
@@ -262,6 +261,13 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
         draft = draft.deleting(child.ref)
     draft = telling.retrying(draft, kind, reason, text, account.wait_seconds)
     return draft.waking(min(SOON_SECONDS, account.wait_seconds)).settle()
+
+
+def _last_step(draft: Draft, kind: StepKind, finding: Finding) -> int:
+    """How far the training got; clips of other steps fill no budget, since they are counted from zero by each attempt."""
+    if kind.name != "train":
+        return 0
+    return draft.state.numbers.step if finding.last_step is None else finding.last_step
 
 
 def _action(finding: Finding, reason: Reason) -> str:

@@ -16,7 +16,8 @@ SILENT_SECONDS = 300.0
 STALE = timedelta(minutes=20)
 """An Event that was last seen so long ago says nothing about now; controllers try again at least so often."""
 
-_QUOTA = ("exceeded quota", "failed quota")
+_QUOTA = ("exceeded quota", "insufficient quota", "status unknown for quota")
+"""Not `failed quota: must specify ...`: that pod will not fit when others end."""
 _PASSING = (
     "failed calling webhook", "internal error occurred", "context deadline exceeded", "connection refused", "timeout",
     "timed out", "the server is currently unable", "too many requests", "etcdserver", "already exists", "eof",

@@ -70,7 +70,7 @@ def test_a_stage_that_fails_leaves_a_report_that_says_why(tmp_path: Path, comman
     page = (tmp_path / "runs" / "0-1" / "report.html").read_text()
     assert "Failed: MissingObject" in page
     assert "bunny.txt does not exist" in page
-    assert "create or upload the object named in the message" in page
+    assert "write the captions that are missing, or set preprocessing.missingCaption to Empty or Skip" in page
 
 
 def test_a_rejected_dataset_hands_on_its_failures(tmp_path: Path, command: Command) -> None:

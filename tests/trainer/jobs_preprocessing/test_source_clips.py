@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_trainer.jobs.source_clips import clip_names, source_clips
-from mochi_trainer.storage import ObjectInfo
+from mochi_api.runfile import Locations
+from mochi_api.spec import S3Spec
+from mochi_trainer.jobs.source_clips import clip_names, results_below, source_clips
+from mochi_trainer.storage import ObjectInfo, open_store
 
 
 def _objects(*keys: str) -> list[ObjectInfo]:
@@ -54,3 +57,28 @@ def test_names_are_safe_and_unique_for_any_keys(stems: list[str]) -> None:
     names = clip_names([f"{stem}.mp4" for stem in stems])
     assert len({name.lower() for name in names}) == len(stems)
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and len(name) < 100 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "output", "below"),
+    [
+        ("s3://demo/clips/", "s3://demo/clips/out", ["out/cache/", "out/runs/"]),
+        ("s3://demo", "s3://demo/out", ["out/cache/", "out/runs/"]),
+        ("s3://demo/clips", "s3://demo/clips", ["cache/", "runs/"]),
+        ("s3://demo/clips", "s3://demo/clips-out", []),
+        ("s3://demo/out/clips", "s3://demo/out", []),
+        ("s3://other/clips", "s3://demo/clips/out", []),
+        ("file:///data", "file:///data/out", ["out/cache/", "out/runs/"]),
+        ("file:///data/clips", "file:///data", []),
+    ],
+)
+def test_results_are_looked_for_just_where_they_lie_below_the_dataset(
+    dataset: str, output: str, below: list[str]
+) -> None:
+    locations = Locations(dataset=dataset, cache=f"{output}/cache", run=f"{output}/runs/uid")
+    assert results_below(open_store(dataset, S3Spec()), locations, S3Spec()) == below
+
+
+def test_a_folder_of_a_run_given_by_hand_is_left_out_alone() -> None:
+    locations = Locations(dataset="file:///data", cache="file:///cache", run="file:///data/my-run")
+    assert results_below(open_store("file:///data", S3Spec()), locations, S3Spec()) == ["my-run/"]

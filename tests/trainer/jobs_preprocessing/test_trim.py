@@ -152,7 +152,29 @@ def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:
 def test_bad_captions_are_failures_of_their_clip(root: Path) -> None:
     (root / "source" / "bunny.txt").write_bytes(b"caf\xe9")
     done = trim.execute(run_file(root, maxFailedItemsPercent=50))
-    assert [item.message for item in done.failures] == ["the caption bunny.txt is not UTF-8: byte 3"]
+    assert [item.message for item in done.failures] == [
+        "the caption bunny.txt is not UTF-8 (byte 3) but probably Latin-1, in which it reads 'café': save it as UTF-8"
+    ]
+
+
+def test_clips_that_are_too_short_need_fewer_frames_and_no_tolerance(root: Path) -> None:
+    with pytest.raises(DatasetRejectedError) as caught:
+        trim.execute(run_file(root, frames=163, fps=1))
+    assert caught.value.action == (
+        "use longer clips or fewer preprocessing.frames; apply again under a new name"
+    )
+
+
+def test_tolerance_is_advised_only_where_clips_are_left_and_with_the_least_that_helps(root: Path) -> None:
+    (root / "source" / "broken.mp4").write_bytes(b"")
+    (root / "source" / "broken.txt").write_text("broken")
+    with pytest.raises(DatasetRejectedError) as caught:
+        trim.execute(run_file(root, maxFailedItemsPercent=33))
+    assert caught.value.action == (
+        "mend the clips named in the message and in the report, "
+        "or raise preprocessing.maxFailedItemsPercent to at least 34; apply again under a new name"
+    )
+    assert trim.execute(run_file(root, maxFailedItemsPercent=34)).result.items_done == 2
 
 
 def test_it_works_on_s3(root: Path, s3_server) -> None:

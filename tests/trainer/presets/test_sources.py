@@ -31,7 +31,7 @@ from mochi_trainer.presets import (
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.storage import ObjectInfo, open_store
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.s3 import Connection, S3Store
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.loading import (
@@ -129,7 +129,7 @@ class NoDownloads(S3Store):
 
 def test_weights_in_s3_are_read_without_a_copy_on_disk(published: Path, s3_server: Server) -> None:
     prefix = in_s3(published, s3_server).removeprefix(f"s3://{BUCKET}/")
-    assert same(load_dit(SMALL, NoDownloads(BUCKET, prefix, s3_server.spec)), state("dit"))
+    assert same(load_dit(SMALL, NoDownloads(BUCKET, prefix, Connection(s3_server.spec))), state("dit"))
 
 
 def test_a_model_that_is_not_in_the_hub_cache_is_named_with_the_command_that_brings_it(

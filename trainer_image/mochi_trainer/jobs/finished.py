@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mochi_api.outcomes import Item, SampleResult, StageResult, TrainingResult
+from mochi_api.outcomes import CheckResult, Item, SampleResult, StageResult, TrainingResult
 
 FIRST_FAILURES = 8
 """As many failures fit into a result; the record and the report have all."""
@@ -16,7 +16,7 @@ FIRST_FAILURES = 8
 class Finished:
     """A job that ended well; one that does not raises a `TrainerError`."""
 
-    result: StageResult | TrainingResult | SampleResult | None
+    result: StageResult | TrainingResult | SampleResult | CheckResult | None
     """Goes to the termination log; None from a training rank other than the first."""
 
     message: str = ""

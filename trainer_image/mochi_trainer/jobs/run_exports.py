@@ -22,6 +22,7 @@ from mochi_trainer.presets.diffusers_folder import SHARD_BYTES
 from mochi_trainer.presets.finding import part_files
 from mochi_trainer.presets.stored import StoredFile
 from mochi_trainer.storage import Store, require_space
+from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.train.artifacts import store_adapter, store_card, store_merged, store_weights
 from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.conversion import write_published
@@ -35,23 +36,25 @@ DIT = "dit.safetensors"
 
 def require_room(run: RunFile) -> None:
     """Raise DiskFullError before the training when its export would not fit onto the disk after it."""
-    require_space(
-        Path(tempfile.gettempdir()), _room(run), f"the export of mode {run.mode} after the training"
-    )
+    source = model_source(run, ["dit"]) if _merges(run) else None
+    need = export_room(run, None if source is None else store_of(source))
+    require_space(Path(tempfile.gettempdir()), need, f"the export of mode {run.mode} after the training")
 
 
-def _room(run: RunFile) -> int:
-    """Bytes: the merged weights and the base they are made from, or the tuned weights and one file for Diffusers."""
+def export_room(run: RunFile, model: Store | None) -> int:
+    """Bytes: the merged weights and the base they are made from, or the tuned weights and one file for Diffusers.
+
+    `model` has the base; None for the weights in the package.
+    """
     if run.mode == "full":
         with torch.device("meta"):
             size = sum(p.numel() for p in DiT(preset_named(run.model.preset).dit).parameters())
         size *= _export_type(run).itemsize
         return size + min(size, SHARD_BYTES)
-    source = model_source(run, ["dit"]) if _merges(run) else None
-    if source is None:
+    if model is None or not _merges(run):
         return 0  # the adapter takes some MB, and so do the weights in the package
-    files = part_files(store_of(source), "dit")
-    copies = 1 + (not isinstance(source, Path)) + (files.layout == "diffusers")
+    files = part_files(model, "dit")
+    copies = 1 + (not isinstance(model, LocalStore)) + (files.layout == "diffusers")
     return copies * sum(file.size for file in files.files)
 
 

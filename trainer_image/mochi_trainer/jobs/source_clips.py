@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from mochi_trainer.storage import ObjectInfo
+from mochi_api.runfile import Locations, RunFile
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import DatasetRejectedError
+from mochi_trainer.storage import ObjectInfo, Store, open_store
 from mochi_trainer.video.reading import convert_command
+
+log = logging.getLogger(__name__)
 
 CLIPS = frozenset({".mp4", ".mov"})
 OTHER_VIDEO = frozenset(
@@ -31,6 +37,8 @@ class SourceClip:
     caption: ObjectInfo | None
     problem: str = ""
     """Why it cannot be used whatever it contains; empty when nothing is known against it."""
+    misnamed_caption: str = ""
+    """Key of a file such as `video.mp4.txt`, whose writer meant it for the caption; empty where there is none."""
 
     @property
     def caption_key(self) -> str:
@@ -50,9 +58,54 @@ def source_clips(objects: Iterable[ObjectInfo], *, most: int = 0) -> list[Source
         key=lambda info: info.key.encode(),
     )[: most or None]
     return [
-        SourceClip(name=name, source=info, caption=captions.get(_stem(info.key)), problem=_problem(info.key))
+        SourceClip(
+            name=name,
+            source=info,
+            caption=captions.get(_stem(info.key)),
+            problem=_problem(info.key),
+            misnamed_caption=captions[info.key].key if info.key in captions else "",
+        )
         for info, name in zip(videos, clip_names([info.key for info in videos]), strict=True)
     ]
+
+
+def dataset_objects(source: Store, run: RunFile) -> Iterator[ObjectInfo]:
+    """What lies below the dataset, without what runs with this output have made: it is no data of the user's.
+
+    Raises what the store raises.
+    """
+    results = results_below(source, run.locations, run.s3)
+    left_out: Counter[str] = Counter()
+    for info in source.list():
+        prefix = next((prefix for prefix in results if info.key.startswith(prefix)), None)
+        if prefix is None:
+            yield info
+        else:
+            left_out[prefix] += 1
+    for prefix, count in left_out.items():
+        log.info("%d objects below %s are results of runs: left out", count, source.address(prefix))
+
+
+def results_below(source: Store, locations: Locations, s3: S3Spec) -> list[str]:
+    """Beginnings of keys in the dataset under which this run's cache, and the folders of all runs beside it, lie."""
+    parent, _, _ = locations.run.rstrip("/").rpartition("/")
+    runs = parent if parent.endswith("/runs") else locations.run
+    root = _folder(source.address())
+    folders = [_folder(open_store(address, s3).address()) for address in (locations.cache, runs)]
+    return [folder.removeprefix(root) for folder in folders if folder.startswith(root) and folder != root]
+
+
+def _folder(address: str) -> str:
+    return address.rstrip("/") + "/"
+
+
+def no_clips(source: Store, objects: Sequence[ObjectInfo]) -> DatasetRejectedError:
+    """The dataset, of which these are all objects, has no video."""
+    there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
+    return DatasetRejectedError(
+        f"no MP4 or MOV file below {source.address()}: {there}",
+        action="upload clips there or correct dataset.source, and apply again under a new name",
+    )
 
 
 def clip_names(keys: Sequence[str]) -> list[str]:

@@ -12,10 +12,11 @@ from mochi_api import layout
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.errors import ClipError, DatasetRejectedError, DiskFullError, MissingObjectError
+from mochi_trainer.errors import ClipError, DiskFullError
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.source_clips import SourceClip, source_clips
+from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
+from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import (
     Trimmed,
     TrimmedClip,
@@ -48,7 +49,6 @@ THUMBNAILS = 3
 THUMBNAILS_WIDTH = 480
 """Pixels of all of them side by side."""
 
-CAPTION_BYTES = 64 * 1024
 SPARE_BYTES = 64 << 20
 
 
@@ -60,12 +60,13 @@ def execute(run: RunFile) -> Finished:
     """
     source = open_store(run.locations.dataset, run.s3)
     cache = open_store(run.locations.cache, run.s3)
-    clips = source_clips(source.list(), most=run.dataset.max_clips)
+    objects = list(dataset_objects(source, run))
+    clips = source_clips(objects, most=run.dataset.max_clips)
     if not clips:
-        raise DatasetRejectedError(f"no MP4 or MOV file below {source.address()}")
-    usable, skipped = _captioned(source, clips, run.preprocessing)
+        raise no_clips(source, objects)
+    usable, skipped = captioned(source, clips, run.preprocessing)
     if not usable:
-        raise DatasetRejectedError(f"none of the {len(clips)} clips below {source.address()} has a caption")
+        raise no_captions(source, clips)
     key = _key(clips, run)
     prefix = layout.cache_entry("", "trim", key)
     manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
@@ -80,24 +81,6 @@ def kept_frames(spec: PreprocessingSpec) -> int:
     if spec.duration_seconds is None:
         return spec.frames
     return max(spec.frames, int(float(spec.duration_seconds) * spec.fps + 1e-6))
-
-
-def _captioned(
-    source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
-) -> tuple[list[SourceClip], list[str]]:
-    """The clips to work on, and the keys of those that missingCaption Skip leaves out."""
-    bare = [clip for clip in clips if not clip.problem and (clip.caption is None or clip.caption.size == 0)]
-    if not bare or spec.missing_caption == "Empty":
-        return list(clips), []
-    if spec.missing_caption == "Skip":
-        names = {clip.name for clip in bare}
-        return [clip for clip in clips if clip.name not in names], [clip.source.key for clip in bare]
-    first, more = bare[0], f" (and {len(bare) - 1} more clips)" if len(bare) > 1 else ""
-    fault = "is empty" if first.caption else "does not exist"
-    raise MissingObjectError(
-        f"clip {first.source.key} has no caption{more}: {source.address(first.caption_key)} {fault}; "
-        "write one, or set missingCaption to Empty or Skip"
-    )
 
 
 def _key(clips: Sequence[SourceClip], run: RunFile) -> str:
@@ -147,7 +130,7 @@ def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder:
     """Make `folder/trimmed.mp4` and a strip of pictures for the report; raise ClipError when the clip cannot be used."""
     if clip.problem:
         raise ClipError(clip.problem)
-    caption = _caption(source, clip)
+    caption = read_caption(source, clip)
     local = folder / f"source{Path(clip.source.key).suffix.lower()}"
     source.get(clip.source.key, local)
     kept = kept_frames(spec)
@@ -174,20 +157,6 @@ def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder:
         caption=caption,
         enlargement=round(enlargement, 3),
     )
-
-
-def _caption(source: Store, clip: SourceClip) -> str:
-    """The caption on one line, empty when there is none."""
-    if clip.caption is None:
-        return ""
-    if clip.caption.size > CAPTION_BYTES:
-        raise ClipError(
-            f"the caption {clip.caption.key} has {clip.caption.size} bytes, at most {CAPTION_BYTES} are read"
-        )
-    try:
-        return " ".join(source.read_bytes(clip.caption.key).decode("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise ClipError(f"the caption {clip.caption.key} is not UTF-8: byte {error.start}") from error
 
 
 def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mochi_api import layout
 from mochi_api.outcomes import Item, StageResult
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
+from mochi_trainer.errors import TOO_SHORT, DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
 from mochi_trainer.storage import Manifest, Store, read_manifest
 
@@ -44,7 +45,7 @@ class Trimmed:
         """As this, with the clips that have fewer than `frames` frames among the failures."""
         short = [clip for clip in self.clips if clip.frames < frames]
         fewer = [
-            Item(clip=clip.source, message=f"too short: {frames} frames are needed, {clip.frames} are there")
+            Item(clip=clip.source, message=f"{TOO_SHORT}{frames} frames are needed, {clip.frames} are there")
             for clip in short
         ]
         return Trimmed(
@@ -97,8 +98,24 @@ def check_enough(total: int, done: int, failures: Sequence[Item], most_percent: 
     more = f"; and {failed - 3} more" if failed > 3 else ""
     limit = "" if not done else f", more than maxFailedItemsPercent = {most_percent} allows"
     raise DatasetRejectedError(
-        f"{failed} of {total} clips cannot be used{limit}: {reasons}{more}", total=total, failures=failures
+        f"{failed} of {total} clips cannot be used{limit}: {reasons}{more}",
+        total=total,
+        failures=failures,
+        action=_remedy(total, done, failures),
     )
+
+
+def _remedy(total: int, done: int, failures: Sequence[Item]) -> str:
+    """What helps: clips of another length where that is what fails, and more tolerance only where clips are left."""
+    short = sum(item.message.startswith(TOO_SHORT) for item in failures)
+    cures: list[str] = []
+    if short:
+        cures.append("use longer clips or fewer preprocessing.frames")
+    if short < len(failures):
+        cures.append("mend the clips named in the message and in the report")
+    least = math.ceil(100 * len(failures) / total)
+    tolerance = f", or raise preprocessing.maxFailedItemsPercent to at least {least}" if done else ""
+    return f"{' and '.join(cures)}{tolerance}; apply again under a new name"
 
 
 def stage_result(key: str, *, hit: bool, done: int, failures: Sequence[Item]) -> StageResult:

@@ -7,7 +7,7 @@ from mochi_trainer.lora.adapters import (
     load_adapter,
     trainable_parameters,
 )
-from mochi_trainer.lora.continuation import continue_from
+from mochi_trainer.lora.continuation import check_header_continues, continue_from
 from mochi_trainer.lora.diffusers_format import export_diffusers, import_diffusers
 from mochi_trainer.lora.files import attach_state, load_file, read_file
 from mochi_trainer.lora.merging import merged_state
@@ -21,6 +21,7 @@ __all__ = [
     "attach",
     "attach_state",
     "base_state",
+    "check_header_continues",
     "continue_from",
     "export_diffusers",
     "export_native",

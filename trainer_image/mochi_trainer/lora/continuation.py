@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mochi_trainer.lora.adapters import adapter_state
-from mochi_trainer.lora.files import read_file
-from mochi_trainer.lora.targets import LoraParams
+from mochi_trainer.lora.files import read_file, state_of
+from mochi_trainer.lora.targets import PARTS, LoraParams
 from mochi_trainer.model import DiT
+
+Shapes = Mapping[str, tuple[int, ...]]
+_LAYER = re.compile(r"blocks\.\d+\.(?P<layer>\w+\.\w+)\.weight")
 
 
 def continue_from(model: DiT, params: LoraParams, path: Path) -> LoraParams:
@@ -22,23 +27,62 @@ def continue_from(model: DiT, params: LoraParams, path: Path) -> LoraParams:
     `read_file`, and ValueError when the file has a higher rank or another target, or belongs to another model.
     """
     state, found = read_file(path)
+    own = adapter_state(model)
+    features = {name: tensor.shape[1 - _rank_axis(name)] for name, tensor in own.items()}
+    check_continues(state, found, params, features)
+    _fill(own, state, params.scale)
+    return found
+
+
+def check_header_continues(
+    shapes: Shapes, metadata: Mapping[str, str], params: LoraParams, dit: Shapes
+) -> LoraParams:
+    """As `continue_from`, from the header of the file and the transformer's shapes alone: nothing is loaded."""
+    state, found = state_of({name: _hollow(shape) for name, shape in shapes.items()}, metadata)
+    check_continues(state, found, params, dict(_features(dit)))
+    return found
+
+
+def check_continues(
+    state: Mapping[str, Tensor], found: LoraParams, params: LoraParams, features: Mapping[str, int]
+) -> None:
+    """Raise ValueError unless the adapters fit into those of `params`; `features` has, by name, the size besides the rank."""
     if found.rank > params.rank:
         raise ValueError(f"its rank is {found.rank}, lora.rank must be at least that, got {params.rank}")
     if extra := [target for target in found.targets if target not in params.targets]:
         raise ValueError(f"it has adapters for {', '.join(extra)}, which lora.targets does not name")
-    _fill(adapter_state(model), state, params.scale)
-    return found
+    for name, tensor in state.items():
+        size = features.get(name)
+        if size != tensor.shape[1 - _rank_axis(name)]:
+            expected = "no such layer" if size is None else f"{size} features"
+            raise ValueError(
+                f"{name} {list(tensor.shape)} does not belong to this model, which has {expected}"
+            )
+
+
+def _hollow(shape: tuple[int, ...]) -> Tensor:
+    """A tensor without memory; of one number, which may be an alpha that is read, with it."""
+    return torch.ones(shape) if math.prod(shape) == 1 else torch.empty(shape, device="meta")
+
+
+def _features(dit: Shapes) -> Iterator[tuple[str, int]]:
+    """By name of an adapter's matrix, the columns of the layer for A and its own rows for B."""
+    for name, shape in dit.items():
+        match = _LAYER.fullmatch(name)
+        parts = PARTS.get(match["layer"], ()) if match else ()
+        for part in parts:
+            stem = f"{name.removesuffix('.weight')}.{part}"
+            yield f"{stem}.lora_A.weight", shape[1]
+            yield f"{stem}.lora_B.weight", shape[0] // len(parts)
+
+
+def _rank_axis(name: str) -> int:
+    return 0 if ".lora_A." in name else 1
 
 
 @torch.no_grad()
 def _fill(own: Mapping[str, Tensor], state: Mapping[str, Tensor], scale: float) -> None:
     for name, tensor in state.items():
-        target = own.get(name)
-        axis = 0 if ".lora_A." in name else 1
-        if target is None or target.shape[1 - axis] != tensor.shape[1 - axis]:
-            expected = "no such layer" if target is None else f"{target.shape[1 - axis]} features"
-            raise ValueError(
-                f"{name} {list(tensor.shape)} does not belong to this model, which has {expected}"
-            )
-        corner = target.narrow(axis, 0, tensor.shape[axis])
+        axis = _rank_axis(name)
+        corner = own[name].narrow(axis, 0, tensor.shape[axis])
         corner.copy_(tensor if axis == 0 else tensor / scale)

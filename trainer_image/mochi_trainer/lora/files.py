@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,13 @@ def read_file(path: Path | str) -> tuple[dict[str, Tensor], LoraParams]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise ValueError(f"{Path(path).name} is not a whole safetensors file: {error}") from error
+    return state_of(tensors, metadata)
+
+
+def state_of(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, Tensor], LoraParams]:
+    """As `read_file`, of the content of a file. Raises ValueError when it is no LoRA of this model."""
     if tensors and all(name.endswith((".lora_A", ".lora_B")) for name in tensors):
         return import_native(tensors, metadata)
     return import_diffusers(tensors, metadata)

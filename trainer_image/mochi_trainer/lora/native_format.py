@@ -191,8 +191,8 @@ def _separated(
 
 
 def _only(b: Tensor, columns: slice | None) -> bool:
-    """Whether B is zero outside `columns`."""
+    """Whether B is zero outside `columns`; taken to be so where only the shape is known."""
     rest = b.clone()
     if columns is not None:
         rest[:, columns] = 0
-    return not bool(rest.any())
+    return rest.is_meta or not bool(rest.any())

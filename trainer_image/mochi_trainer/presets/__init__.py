@@ -7,6 +7,7 @@ brings its own. Loading is strict: a missing, extra or wrong tensor raises `Weig
 
 from mochi_trainer.presets.addresses import Source, open_source
 from mochi_trainer.presets.catalogue import PRESETS, Preset, PresetName, preset_named
+from mochi_trainer.presets.checking import check_headers, part_shapes
 from mochi_trainer.presets.finding import PARTS, Part
 from mochi_trainer.presets.loading import (
     check_parts,
@@ -29,6 +30,7 @@ __all__ = [
     "PresetName",
     "Source",
     "WeightsError",
+    "check_headers",
     "check_parts",
     "fill_dit",
     "identity",
@@ -39,6 +41,7 @@ __all__ = [
     "load_weights",
     "meta_dit",
     "open_source",
+    "part_shapes",
     "preset_named",
     "save_weights",
 ]

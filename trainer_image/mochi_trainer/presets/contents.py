@@ -20,6 +20,7 @@ from mochi_trainer.presets.diffusers_layout import (
 )
 from mochi_trainer.presets.finding import PartFiles
 from mochi_trainer.presets.header import Header, Listed, header_of
+from mochi_trainer.presets.likeness import likeness, strange
 from mochi_trainer.presets.stored import StoredFile
 from mochi_trainer.presets.weights import WeightsError
 
@@ -65,9 +66,13 @@ def contents(part: PartFiles, shapes: Shapes, preset: Preset | None = None) -> C
             elif not (other and name.startswith(other)):
                 tensors[name] = Located(file, listed)
     problems += _problems(expected, tensors)
+    shapes_found = {name: located.listed.shape for name, located in tensors.items()}
+    name = part.index.name if part.index else part.files[0].name
+    if problems and strange(expected, shapes_found):
+        model = preset.name if preset else "the model"
+        raise WeightsError(f"{name} does not fit {model}: {likeness(expected, shapes_found, model)}")
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        name = part.index.name if part.index else part.files[0].name
         raise WeightsError(f"{name} does not fit: {', '.join(problems[:SHOWN])}{more}")
     return Contents(tensors, headers, segments)
 

@@ -77,7 +77,7 @@ def text_variant(store: Store, folder: str) -> str | None:
     """The type in the names of T5's files, when there are no plain ones; transformers wants to be told."""
     for variant in VARIANTS:
         stems = (f"{folder}model.safetensors", f"{folder}model.safetensors.index.json")
-        if any(store.exists(_inserted(stem, variant)) for stem in stems):
+        if any(store.exists(inserted(stem, variant)) for stem in stems):
             return variant or None
     return None
 
@@ -94,13 +94,14 @@ def missing_part(store: Store, part: str, key: str, other: str) -> MissingObject
 
 def _indexed(part: FilePart, layout: Layout, index: StoredFile) -> PartFiles:
     folder = index.key[: index.key.rfind("/") + 1]
-    places = dict(_places(index, folder))
-    keys = sorted(set(places.values()))
+    where = dict(places(index, folder))
+    keys = sorted(set(where.values()))
     files = tuple(required(index.store, key) for key in keys)
-    return PartFiles(part, layout, files, index, places)
+    return PartFiles(part, layout, files, index, where)
 
 
-def _places(index: StoredFile, folder: str) -> Iterator[tuple[str, str]]:
+def places(index: StoredFile, folder: str) -> Iterator[tuple[str, str]]:
+    """What an index says: keys of files by name of the tensor. Raises WeightsError for a broken index."""
     try:
         document = json.loads(index.read(0, index.size))
         for name, file in document["weight_map"].items():
@@ -115,7 +116,7 @@ def _dotted(stem: str, variant: str) -> str:
     return f"{stem}.{variant}" if variant else stem
 
 
-def _inserted(name: str, variant: str) -> str:
+def inserted(name: str, variant: str) -> str:
     """`variant` before the last ending, as the libraries write it."""
     stem, _, ending = name.rpartition(".")
     return f"{_dotted(stem, variant)}.{ending}"

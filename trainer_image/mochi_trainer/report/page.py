@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib import resources
 
-from mochi_api.outcomes import ROWS, Reason
+from mochi_api.outcomes import ROWS
 from mochi_api.runfile import STAGES, RunFile
 from mochi_trainer.report.contents import Contents, gather
 from mochi_trainer.report.markup import Html, element, joined
@@ -67,11 +67,11 @@ def _verdict(contents: Contents) -> Html:
     """How the run ended, why, and whose move it is."""
     failed = contents.failed
     if failed is not None:
-        reason = failed.outcome.reason
+        reason, action = failed.outcome.reason, failed.outcome.action
         kind, title = ("waiting", "Stopped") if ROWS[reason].retryable else ("failed", "Failed")
         at = f" at step {failed.outcome.step}" if failed.outcome.step is not None else ""
         message = f"In the stage {failed.stage}{at}: {failed.outcome.message}"
-        return _banner(kind, f"{title}: {reason}", message, reason)
+        return _banner(kind, f"{title}: {reason}", message, action or ROWS[reason].action)
     done = [record.stage for record in contents.records]
     if done and done[-1] == STAGES[-1]:
         return _banner("succeeded", "Succeeded", contents.records[-1].outcome.message, None)
@@ -79,8 +79,8 @@ def _verdict(contents: Contents) -> Html:
     return _banner("waiting", "In progress", finished, None)
 
 
-def _banner(kind: str, title: str, message: str, reason: Reason | None) -> Html:
-    what = element("p", element("strong", "What to do: "), f"{ROWS[reason].action}.") if reason else Html("")
+def _banner(kind: str, title: str, message: str, action: str | None) -> Html:
+    what = element("p", element("strong", "What to do: "), f"{action}.") if action else Html("")
     return element(
         "div", element("p", title, class_="title"), element("p", message), what, class_=f"verdict {kind}"
     )

@@ -113,6 +113,20 @@ def reconstruction(contents: Contents) -> Html:
     return joined(element("p", note, class_="note"), *(_comparison(item) for item in contents.comparisons))
 
 
+def checked(contents: Contents) -> Html:
+    """What the first step found, before anything was paid for; nothing of a run without that step."""
+    record = contents.record("check")
+    result = record.outcome.check_result if record else None
+    if result is None:
+        return Html("")
+    warnings = [element("li", warning) for warning in result.warnings]
+    return joined(
+        element("h3", "May go wrong later") if warnings else "",
+        element("ul", *warnings) if warnings else "",
+        element("ul", *(element("li", line) for line in result.checked)),
+    )
+
+
 def stages(contents: Contents) -> Html:
     """How long each stage took, and what it reused."""
     if not contents.records:
@@ -145,6 +159,7 @@ SECTIONS: Sequence[tuple[str, Section]] = (
     ("Training", training),
     ("Dataset", dataset),
     ("Reconstruction check", reconstruction),
+    ("Checked first", checked),
     ("Stages", stages),
     ("Configuration", configuration),
     ("Versions", versions),

@@ -8,13 +8,14 @@ from urllib.parse import unquote
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.s3 import Connection, S3Store
 from mochi_trainer.storage.store import Store
 
 
-def open_store(uri: str, s3: S3Spec) -> Store:
+def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> Store:
     """The store rooted at `uri` (`s3://bucket/prefix` or `file:///folder`); no request is made yet.
 
+    `connection` is shared with other stores on the server that `s3` names; without it the store has its own.
     Raises InvalidInputError for any other kind of address.
     """
     scheme, found, rest = uri.partition("://")
@@ -23,5 +24,5 @@ def open_store(uri: str, s3: S3Spec) -> Store:
     if scheme == "s3" and found:
         bucket, _, prefix = rest.partition("/")
         if bucket:
-            return S3Store(bucket, prefix, s3)
+            return S3Store(bucket, prefix, connection or Connection(s3))
     raise InvalidInputError(f"an address must start with s3://bucket or file:///folder, got {uri}")

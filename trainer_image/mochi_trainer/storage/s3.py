@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,9 +23,11 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
+    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.loaders import Loader, create_loader
 
 from mochi_api.spec import S3Spec
@@ -41,9 +45,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ObjectIdentifierTypeDef
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 60
-ATTEMPTS = 4
 PART_BYTES = 8 * 1024 * 1024
 DELETE_AT_ONCE = 1000
 """Most keys one DeleteObjects request takes."""
@@ -59,14 +60,39 @@ _WRONG_REQUEST = {"InvalidBucketName", "PermanentRedirect", "301", "IllegalLocat
 _EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
 
 
-class S3Store:
-    """Keys below `s3://bucket/prefix/`; the client is made on first use and serves many threads."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """How long a server is waited for."""
 
-    def __init__(self, bucket: str, prefix: str, spec: S3Spec) -> None:
+    connect_seconds: float = 5
+    read_seconds: float = 60
+    """Longest silence while an answer is read."""
+    attempts: int = 4
+
+
+class Connection:
+    """The client of one S3 server: made on first use, for any number of stores and threads."""
+
+    def __init__(self, spec: S3Spec, patience: Patience | None = None) -> None:
+        self.spec = spec
+        self._patience = patience or Patience()
+        self._client: S3Client | None = None
+
+    @property
+    def client(self) -> S3Client:
+        """Raises what boto3 raises when it cannot be made."""
+        if self._client is None:
+            self._client = _client(self.spec, self._patience)
+        return self._client
+
+
+class S3Store:
+    """Keys below `s3://bucket/prefix/`."""
+
+    def __init__(self, bucket: str, prefix: str, connection: Connection) -> None:
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._spec = spec
-        self._client: S3Client | None = None
+        self._connection = connection
 
     def address(self, key: str = "") -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
@@ -119,15 +145,17 @@ class S3Store:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        pages = self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix
-        )
-        with self._errors(prefix):
-            for page in pages:
-                for found in page.get("Contents", []):
-                    key = found["Key"].removeprefix(self._prefix)
-                    if key and not key.endswith("/"):
-                        yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+        paginator = self._s3.get_paginator("list_objects_v2")
+        pages = iter(paginator.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix))
+        while True:
+            with self._errors(prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            for found in page.get("Contents", []):
+                key = found["Key"].removeprefix(self._prefix)
+                if key and not key.endswith("/"):
+                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
 
     def head(self, key: str) -> ObjectInfo | None:
         with self._errors(key):
@@ -175,13 +203,12 @@ class S3Store:
 
     @property
     def _s3(self) -> S3Client:
-        if self._client is None:
-            with self._errors(""):
-                self._client = _client(self._spec)
-        return self._client
+        with self._errors(""):
+            return self._connection.client
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
+        started = time.monotonic()
         try:
             yield
         except ClientError as error:
@@ -192,7 +219,10 @@ class S3Store:
                 f"{self.address(key)}: no S3 credentials found in {self._credentials()}"
             ) from error
         except (BotoCoreError, Boto3Error) as error:
-            raise StorageError(f"{self.address(key)} at {self._endpoint()}: {_one_line(error)}") from error
+            waited = f" (waited {time.monotonic() - started:.0f} s)" if _silent(error) else ""
+            raise StorageError(
+                f"{self.address(key)} at {self._endpoint()}: {_one_line(error)}{waited}"
+            ) from error
         except OSError as error:
             if disk_full(error):
                 raise DiskFullError(f"no space left on the local disk for {self.address(key)}") from error
@@ -208,7 +238,7 @@ class S3Store:
             return MissingObjectError(f"{address} does not exist at {self._endpoint()}")
         if code in _WRONG_REQUEST:
             return MissingObjectError(
-                f"{address} is not at {self._endpoint()}, region {self._spec.region} ({said})"
+                f"{address} is not at {self._endpoint()}, region {self._connection.spec.region} ({said})"
             )
         if code in _DENIED:
             return AccessDeniedError(
@@ -217,20 +247,20 @@ class S3Store:
         return StorageError(f"{address} at {self._endpoint()}: {said}")
 
     def _endpoint(self) -> str:
-        return self._spec.endpoint or f"AWS S3 in {self._spec.region}"
+        return self._connection.spec.endpoint or f"AWS S3 in {self._connection.spec.region}"
 
     def _credentials(self) -> str:
-        name = self._spec.credentials_secret_name
+        name = self._connection.spec.credentials_secret_name
         return (
             f"Secret {name}" if name else "the pod's own identity (storage.s3.credentialsSecretName is empty)"
         )
 
 
-def _client(spec: S3Spec) -> S3Client:
+def _client(spec: S3Spec, patience: Patience) -> S3Client:
     config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=patience.connect_seconds,
+        read_timeout=patience.read_seconds,
+        retries={"mode": "standard", "total_max_attempts": patience.attempts},
         s3={"addressing_style": "path" if spec.path_style else "auto"},
         # Servers other than AWS often do not know the newer checksum trailers.
         request_checksum_calculation="when_required" if spec.endpoint else "when_supported",
@@ -266,6 +296,11 @@ def _transfer() -> TransferConfig:
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _silent(error: Exception) -> bool:
+    """Whether the server could not be reached, or did not answer to the end."""
+    return isinstance(error, NoConnectionError | HTTPClientError)
 
 
 def _one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi_trainer.errors import ClipError
+from mochi_trainer.errors import TOO_SHORT, ClipError
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.selection import on_screen
 
@@ -81,7 +81,7 @@ def read_clip(
             pictures.append(box.apply(upright))
     if len(pictures) < least:
         raise ClipError(
-            f"too short: {least} frames at {fps} fps take {least / fps:.2f} s, "
+            f"{TOO_SHORT}{least} frames at {fps} fps take {least / fps:.2f} s, "
             f"the clip has {len(pictures)} ({len(pictures) / fps:.2f} s)"
         )
     return np.stack(pictures), enlargement

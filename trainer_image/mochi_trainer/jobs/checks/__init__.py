@@ -1,0 +1,1 @@
+"""What the command check looks at, one module each: storage, dataset, model, adapter, room; and how it is put together."""
