@@ -49,6 +49,21 @@ async def test_a_lost_node_is_told_as_a_lost_node_and_named():
     assert "node-7 does not answer" in attempt["message"]
 
 
+async def test_a_pod_that_is_being_stopped_has_not_failed_though_the_training_operator_says_so():
+    world = World()
+    world.script = stuck("train")
+    await world.until(lambda world: world.phase == "Training")
+    world.around.lose_node(world.pods("dissolve-a1")[0])
+    message = "PyTorchJob dissolve-a1 is failed because 1 Worker replica(s) failed."
+    failed = {"type": "Failed", "status": "True", "reason": "PyTorchJobFailed", "message": message}
+    world.cluster.one("PyTorchJob", "dissolve-a1")["status"] = {"conditions": [failed]}
+    await world.turn()
+    assert "is being stopped: Taint manager" in world.condition("TrainingRunning")["message"]
+    world.clock.advance(180 + 31)
+    await world.turn()
+    assert world.attempts("train")[0] == Reason.NODE_LOST
+
+
 async def test_a_lost_node_does_not_spend_the_budget():
     world = World(lora(runPolicy={"backoffLimit": 0}))
     world.script = stuck("train")

@@ -24,8 +24,12 @@ def one_failed(view: View) -> Finding | None:
 
 
 def child_failed(view: View) -> Finding | None:
-    """The child says that it failed, but no failed pod is there to say why: it was deleted or evicted."""
-    if view.child.state != "Failed":
+    """The child says that it failed, but no failed pod is there to say why: it was deleted or evicted.
+
+    The training operator calls a pod failed as soon as it is to be deleted. While such a pod still saves what it has, or
+    its node is silent, nothing is known yet: its end tells more.
+    """
+    if view.child.state != "Failed" or any(pod.gone_by is not None and not pod.ended for pod in view.pods):
         return None
     message = f"{view.child.message.rstrip('.')}, and its pod is gone: it was deleted or evicted"
     return Finding(kind=_KIND, reason=Reason.PREEMPTED, message=message)
