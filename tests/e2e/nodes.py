@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from devcluster import addresses, processes
 from devcluster.agent import linux
@@ -109,6 +110,6 @@ def _until_ready(lab: Lab, name: str, agent: subprocess.Popen[bytes], folder: Pa
 
 def _ready(lab: Lab, name: str) -> bool:
     nodes = lab.kubectl.json("get", "nodes")["items"]
-    found = next((node for node in nodes if node["metadata"]["name"] == name), {})
+    found: dict[str, Any] = next((node for node in nodes if node["metadata"]["name"] == name), {})
     conditions = found.get("status", {}).get("conditions", ())
     return any((item["type"], item["status"]) == ("Ready", "True") for item in conditions)

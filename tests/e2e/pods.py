@@ -7,9 +7,11 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import processes, state
+from devcluster import state
+from devcluster.processes import Identity, descendants, send
 from mochi_api import layout
 from tests.e2e.lab import RUN_SECONDS, Lab
 
@@ -17,34 +19,44 @@ OPERATOR = "mochi_operator"
 TRAINER = "mochi_trainer"
 
 
-def processes_of(lab: Lab, pod: str, program: str = TRAINER) -> list[processes.Identity]:
+def processes_of(lab: Lab, pod: str, program: str = TRAINER) -> list[Identity]:
     """The processes of `program` in the pod, on whichever of our nodes it runs; parents first."""
     found = state.read(lab.cluster.dir)
     assert found is not None, f"no cluster in {lab.cluster.dir}"
-    below = {*processes.descendants(found.supervisor.pid), *processes.descendants(os.getpid())}
+    below = {*descendants(found.supervisor.pid), *descendants(os.getpid())}
     return sorted((item for item in below if _runs(item.pid, pod, program)), key=lambda item: item.start)
 
 
-@contextmanager
-def held_at(lab: Lab, name: str, attempt: int, step: int) -> Iterator[str]:
-    """The training pod of `name`, stopped as a machine that hangs, once its checkpoint of `step` is complete.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A pod whose processes are stopped, as those of a machine that hangs."""
 
-    Whatever is done to it meanwhile, it meets when it goes on. So no test depends on who is faster.
-    """
+    pod: str
+    processes: Sequence[Identity]
+
+    def release(self) -> None:
+        """Let it go on: whatever was done to it meanwhile, it meets now."""
+        send(self.processes, signal.SIGCONT)
+
+
+def hold(lab: Lab, name: str, *, attempt: int, step: int) -> Held:
+    """Stop the training pod of `name` once its checkpoint of `step` is complete. So no test depends on who is faster."""
     pod = f"{name}-a{attempt}-worker-0"
     _until_saved(lab, name, step)
-    held = _stopped(lab, pod)
+    found = processes_of(lab, pod)
+    send(found, signal.SIGSTOP)
+    assert any(item.alive() for item in found), f"pod {pod} has ended already\n{lab.evidence(name)}"
+    return Held(pod=pod, processes=found)
+
+
+@contextmanager
+def held_at(lab: Lab, name: str, *, attempt: int, step: int) -> Iterator[str]:
+    """The pod that `hold` stops, until the context ends."""
+    held = hold(lab, name, attempt=attempt, step=step)
     try:
-        yield pod
+        yield held.pod
     finally:
-        processes.send(held, signal.SIGCONT)
-
-
-def _stopped(lab: Lab, pod: str) -> Sequence[processes.Identity]:
-    held = processes_of(lab, pod)
-    processes.send(held, signal.SIGSTOP)
-    assert any(item.alive() for item in held), f"pod {pod} has ended already"
-    return held
+        held.release()
 
 
 def _until_saved(lab: Lab, name: str, step: int) -> None:

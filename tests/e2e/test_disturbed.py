@@ -20,17 +20,12 @@ from mochi_api.status import FineTuneStatus
 from tests.e2e import nodes, webhooks
 from tests.e2e.lab import RESOURCE, Lab
 from tests.e2e.pods import held_at, processes_of
-from tests.e2e.stories import LIMIT, Story, reasons, same, spec, trained_steps, under_way, weights
+from tests.e2e.stories import LIMIT, Story, Weights, reasons, same, spec, trained_steps, under_way, weights
 
 OUTAGE_SECONDS = float(os.environ.get("MOCHI_E2E_OUTAGE_SECONDS", "0"))
 """How much longer than until it is told the webhook is down; 300 by hand shows that time changes nothing."""
 TOLD_SECONDS = 90.0
 CURED_SECONDS = 60.0
-
-
-def left_alone(lab: Lab, _folder: Path) -> FineTuneStatus:
-    lab.apply("alone", spec())
-    return lab.succeeded("alone")
 
 
 def evicted_and_deleted(lab: Lab, _folder: Path) -> FineTuneStatus:
@@ -44,9 +39,9 @@ def evicted_and_deleted(lab: Lab, _folder: Path) -> FineTuneStatus:
     with held_at(lab, "evicted", attempt=2, step=20):
         lab.kubectl.run("delete", "pytorchjob", "evicted-a2", "--wait=false")
     lab.until("evicted", lambda s: _stage(s, "sample") is not None, "the end of the training")
-    message = lab.told("evicted", "the missing GPU", "nvidia.com/gpu")
-    lab.warned("evicted", "sample", "nvidia.com/gpu")
-    assert "1 x nvidia.com/gpu" in message
+    asked = ("nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3")
+    lab.told("evicted", "the missing GPU", *asked)
+    lab.warned("evicted", "sample", *asked)
     return lab.status("evicted")
 
 
@@ -172,7 +167,6 @@ def lost_with_its_node(lab: Lab, _folder: Path) -> FineTuneStatus:
 STORIES: tuple[Story, ...] = (
     lost_with_its_node,
     held_back,
-    left_alone,
     evicted_and_deleted,
     silent_for_a_while,
     created_again,
@@ -180,33 +174,30 @@ STORIES: tuple[Story, ...] = (
     drained,
 )
 Told = Callable[[Story], FineTuneStatus]
+Alike = Callable[[FineTuneStatus], bool]
 
 
 @pytest.fixture(scope="module")
-def told(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(
+    lab: Lab, left_alone: Callable[[], Weights], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Told]:
     """The end of a story; all of them begin at once."""
     with under_way(lab, tmp_path_factory.mktemp("stories"), STORIES) as futures:
         yield lambda story: futures[story].result(LIMIT)
 
 
-@pytest.fixture(scope="module")
-def ends_alike(lab: Lab, told: Told, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bool]:
+@pytest.fixture
+def ends_alike(lab: Lab, left_alone: Callable[[], Weights], tmp_path: Path) -> Alike:
     """Whether a run has the weights of the one that was left alone, trained step by step."""
-    folder = tmp_path_factory.mktemp("weights")
-    expected = weights(lab, told(left_alone), folder)
 
     def alike(status: FineTuneStatus) -> bool:
         assert trained_steps(lab, status) == list(range(1, 61))
-        return same(weights(lab, status, folder), expected)
+        return same(weights(lab, status, tmp_path), left_alone())
 
     return alike
 
 
-def test_a_run_left_alone_needs_one_attempt(told: Told) -> None:
-    assert reasons(told(left_alone)) == ["Completed"]
-
-
-def test_an_evicted_and_a_deleted_attempt_are_followed_by_others(told: Told, ends_alike: Any) -> None:
+def test_an_evicted_and_a_deleted_attempt_are_followed_by_others(told: Told, ends_alike: Alike) -> None:
     status = told(evicted_and_deleted)
     assert reasons(status) == ["Preempted", "BackendDeleted", "Completed"]
     assert ends_alike(status)
@@ -219,32 +210,32 @@ def test_sampling_that_waits_for_a_gpu_does_not_hide_the_result_of_the_training(
     assert status.artifacts.sha256
 
 
-def test_silence_is_no_failure(told: Told, ends_alike: Any) -> None:
+def test_silence_is_no_failure(told: Told, ends_alike: Alike) -> None:
     status = told(silent_for_a_while)
     assert reasons(status) == ["Completed"]
     assert ends_alike(status)
 
 
-def test_a_run_of_an_old_name_waits_for_the_pods_of_the_old_run(told: Told, ends_alike: Any) -> None:
+def test_a_run_of_an_old_name_waits_for_the_pods_of_the_old_run(told: Told, ends_alike: Alike) -> None:
     status = told(created_again)
     assert reasons(status) == ["Completed"]
     assert ends_alike(status)
 
 
-def test_an_injected_sidecar_changes_nothing_and_does_not_stay(told: Told, ends_alike: Any) -> None:
+def test_an_injected_sidecar_changes_nothing_and_does_not_stay(told: Told, ends_alike: Alike) -> None:
     status = told(with_a_sidecar)
     assert reasons(status) == ["Completed"]
     assert ends_alike(status)
 
 
-def test_a_run_that_was_held_back_in_every_way_has_lost_nothing(told: Told, ends_alike: Any) -> None:
+def test_a_run_that_was_held_back_in_every_way_has_lost_nothing(told: Told, ends_alike: Alike) -> None:
     status = told(held_back)
     assert reasons(status) == ["Completed"]
     assert [(stage.name, stage.spent) for stage in status.stages if stage.spent] == []
     assert ends_alike(status)
 
 
-def test_a_drained_node_costs_an_attempt_that_does_not_count(told: Told, ends_alike: Any) -> None:
+def test_a_drained_node_costs_an_attempt_that_does_not_count(told: Told, ends_alike: Alike) -> None:
     status = told(drained)
     assert reasons(status) == ["Preempted", "Completed"]
     assert status.training is not None
@@ -253,7 +244,7 @@ def test_a_drained_node_costs_an_attempt_that_does_not_count(told: Told, ends_al
 
 
 def test_a_lost_node_costs_an_attempt_that_does_not_count_and_can_harm_nothing(
-    told: Told, ends_alike: Any, lab: Lab
+    told: Told, ends_alike: Alike, lab: Lab
 ) -> None:
     status = told(lost_with_its_node)
     assert reasons(status) == ["NodeLost", "Completed"]
