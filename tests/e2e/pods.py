@@ -60,11 +60,10 @@ def held_at(lab: Lab, name: str, *, attempt: int, step: int) -> Iterator[str]:
 
 
 def _until_saved(lab: Lab, name: str, step: int) -> None:
-    """Wait for a complete checkpoint after `step` or more."""
+    """Wait for a complete checkpoint after `step` or more; only the store is asked, for the API server may be down."""
     run = lab.run_uri(name)
     end = time.monotonic() + RUN_SECONDS
     while not any(saved >= step for saved in complete_checkpoints(lab, run)):
-        assert lab.status(name).phase != "Failed", lab.evidence(name)
         assert time.monotonic() < end, f"{name}: no checkpoint of step {step}\n{lab.evidence(name)}"
         time.sleep(0.2)
 

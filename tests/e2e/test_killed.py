@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import yaml
 
 from devcluster import state
 from devcluster.binaries import PYTORCHJOB_CRD
@@ -24,7 +23,7 @@ from tests.e2e.pods import hold
 from tests.e2e.stories import Weights, reasons, same, spec, trained_steps, weights
 
 KILLS = 20
-PAUSE_SECONDS = 6.0
+PAUSE_SECONDS = 4.0
 """Longest time an operator is left alone."""
 API_DOWN_SECONDS = 5.0
 HELD: Mapping[str, int] = {"collected": 50, "forgotten": 10}
@@ -55,6 +54,7 @@ def ended(hostile: Lab) -> Iterator[Ended]:
             }
             kill_again_and_again(hostile, parts)
             held = {name: future.result() for name, future in holding.items()}
+        hostile.succeeded("killed")
         scale(hostile, 0)
         wipe_the_training(hostile, "forgotten")
         held["collected"].release()
@@ -140,6 +140,6 @@ def test_a_cluster_without_pytorchjobs_is_told_and_waited_for(ended: Ended, host
     hostile.warned("early", "PyTorchJob", "kubeflow.org/v1")
     found = state.read(hostile.cluster.dir)
     assert found is not None
-    hostile.kubectl.apply(yaml.safe_load(Path(found.binaries[PYTORCHJOB_CRD]).read_text()))
+    hostile.kubectl.run("apply", "--server-side", "-f", found.binaries[PYTORCHJOB_CRD])
     hostile.until("early", lambda s: bool(s.stages), "the first step", 90)
     hostile.delete("early")
