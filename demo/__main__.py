@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +19,7 @@ from demo.install import InstallError
 from demo.kubectl import KubectlError
 from demo.sites import NAMESPACE, Site, SiteError, current
 from demo.steps import Steps
+from devcluster import signals
 from devcluster.addresses import AddressError
 from devcluster.binaries import BinaryError
 from devcluster.cluster import ClusterError
@@ -63,19 +63,16 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-@contextmanager
-def signals() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `Stopped`, so that cleaning up happens as on Ctrl-C."""
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise Stopped(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+_HANDLERS: Mapping[signal.Signals, signals.Handler] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: _stop,
+    signal.SIGHUP: _stop,
+}
+"""Every request to stop becomes an exception, so that the way out cleans up."""
 
 
 def intro(arguments: argparse.Namespace) -> str:
@@ -158,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     steps = Steps(Console())
     try:
-        with signals():
+        with signals.handled(_HANDLERS):
             return demonstrate(arguments, steps) if arguments.action == "run" else tidy(arguments, steps)
     except KeyboardInterrupt:
         steps.line("\nstopped by Ctrl-C; everything is cleaned up")

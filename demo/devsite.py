@@ -16,6 +16,7 @@ from demo.kubectl import Kubectl
 from demo.sites import NAMESPACE, OPERATOR_NAMESPACE, SECRET, Site
 from demo.steps import Steps
 from devcluster import cluster
+from mochi_api import identity
 
 NAME = "demo"
 """Name of the dev cluster: there is at most one for demos."""
@@ -89,7 +90,7 @@ def site(found: cluster.Cluster, kubectl: Kubectl) -> Site:
             f"export KUBECONFIG={found.kubeconfig} PATH={found.kubectl.parent}:$PATH",
             f"kubectl -n {NAMESPACE} get mft,jobs,pytorchjobs,pods",
             f"kubectl -n {NAMESPACE} describe mft",
-            f"kubectl -n {NAMESPACE} logs job/bunny-videos",
+            f"kubectl -n {NAMESPACE} logs -l {identity.LABEL_FINETUNE} --prefix",
             f"kubectl -n {OPERATOR_NAMESPACE} logs deployment/{install.RELEASE}",
             f"{found.helm} -n {OPERATOR_NAMESPACE} list",
         ),

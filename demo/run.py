@@ -80,15 +80,11 @@ def apply(site: Site, manifest: dict[str, Any], deadline: Deadline) -> str:
     name: str = manifest["metadata"]["name"]
     plural = f"{identity.PLURAL}.{identity.GROUP}"
     limit = deadline.left("removal of the earlier run", 90)
-    site.kubectl.run(
-        "delete",
-        plural,
-        name,
-        "--ignore-not-found",
-        "--cascade=foreground",
-        f"--timeout={limit:.0f}s",
-        seconds=limit + 5,
-    )
+    flags = (f"--timeout={limit:.0f}s",)
+    site.kubectl.run("delete", plural, name, "--ignore-not-found", *flags, seconds=limit + 5)
+    # A deletion in the foreground would not wait for them: they do not block the deletion of their owner.
+    children = ("jobs,pytorchjobs,pods", "-l", f"{identity.LABEL_FINETUNE}={name}")
+    site.kubectl.run("wait", "--for=delete", *children, *flags, seconds=limit + 5)
     site.kubectl.apply(manifest)
     return name
 

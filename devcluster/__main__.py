@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from devcluster import binaries, cluster, state
+from devcluster import binaries, cluster, signals, state
 from devcluster.addresses import AddressError
 
 FAILED = 1
@@ -151,7 +150,7 @@ def _interrupt(*_: object) -> None:
 
 def main(argv: list[str]) -> int:
     """Entry point; returns the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signals.handle(dict.fromkeys(signals.STOP, _interrupt))
     arguments = parser().parse_args(argv)
     try:
         return COMMANDS[arguments.command](arguments)

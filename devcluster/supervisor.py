@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from devcluster import addresses, processes, state
+from devcluster import addresses, processes, signals, state
 from devcluster.agent import linux
 from devcluster.bringup import Bringup, PartError
 from devcluster.parts import Layout, Program
@@ -188,7 +188,7 @@ def run(folder: Path) -> None:
     except Exception:  # a fault of ours: its log goes with the folder, so the launcher gets it
         _fail(traceback.format_exc())
     finally:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in signals.STOP:
             signal.signal(signum, signal.SIG_IGN)
         supervisor.tear_down()
 
@@ -219,8 +219,7 @@ def _explain(error: Exception, supervisor: Supervisor) -> str:
 def main(arguments: list[str]) -> int:
     """Entry point."""
     folder = Path(arguments[0])
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, _stop)
+    signals.handle(dict.fromkeys(signals.STOP, _stop))
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     run(folder)
     return 0

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
+
+from devcluster import signals
+
+
+def pytest_configure() -> None:
+    """A background job starts with SIGINT ignored, and so would all that the tests start."""
+    signals.handle({signal.SIGINT: signal.default_int_handler})
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+from devcluster import signals
 from devcluster.agent import hooks
 from devcluster.agent import node as nodes
 from devcluster.agent.agent import Agent, Options
@@ -83,10 +84,13 @@ def serve(arguments: argparse.Namespace) -> int:
     check_namespaces()
     agent = Agent(options(arguments))
     stopped = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stopped.set())
-    signal.signal(signal.SIGUSR1, lambda *_: agent.heartbeat.lose())
-    signal.signal(signal.SIGUSR2, lambda *_: agent.heartbeat.resume())
+    signals.handle(
+        {
+            **dict.fromkeys(signals.STOP, lambda *_: stopped.set()),
+            signal.SIGUSR1: lambda *_: agent.heartbeat.lose(),
+            signal.SIGUSR2: lambda *_: agent.heartbeat.resume(),
+        }
+    )
     agent.start()
     stopped.wait()
     agent.stop()

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypedDict
 
+from devcluster import signals
 from devcluster.agent import linux, network, root
 
 MAX_LINE = 16384
@@ -143,8 +144,7 @@ def _become_container(request: Request, output: tuple[int, int], parent: socket.
         socket.send_fds(parent, [b"network"], [listener])
     linux.drop_capabilities(no_new_privileges=request["no_new_privileges"])
     linux.die_with_parent(0, signal.SIGKILL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signals.default_all()
     os.execvpe(request["argv"][0], request["argv"], request["env"])  # noqa: S606 - the container's own program
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,15 @@ import pytest
 from rich.console import Console
 
 from demo import embeddings, example, images, prerequisites
-from demo.__main__ import Stopped, intro, parser, signals
+from demo.__main__ import intro, parser
 from demo.bucket import Bucket, BucketError
 from demo.deadline import Deadline, DeadlineError
 from demo.install import namespace, storage_secret
 from demo.kubectl import Kubectl
+from demo.run import apply
 from demo.sites import Site, SiteError, current
 from demo.steps import Steps
+from devcluster import signals
 
 
 def run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -80,11 +81,49 @@ def test_a_deadline_is_shared_and_names_what_was_waited_for() -> None:
         Deadline(0).left("helm")
 
 
-def test_sigterm_leaves_through_the_clean_up_and_the_old_handler_comes_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="SIGTERM"), signals():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+def signalled(
+    project: Path, folder: Path, name: str, parent: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    """A demo that gets a signal at its first call of kubectl, started by a shell that has run `parent`."""
+    kubectl = folder / "kubectl"
+    kubectl.write_text(f"#!/bin/bash\nkill -s {name} $PPID\necho NotFound >&2\nexit 1\n")
+    kubectl.chmod(0o755)
+    command = [sys.executable, "-m", "demo", "--cluster", "current"]
+    return subprocess.run(
+        ["bash", "-c", f'{parent}; exec "$@"', "bash", *command],
+        cwd=project, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}, preexec_fn=signals.default_all,
+        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "code"), [("INT", 130), ("TERM", 143), ("HUP", 143)])
+def test_a_demo_can_be_stopped_also_when_it_runs_in_the_background(
+    project: Path, tmp_path: Path, name: str, code: int
+) -> None:
+    done = signalled(project, tmp_path, name, 'trap "" INT QUIT TERM')
+    assert (done.returncode, done.stderr) == (code, "")
+    assert "everything is cleaned up" in done.stdout
+
+
+def test_a_demo_under_nohup_goes_on_when_the_terminal_is_closed(project: Path, tmp_path: Path) -> None:
+    done = signalled(project, tmp_path, "HUP", 'trap "" HUP')
+    assert done.returncode == 1
+    assert "the demo cannot run in the current cluster" in done.stdout
+
+
+def test_an_earlier_run_is_gone_with_its_pods_before_the_new_one_is_applied(tmp_path: Path) -> None:
+    program = tmp_path / "kubectl"
+    program.write_text(f'#!/bin/bash\necho "$*" >> {tmp_path}/calls\n')
+    program.chmod(0o755)
+    kubectl = Kubectl(binary=str(program), kubeconfig=None, namespace="demo")
+    site = Site(kubectl=kubectl, bucket=bucket(), endpoint="")
+    assert apply(site, {"metadata": {"name": "bus"}}, Deadline(60)) == "bus"
+    verbs = [line.removeprefix("--namespace=demo ") for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [verb.split(" --timeout")[0] for verb in verbs] == [
+        "delete mochifinetunes.mochi.finetune.dev bus --ignore-not-found",
+        "wait --for=delete jobs,pytorchjobs,pods -l mochi.finetune.dev/finetune=bus",
+        "apply -f -",
+    ]
 
 
 def test_namespaces_admit_only_restricted_pods() -> None:
