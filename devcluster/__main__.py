@@ -51,6 +51,10 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--eviction-seconds", type=int, default=15, help="pods stay on a lost node for (%(default)s)"
     )
+    up.add_argument("--node-labels", default="", help="name=value,... of the node, over the usual ones")
+    up.add_argument(
+        "--terminated-pods", type=int, default=12500, help="pods that have ended and are kept (%(default)s)"
+    )
 
 
 def _config(arguments: argparse.Namespace) -> cluster.Config:
@@ -64,6 +68,8 @@ def _config(arguments: argparse.Namespace) -> cluster.Config:
         owner=arguments.owner_pid,
         node_loss_seconds=arguments.node_loss_seconds,
         eviction_seconds=arguments.eviction_seconds,
+        node_labels=arguments.node_labels,
+        terminated_pods=arguments.terminated_pods,
     )
 
 

@@ -55,6 +55,12 @@ class Config:
     eviction_seconds: int = 15
     """How long pods stay bound to a lost node."""
 
+    node_labels: str = ""
+    """name=value,... of the node, over the usual ones, such as nvidia.com/gpu.product=NVIDIA-L4."""
+
+    terminated_pods: int = 12500
+    """How many pods that have ended are kept; Kubernetes looks every 20 s and collects the oldest."""
+
     @property
     def folder(self) -> Path:
         """The state folder. Raises `StateError` for a bad name."""
@@ -211,6 +217,8 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
         "capacity": config.capacity,
         "node_loss_seconds": config.node_loss_seconds,
         "eviction_seconds": config.eviction_seconds,
+        "node_labels": config.node_labels,
+        "terminated_pods": config.terminated_pods,
     }
     (folder / "config.json").write_text(json.dumps(document, indent=1))
     (folder / "images.json").write_text(images)

@@ -31,8 +31,14 @@ class Layout:
     node_loss_seconds: int = 20
     """Silence of the node agent until its node is not ready."""
 
+    node_labels: str = ""
+    """name=value,... of the node, over the usual ones."""
+
     eviction_seconds: int = 15
     """How long pods stay bound to a node that is not ready."""
+
+    terminated_pods: int = 12500
+    """How many pods that have ended are kept before the oldest are collected."""
 
     def path(self, *names: str) -> str:
         """A path in the cluster's folder."""
@@ -121,6 +127,7 @@ def controller_manager(at: Layout) -> Program:
         "kube-api-qps": "200",
         "kube-api-burst": "400",
         "node-monitor-period": "1s",
+        "terminated-pod-gc-threshold": str(at.terminated_pods),
         "node-monitor-grace-period": f"{at.node_loss_seconds}s",
         **_serving(at.addresses.controller_manager),
     }
@@ -207,7 +214,8 @@ def agent(at: Layout) -> Program:
         "tls-cert": at.path("pki", "apiserver.crt"),  # clients of a kubelet's log port do not verify it
         "tls-key": at.path("pki", "apiserver.key"),
     }
-    extra = _flags({"capacity": at.capacity}) if at.capacity else ()
+    optional = {"capacity": at.capacity, "labels": at.node_labels}
+    extra = _flags({key: value for key, value in optional.items() if value})
     return Program(
         name="agent",
         command=(sys.executable, "-m", "devcluster.agent", *_flags(flags), *extra),

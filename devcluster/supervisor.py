@@ -51,8 +51,10 @@ class Config:
 
     binaries: Mapping[str, str]
     capacity: str
+    node_labels: str
     node_loss_seconds: int
     eviction_seconds: int
+    terminated_pods: int
 
     @staticmethod
     def read(path: Path) -> Config:
@@ -163,6 +165,8 @@ def _bring_up(supervisor: Supervisor, block: str, port: int) -> None:
         capacity=config.capacity,
         node_loss_seconds=config.node_loss_seconds,
         eviction_seconds=config.eviction_seconds,
+        node_labels=config.node_labels,
+        terminated_pods=config.terminated_pods,
     )
     bringup = Bringup(layout, start=supervisor.start, check=supervisor.check, say=_say)
     bringup.run()

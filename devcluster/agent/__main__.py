@@ -22,7 +22,7 @@ NOTICE = """devcluster agent: runs pods as processes of this machine. It does no
   networking   no network policies, no kube-proxy: a Service name is the address of one ready pod, ports are the pod's;
                no DNS for pods, names are in /etc/hosts; UDP ports are shared with the machine
   limits       CPU, memory and storage limits are not enforced; GPUs are numbers without devices
-  also absent  exec, port-forward, exec and grpc probes, preStop and postStart hooks, fsGroup, sidecar init containers
+  also absent  exec, port-forward, exec and grpc probes, preStop and postStart hooks
 """
 
 
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--images", type=Path, required=True, help="JSON: image reference -> entrypoint, env, user, cwd"
     )
     result.add_argument("--capacity", default="", help="name=quantity,... over what the machine has")
+    result.add_argument("--labels", default="", help="name=value,... of the node, over the usual ones")
     result.add_argument("--tls-cert", type=Path, help="for the log server; without it openssl makes one")
     result.add_argument("--tls-key", type=Path)
     result.add_argument(
@@ -49,10 +50,15 @@ def parser() -> argparse.ArgumentParser:
 
 def options(arguments: argparse.Namespace) -> Options:
     """Checked options. `ValueError` and `OSError` say what is wrong."""
-    capacity = nodes.machine_capacity() | nodes.parse_capacity(arguments.capacity)
+    capacity = nodes.machine_capacity() | nodes.parse_pairs(arguments.capacity, "capacity")
     return Options(
         access=read_kubeconfig(arguments.kubeconfig),
-        node=nodes.NodeSpec(name=arguments.node_name, ip=arguments.node_ip, capacity=capacity),
+        node=nodes.NodeSpec(
+            name=arguments.node_name,
+            ip=arguments.node_ip,
+            capacity=capacity,
+            labels=nodes.parse_pairs(arguments.labels, "label"),
+        ),
         pod_cidr=arguments.pod_cidr,
         state=arguments.state_dir.resolve(),
         images=arguments.images.resolve(),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devcluster.agent import hosts, server
+from devcluster.agent import cluster, hosts, server
 from devcluster.agent import node as nodes
 from devcluster.agent.api import Access, Api
 from devcluster.agent.host import Host
@@ -49,11 +49,13 @@ class Agent:
         self._launcher = Launcher()
         self._workers: dict[str, Worker] = {}
         self._services: Objects = {}
+        self._pods: Objects = {}
+        self._refused: set[str] = set()
         self._lock = threading.Lock()
         self._swept = False
         self._hosts_stale = threading.Event()
         self._stopped = threading.Event()
-        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE, self._wake_all)
+        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE, self._recover)
         capacity = options.node.capacity
         self._host = Host(
             api=self._api,
@@ -69,6 +71,7 @@ class Agent:
             lost=lambda: self.heartbeat.lost or self._stopped.is_set(),
             hosts_file=self._hosts_file,
             endpoints_changed=self._hosts_stale.set,
+            address_freed=self._admit,
         )
         query = {"fieldSelector": f"spec.nodeName={options.node.name}"}
         self._mirrors = (
@@ -109,24 +112,52 @@ class Agent:
             self._sweep(found)
             self._swept = True
         with self._lock:
-            for uid, pod in found.items():
-                worker = self._workers.get(uid)
-                if worker is None:
-                    self._add(uid, pod)
-                elif worker.pod is not pod:
-                    worker.update(pod)
-            for uid in self._workers.keys() - found.keys():
-                self._workers[uid].forget()
+            self._pods = found
+            if not self.heartbeat.lost:  # a node that is cut off does not hear of deletions either
+                self._follow_pods()
         self._hosts_stale.set()
+
+    def _follow_pods(self) -> None:
+        """Bring the workers in line with the pods. The lock must be held."""
+        for uid, pod in self._pods.items():
+            worker = self._workers.get(uid)
+            if worker is not None and worker.pod is not pod:
+                worker.update(pod)
+        self._add_missing()
+        for uid in self._workers.keys() - self._pods.keys():
+            self._workers[uid].forget()
+
+    def _add_missing(self) -> None:
+        """Take on pods that have no worker, first those of an earlier agent: they have an address already."""
+        missing = self._pods.keys() - self._workers.keys()
+        folder = self._options.state / "pods"
+        for uid in sorted(missing, key=lambda uid: not (folder / uid).exists()):
+            self._add(uid, self._pods[uid])
 
     def _add(self, uid: str, pod: Mapping[str, Any]) -> None:
         try:
             worker = Worker(self._host, pod, self._remove)
         except (ExhaustedError, OSError) as error:
-            log.warning("pod %s is not taken on yet: %s", pod["metadata"]["name"], error)
+            self._refuse(uid, pod, str(error))
             return
         self._workers[uid] = worker
         worker.start()
+
+    def _refuse(self, uid: str, pod: Mapping[str, Any], why: str) -> None:
+        """Say once that a pod has to wait for something of the node."""
+        if uid in self._refused:
+            return
+        self._refused.add(uid)
+        log.warning("pod %s is not taken on yet: %s", pod["metadata"]["name"], why)
+        message = f"Failed to create pod sandbox: {why}"
+        told = (self._api, pod, self._options.node.name, "Warning", "FailedCreatePodSandBox", message)
+        threading.Thread(target=cluster.post_event, args=told, daemon=True).start()
+
+    def _admit(self) -> None:
+        """An address is free again."""
+        with self._lock:
+            if not self._stopped.is_set() and not self.heartbeat.lost:
+                self._add_missing()
 
     def _sweep(self, found: Objects) -> None:
         """Remove what earlier runs of the agent left of pods that are gone."""
@@ -135,8 +166,10 @@ class Agent:
             if folder.name not in found:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _wake_all(self) -> None:
+    def _recover(self) -> None:
+        """The node is back: hear of all that happened, tell all that happened."""
         with self._lock:
+            self._follow_pods()
             for worker in self._workers.values():
                 worker.update(worker.pod)
 
@@ -175,7 +208,7 @@ class Agent:
 
     def _hosts_file(self, viewer: hosts.Endpoint, pod: Mapping[str, Any]) -> str:
         with self._lock:
-            endpoints = [worker.endpoint for worker in self._workers.values()]
+            endpoints = [worker.endpoint for worker in self._workers.values() if worker.has_address]
         return hosts.render(
             viewer,
             list(self._services.values()),

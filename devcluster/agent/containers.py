@@ -51,6 +51,9 @@ class Container:
 
     name: str
     init: bool = False
+    """Declared among the init containers."""
+    sidecar: bool = False
+    """An init container that runs beside the main ones (restartPolicy Always)."""
     state: State = Waiting()
     attempt: int = -1
     """Number of the current or last attempt from 0; -1 before the first."""
@@ -62,11 +65,16 @@ class Container:
     unhealthy: bool = False
     """Its liveness or startup probe has failed for good."""
     signalled_at: float | None = None
-    """When this attempt got SIGTERM from the agent."""
+    """When this attempt got SIGTERM from the agent; kept when it has ended."""
     retry_at: float = 0.0
     """Not to be started before this time."""
     back_off: float = 0.0
     """Seconds to wait after the next failure."""
+
+    @property
+    def main(self) -> bool:
+        """Declared among the containers of the pod, which decide its phase."""
+        return not self.init
 
     @property
     def running(self) -> Running | None:
@@ -87,7 +95,10 @@ class Container:
 def declared(pod: Mapping[str, Any]) -> list[Container]:
     """The containers of a pod before anything ran; init containers first."""
     spec = pod["spec"]
-    init = [Container(name=item["name"], init=True) for item in spec.get("initContainers", ())]
+    init = [
+        Container(name=item["name"], init=True, sidecar=item.get("restartPolicy") == "Always")
+        for item in spec.get("initContainers", ())
+    ]
     waiting = Waiting("PodInitializing") if init else Waiting()
     return [*init, *(Container(name=item["name"], state=waiting) for item in spec["containers"])]
 
@@ -147,6 +158,11 @@ def _believed(container: Container, status: Mapping[str, Any], now: float) -> Co
         )
         return replace(container, attempt=attempt, state=final)
     return container
+
+
+def initialised(containers: Iterable[Container]) -> bool:
+    """Whether a main container was ever started: from then on no init container holds anything up."""
+    return any(item.main and item.attempt >= 0 for item in containers)
 
 
 def by_name(containers: Iterable[Container]) -> dict[str, Container]:

@@ -34,3 +34,5 @@ class Host:
     """Content of /etc/hosts for a pod."""
     endpoints_changed: Callable[[], None]
     """Called when a pod became ready, or ceased to be."""
+    address_freed: Callable[[], None]
+    """Called when a pod has given its address back."""

@@ -7,7 +7,7 @@ import os
 import platform
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class NodeSpec:
     name: str
     ip: str
     capacity: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Over those that every node has, such as another nvidia.com/gpu.product."""
 
 
 def machine_capacity() -> dict[str, str]:
@@ -43,27 +45,30 @@ def machine_capacity() -> dict[str, str]:
     }
 
 
-def parse_capacity(text: str) -> dict[str, str]:
+def parse_pairs(text: str, what: str) -> dict[str, str]:
     """`cpu=8,memory=64Gi` as a mapping; `ValueError` for a part without `=`."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     wrong = [part for part in parts if "=" not in part]
     if wrong:
-        raise ValueError(f"capacity {wrong[0]!r} has no '=': write name=quantity, separated by commas")
-    return {name: amount for name, _, amount in (part.partition("=") for part in parts)}
+        raise ValueError(f"{what} {wrong[0]!r} has no '=': write name=value, separated by commas")
+    return {name: value for name, _, value in (part.partition("=") for part in parts)}
+
+
+def own_labels(node: NodeSpec) -> dict[str, str]:
+    """The labels a kubelet sets, and sets again when they were changed."""
+    return {
+        "kubernetes.io/hostname": node.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "mochi.finetune.dev/devcluster": "true",
+    }
 
 
 def labels(node: NodeSpec) -> dict[str, str]:
-    """The labels a kubelet and NVIDIA's feature discovery would set."""
-    arch = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    result = {
-        "kubernetes.io/hostname": node.name,
-        "kubernetes.io/os": "linux",
-        "kubernetes.io/arch": arch,
-        "mochi.finetune.dev/devcluster": "true",
-    }
-    if node.capacity.get(GPU, "0") != "0":
-        result |= {"nvidia.com/gpu.product": GPU_PRODUCT, "nvidia.com/gpu.count": node.capacity[GPU]}
-    return result
+    """The labels of a new node: also those of NVIDIA's feature discovery, which may be changed afterwards."""
+    gpus = node.capacity.get(GPU, "0")
+    found = {"nvidia.com/gpu.product": GPU_PRODUCT, "nvidia.com/gpu.count": gpus} if gpus != "0" else {}
+    return own_labels(node) | found | dict(node.labels)
 
 
 def status(node: NodeSpec, now: datetime) -> dict[str, Any]:
@@ -173,8 +178,8 @@ class Heartbeat:
             found = self._api.request(
                 "POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
             )
-        elif not labels(self._node).items() <= found["metadata"].get("labels", {}).items():
-            body = {"metadata": {"labels": labels(self._node)}}
+        elif not own_labels(self._node).items() <= found["metadata"].get("labels", {}).items():
+            body = {"metadata": {"labels": own_labels(self._node)}}
             self._api.request("PATCH", path, body, content_type=kube.STRATEGIC_TYPE)
         return str(found["metadata"]["uid"])
 

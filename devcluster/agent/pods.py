@@ -2,10 +2,11 @@
 
 The order of questions:
 1. must the pod stop (deleted, evicted, past its deadline)?  -> SIGTERM, after the grace period SIGKILL
-2. has every container reached its end?                      -> nothing
+2. has every container but sidecars reached its end?         -> the same for the sidecars
 3. does an init container have to run first?                 -> that one
 4. which containers may start, or start again now?           -> those
-A container whose liveness probe failed is stopped with the same grace period and then falls under 4.
+Sidecars stop after all others, in the reverse of their order. A container whose liveness probe failed is stopped with
+the same grace period and then falls under 4.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from devcluster.agent.containers import Container
+from devcluster.agent.containers import Container, initialised
 
 DEFAULT_GRACE = 30.0
 BACK_OFF_LIMIT = 300.0
+LEAST_GRACE = 2.0
+"""Seconds a sidecar has to end when the others have used up the grace period."""
 HEALTHY_AFTER = 600.0
 """Seconds a container must have run for its back-off to start afresh."""
+DELAY_ANNOTATION = "devcluster/stop-delay-seconds"
+"""On a pod: how long its node is too slow to do anything about its deletion; for tests."""
 
 
 class StopReason(StrEnum):
@@ -40,6 +45,8 @@ class Stop:
     reason: StopReason
     message: str
     grace: float
+    not_before: float = 0.0
+    """The node does nothing about it until then."""
 
 
 class Verb(StrEnum):
@@ -70,8 +77,8 @@ def stop_order(pod: Mapping[str, Any], now: float, started_at: float) -> Stop | 
     """Whether the pod must stop; the strongest reason wins."""
     metadata, spec = pod["metadata"], pod["spec"]
     if "deletionTimestamp" in metadata:
-        grace = metadata.get("deletionGracePeriodSeconds", grace_period(spec))
-        return Stop(reason=StopReason.DELETED, message="", grace=float(grace))
+        grace = float(metadata.get("deletionGracePeriodSeconds", grace_period(spec)))
+        return Stop(reason=StopReason.DELETED, message="", grace=grace, not_before=_delayed(metadata, grace))
     evicted = _eviction(pod)
     if evicted is not None:
         return Stop(reason=StopReason.EVICTED, message=evicted, grace=grace_period(spec))
@@ -80,6 +87,13 @@ def stop_order(pod: Mapping[str, Any], now: float, started_at: float) -> Stop | 
         message = "Pod was active on the node longer than the specified deadline"
         return Stop(reason=StopReason.DEADLINE, message=message, grace=grace_period(spec))
     return None
+
+
+def _delayed(metadata: Mapping[str, Any], grace: float) -> float:
+    """When the node takes note of a deletion: at once, unless a test has slowed it down."""
+    delay = float(metadata.get("annotations", {}).get(DELAY_ANNOTATION, 0))
+    asked = datetime.fromisoformat(metadata["deletionTimestamp"]).timestamp() - grace
+    return asked + delay if delay else 0.0
 
 
 def _eviction(pod: Mapping[str, Any]) -> str | None:
@@ -100,12 +114,17 @@ def grace_period(spec: Mapping[str, Any]) -> float:
 
 def finished(containers: Sequence[Container], policy: str) -> bool:
     """Whether nothing of the pod runs or will run again."""
-    if any(item.running for item in containers):
+    return _over(containers, policy) and not any(item.running for item in containers)
+
+
+def _over(containers: Sequence[Container], policy: str) -> bool:
+    """Whether all but sidecars have reached their end."""
+    counted = [item for item in containers if not item.sidecar]
+    if any(item.running for item in counted):
         return False
-    if _init_failed(containers, policy):
+    if _init_failed(counted, policy):
         return True
-    main = [item for item in containers if not item.init]
-    return all(item.terminated and not may_restart(item, policy) for item in main)
+    return all(item.terminated and not may_restart(item, policy) for item in counted if item.main)
 
 
 def _init_failed(containers: Sequence[Container], policy: str) -> bool:
@@ -115,7 +134,9 @@ def _init_failed(containers: Sequence[Container], policy: str) -> bool:
 
 
 def may_restart(container: Container, policy: str) -> bool:
-    """Whether an ended container is to be started again; init containers never after success."""
+    """Whether an ended container is to be started again: sidecars always, other init containers not after success."""
+    if container.sidecar:
+        return True
     if policy == "Never":
         return False
     if container.init or policy == "OnFailure":
@@ -128,12 +149,10 @@ def plan(pod: Mapping[str, Any], containers: Sequence[Container], now: float, st
     spec = pod["spec"]
     policy = spec.get("restartPolicy", "Always")
     if stop is not None:
-        return _stopping([item for item in containers if item.running], stop.grace, now)
-    if finished(containers, policy):
-        return Plan()
-    sick = _stopping(
-        [item for item in containers if item.running and item.unhealthy], grace_period(spec), now
-    )
+        return _stopping(containers, stop.grace, now) if now >= stop.not_before else Plan((), stop.not_before)
+    if _over(containers, policy):
+        return _stopping(containers, grace_period(spec), now)
+    sick = _signals([item for item in containers if item.running and item.unhealthy], grace_period(spec), now)
     starts = [item for item in _startable(containers) if item.terminated is None or may_restart(item, policy)]
     due = tuple(Action(Verb.START, item.name) for item in starts if item.retry_at <= now)
     later = [item.retry_at for item in starts if item.retry_at > now]
@@ -149,23 +168,49 @@ def _deadline(pod: Mapping[str, Any]) -> float | None:
 
 
 def _startable(containers: Sequence[Container]) -> list[Container]:
-    """The containers whose turn it is and that do not run."""
-    for item in containers:
-        if item.init and not item.succeeded:
-            return [] if item.running else [item]
-    return [item for item in containers if not item.init and not item.running]
+    """The containers whose turn it is and that do not run; an init container's turn ends when it is done, or started."""
+    turn: list[Container] = []
+    for item in [] if initialised(containers) else containers:
+        if item.init:
+            turn.append(item)
+            if not (item.started and item.running if item.sidecar else item.succeeded):
+                return [item for item in turn if not item.running and not _done(item)]
+    return [item for item in containers if (item.main or item.sidecar) and not item.running]
 
 
-def _stopping(running: Sequence[Container], grace: float, now: float) -> Plan:
+def _done(item: Container) -> bool:
+    return item.succeeded and not item.sidecar
+
+
+def _stopping(containers: Sequence[Container], grace: float, now: float) -> Plan:
+    """End what runs: all but sidecars at once, then one sidecar after the other, the last one first.
+
+    All have one grace period together; a sidecar whose turn comes late has a moment at least.
+    """
+    running = [item for item in containers if item.running]
+    others = [item for item in running if not item.sidecar]
+    turn = others or running[-1:]
+    if grace > 0:
+        running = [item for item in running if item in turn or item.signalled_at is not None]
+    asked = (item.signalled_at for item in containers if not item.sidecar and item.signalled_at is not None)
+    return _signals(running, grace, now, max(asked, default=None))
+
+
+def _signals(running: Sequence[Container], grace: float, now: float, began: float | None = None) -> Plan:
+    """SIGTERM to those that have had none; SIGKILL when the grace period is over, for sidecars since `began`."""
     actions: list[Action] = []
     wakes: list[float] = []
     for item in running:
-        if grace <= 0 or (item.signalled_at is not None and now >= item.signalled_at + grace):
+        asked = now if item.signalled_at is None else item.signalled_at
+        kill_at = asked + grace
+        if item.sidecar and began is not None:
+            kill_at = max(began + grace, asked + min(grace, LEAST_GRACE))
+        if now >= kill_at:
             actions.append(Action(Verb.KILL, item.name))
             continue
         if item.signalled_at is None:
             actions.append(Action(Verb.TERMINATE, item.name))
-        wakes.append((item.signalled_at or now) + grace)
+        wakes.append(kill_at)
     return Plan(tuple(actions), _earliest(wakes))
 
 

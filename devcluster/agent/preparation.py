@@ -14,9 +14,18 @@ from devcluster.agent.host import Host
 from devcluster.agent.hosts import Endpoint
 from devcluster.agent.shim import Request
 from devcluster.agent.status import Address
-from devcluster.agent.volumes import PodVolumes, VolumeError, agent_written, container_mounts
+from devcluster.agent.volumes import (
+    PodVolumes,
+    VolumeError,
+    agent_written,
+    as_user,
+    claim_volumes,
+    container_mounts,
+    fs_group,
+)
 
 log = logging.getLogger(__name__)
+ROOT = 0
 VOLUME_REFRESH = 600.0
 """Seconds between renewals of tokens and mounted ConfigMaps."""
 
@@ -68,6 +77,9 @@ class Preparation:
             holder = (pod["metadata"]["uid"], spec["name"])
             variables["NVIDIA_VISIBLE_DEVICES"] = ",".join(host.gpus.take(holder, gpus))
         mounts = container_mounts(spec, paths, variables, agent_written(pod))
+        if launch.identity(pod, spec, image)[0] != ROOT:
+            claims = [paths[name] for name in claim_volumes(pod)]
+            mounts = as_user(mounts, claims, group=fs_group(pod), closed=self._closed_folder())
         return launch.request(
             pod,
             spec,
@@ -80,6 +92,12 @@ class Preparation:
             pod_ip=self.where.pod_ip,
             shared_ports=[access.port] if access.host in ("127.0.0.1", "localhost") else [],
         )
+
+    def _closed_folder(self) -> str:
+        """One for all pods, beside their folders: the agent's own user could not look into it either, to delete it."""
+        path = self.host.state / "closed"
+        path.mkdir(mode=0o000, exist_ok=True)
+        return str(path)
 
     def renew(self, pod: Mapping[str, Any], now: float) -> None:
         """Renew volumes of running containers: now and then, and when the pod's labels or annotations change."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from devcluster.agent.containers import Container, Running, State, Terminated, Waiting
+from devcluster.agent.containers import Container, Running, State, Terminated, Waiting, initialised
 from devcluster.agent.pods import Stop, StopReason, finished, may_restart
 
+_SILENT = ("ContainerCreating", "PodInitializing")
+"""Reasons of waiting without a message: what holds the pod up is told by Events only."""
 FINAL = frozenset({"Succeeded", "Failed"})
 
 
@@ -28,21 +30,35 @@ def timestamp(seconds: float) -> str:
 
 
 def phase(containers: Sequence[Container], policy: str, stop: Stop | None) -> str:
-    """The pod's phase."""
+    """The pod's phase; how a sidecar ended does not count."""
     if stop is not None and not any(item.running for item in containers):
         return _stopped_phase(containers, stop)
     if finished(containers, policy):
-        return "Succeeded" if all(item.succeeded for item in containers) else "Failed"
-    main = [item for item in containers if not item.init]
-    if any(item.init and not item.succeeded for item in containers):
+        return "Succeeded" if _all_succeeded(containers) else "Failed"
+    if _uninitialised(containers):
         return "Pending"
-    if any(isinstance(item.state, Waiting) and item.attempt < 0 for item in main):
+    if any(isinstance(item.state, Waiting) and item.attempt < 0 for item in containers if item.main):
         return "Pending"
     return "Running"
 
 
+def _all_succeeded(containers: Sequence[Container]) -> bool:
+    return all(item.succeeded for item in containers if not item.sidecar)
+
+
+def _uninitialised(containers: Sequence[Container]) -> list[str]:
+    """Names of the init containers that hold up the main ones."""
+    if initialised(containers):
+        return []
+    return [
+        item.name
+        for item in containers
+        if item.init and not (item.started and item.running if item.sidecar else item.succeeded)
+    ]
+
+
 def _stopped_phase(containers: Sequence[Container], stop: Stop) -> str:
-    done = stop.reason is StopReason.DELETED and all(item.succeeded for item in containers)
+    done = stop.reason is StopReason.DELETED and _all_succeeded(containers)
     return "Succeeded" if done else "Failed"
 
 
@@ -58,10 +74,10 @@ def pod_status(
         for item in pod["spec"].get(key, ())
     }
     statuses = {
-        init: [
-            _container_status(item, pod, images, policy, current) for item in containers if item.init is init
+        main: [
+            _container_status(item, pod, images, policy, current) for item in containers if item.main is main
         ]
-        for init in (True, False)
+        for main in (True, False)
     }
     status: dict[str, Any] = {
         "phase": current,
@@ -71,11 +87,11 @@ def pod_status(
         "podIP": where.pod_ip,
         "podIPs": [{"ip": where.pod_ip}],
         "startTime": timestamp(where.started_at),
-        "containerStatuses": statuses[False],
+        "containerStatuses": sorted(statuses[True], key=lambda item: str(item["name"])),  # as a kubelet does
         "qosClass": pod.get("status", {}).get("qosClass", "BestEffort"),
     }
-    if statuses[True]:
-        status["initContainerStatuses"] = statuses[True]
+    if statuses[False]:
+        status["initContainerStatuses"] = statuses[False]
     if stop is not None and stop.reason in (StopReason.DEADLINE, StopReason.EVICTED) and current == "Failed":
         status |= {"reason": stop.reason.value, "message": stop.message}
     return status
@@ -92,7 +108,7 @@ def _container_status(
         "name": item.name,
         "image": images.get(item.name, ""),
         "imageID": f"devcluster://{images.get(item.name, '')}" if item.attempt >= 0 else "",
-        "ready": item.succeeded if item.init else item.ready and item.running is not None,
+        "ready": _ready(item),
         "started": item.started and item.running is not None,
         "restartCount": max(item.attempt, 0),
         "state": state_json(state),
@@ -119,7 +135,7 @@ def _shown_state(item: Container, policy: str, current: str) -> State:
 def state_json(state: State) -> dict[str, Any]:
     """A container state as the API spells it."""
     if isinstance(state, Waiting):
-        message = {"message": state.message} if state.message else {}
+        message = {"message": state.message} if state.message and state.reason not in _SILENT else {}
         return {"waiting": {"reason": state.reason, **message}}
     if isinstance(state, Running):
         return {"running": {"startedAt": timestamp(state.started_at)}}
@@ -143,9 +159,8 @@ def _terminated_json(state: Terminated) -> dict[str, Any]:
 def _conditions(
     pod: Mapping[str, Any], containers: Sequence[Container], current: str, now: float
 ) -> list[dict[str, Any]]:
-    init = [item for item in containers if item.init]
-    unready = [item.name for item in containers if not item.init and not (item.ready and item.running)]
-    uninitialised = [item.name for item in init if not item.succeeded]
+    unready = [item.name for item in containers if (item.main or item.sidecar) and not _ready(item)]
+    uninitialised = _uninitialised(containers)
     ready = _ready_reason(unready, current)
     initialised = (
         False,
@@ -153,14 +168,30 @@ def _conditions(
         f"containers with incomplete status: [{' '.join(uninitialised)}]",
     )
     wanted = {
+        "PodReadyToStartContainers": (current not in FINAL and _has_sandbox(containers), "", ""),
         "Initialized": initialised
         if uninitialised
         else (True, "PodCompleted" if current == "Succeeded" else "", ""),
-        "ContainersReady": ready,
         "Ready": ready,
+        "ContainersReady": ready,
     }
     before = {item["type"]: item for item in pod.get("status", {}).get("conditions", ())}
     return [_condition(kind, *value, before.get(kind, {}), now) for kind, value in wanted.items()]
+
+
+def _ready(item: Container) -> bool:
+    """Whether a container is ready; an init container that is no sidecar is so when it is done."""
+    if item.init and not item.sidecar:
+        return item.succeeded
+    return item.ready and item.running is not None
+
+
+def _has_sandbox(containers: Sequence[Container]) -> bool:
+    """Whether the pod has got as far as to its images: volumes are mounted, it has an address."""
+    return any(
+        item.attempt >= 0 or not (isinstance(item.state, Waiting) and item.state.reason in _SILENT)
+        for item in containers
+    )
 
 
 def _ready_reason(unready: Sequence[str], current: str) -> tuple[bool, str, str]:

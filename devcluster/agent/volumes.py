@@ -2,7 +2,10 @@
 
 ConfigMap, Secret, downward API and projected volumes are written as the kubelet does: files are links into `..data`,
 a link that is replaced in one step, so that readers see the old content or the new one.
-sizeLimit and medium of emptyDir, fsGroup and file modes of single items are not honoured.
+A claim stands for a block volume: its root belongs to root, and `lost+found` in it is nobody else's. All files of this
+machine belong to one user, so who may write is a matter of the mount: a container that is not root may write to a claim
+if the pod has an fsGroup or the folder's mode lets everybody.
+sizeLimit and medium of emptyDir and file modes of single items are not honoured.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from devcluster.agent.env import ConfigError, Context, expand, field_value, reso
 from devcluster.agent.root import Mount
 
 Files = dict[str, bytes]
+LOST_AND_FOUND = "lost+found"
+_OTHERS_WRITE = 0o002
 DEFAULT_TOKEN_SECONDS = 3600
 
 
@@ -66,7 +71,7 @@ class PodVolumes:
         own = self.folder / name
         own.mkdir(parents=True, exist_ok=True)
         if "emptyDir" in volume:
-            own.chmod(0o777)
+            own.chmod(0o2777 if fs_group(self.pod) is not None else 0o777)
             return str(own)
         write_atomically(own, self._content(volume))
         return str(own)
@@ -223,7 +228,37 @@ def _sub_path(volume: str, part: str) -> str:
     return str(path)
 
 
+def fs_group(pod: Mapping[str, Any]) -> int | None:
+    """The group that the pod's volumes are given to."""
+    group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+    return None if group is None else int(group)
+
+
+def as_user(mounts: Sequence[Mount], claims: Sequence[str], *, group: int | None, closed: str) -> list[Mount]:
+    """`mounts` as a user who is not root may use them; `claims` are the folders behind claims.
+
+    `closed` is a folder that nobody may look into.
+    """
+    result: list[Mount] = []
+    for item in mounts:
+        folder = Path(item["source"])
+        if not any(folder.is_relative_to(claim) for claim in claims):
+            result.append(item)
+            continue
+        writable = group is not None or bool(folder.stat().st_mode & _OTHERS_WRITE)
+        result.append({**item, "read_only": item["read_only"] or not writable})
+        if (folder / LOST_AND_FOUND).is_dir():
+            target = f"{item['target'].rstrip('/')}/{LOST_AND_FOUND}"
+            result.append({"source": closed, "target": target, "read_only": True})
+    return result
+
+
 def agent_written(pod: Mapping[str, Any]) -> list[str]:
     """Names of the volumes whose content the agent writes."""
     kinds = {"configMap", "secret", "downwardAPI", "projected"}
     return [item["name"] for item in pod["spec"].get("volumes", ()) if kinds & set(item)]
+
+
+def claim_volumes(pod: Mapping[str, Any]) -> list[str]:
+    """Names of the volumes that are claims."""
+    return [item["name"] for item in pod["spec"].get("volumes", ()) if "persistentVolumeClaim" in item]

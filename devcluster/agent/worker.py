@@ -27,7 +27,7 @@ from devcluster.agent.env import ConfigError
 from devcluster.agent.hooks import OOM_ANNOTATION
 from devcluster.agent.host import Host
 from devcluster.agent.hosts import Endpoint
-from devcluster.agent.images import ImageError
+from devcluster.agent.images import ImageError, pull_failed
 from devcluster.agent.preparation import Preparation
 from devcluster.agent.probes import Health, Prober
 from devcluster.agent.process import ClosedError, Exit, Process, StartError, read_exit
@@ -37,7 +37,6 @@ from devcluster.agent.shim import Request
 from devcluster.agent.volumes import VolumeError
 
 log = logging.getLogger(__name__)
-IMAGE_RETRY = 5.0
 CONFIG_RETRY = 2.0
 SYNC_SECONDS = 30.0
 ERROR_RETRY = 1.0
@@ -68,7 +67,9 @@ class Worker:
         self._processes: dict[str, Process] = {}
         self._probers: dict[str, Prober] = {}
         self._oom_killed: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, str]] = set()
         self._namespace = cluster.Namespace(host.api, pod["metadata"]["namespace"])
+        self._has_address = not final(pod)
         self._load()
         self._thread = threading.Thread(target=self._run, name=f"pod {pod['metadata']['name']}", daemon=True)
 
@@ -110,17 +111,22 @@ class Worker:
     def endpoint(self) -> Endpoint:
         """The pod as Services see it."""
         metadata, spec = self._pod["metadata"], self._pod["spec"]
-        main = [item for item in self._containers.values() if not item.init]
+        serving = [item for item in self._containers.values() if item.main or item.sidecar]
         stopping = self._gone or "deletionTimestamp" in metadata
         return Endpoint(
             namespace=metadata["namespace"],
             name=metadata["name"],
             ip=self._where.pod_ip,
-            ready=not stopping and all(item.ready and item.running for item in main),
+            ready=not stopping and all(item.ready and item.running for item in serving),
             labels=metadata.get("labels", {}),
             hostname=launch.hostname(self._pod),
             subdomain=spec.get("subdomain", ""),
         )
+
+    @property
+    def has_address(self) -> bool:
+        """Whether the pod's address is still its own: a pod that has ended keeps it in its status only."""
+        return self._has_address
 
     def write_hosts(self) -> None:
         """Bring the pod's /etc/hosts up to date."""
@@ -163,10 +169,25 @@ class Worker:
         self._obey_hooks(pod)
         if self._anything_runs:
             self._preparation.renew(pod, now)
-        self._report.send(pod, list(self._containers.values()), stop)
-        if stop is not None and stop.reason is pods.StopReason.DELETED and not self._anything_runs:
-            self._report.confirm_deletion(pod)
+        acting = stop if stop is not None and now >= stop.not_before else None
+        self._report.send(pod, list(self._containers.values()), acting)
+        if not self._anything_runs:
+            self._settle(pod, acting)
         return max(0.0, min(plan.wake_at - time.time(), SYNC_SECONDS)) if plan.wake_at else SYNC_SECONDS
+
+    def _settle(self, pod: Mapping[str, Any], stop: pods.Stop | None) -> None:
+        """What is due when nothing runs (any more)."""
+        policy = pod["spec"].get("restartPolicy", "Always")
+        if status.phase(list(self._containers.values()), policy, stop) in status.FINAL:
+            self._release_address()
+        if stop is not None and stop.reason is pods.StopReason.DELETED:
+            self._report.confirm_deletion(pod)
+
+    def _release_address(self) -> None:
+        if self._has_address:
+            self._has_address = False
+            self._host.addresses.give_back(self.uid)
+            self._host.address_freed()
 
     @property
     def _name(self) -> str:
@@ -196,9 +217,8 @@ class Worker:
         if known is None:
             found = from_status(self._pod, now)
         else:
-            self._host.addresses.reserve(self.uid, known.ip)
             found = [self._survivor(item, now) for item in known.containers]
-        ip = self._host.addresses.take(self.uid)[0]
+        ip = self._take_address(known) if self._has_address else self._pod["status"].get("podIP", "")
         started_at = known.started_at if known else now
         self._where = status.Address(pod_ip=ip, host_ip=self._host.node_ip, started_at=started_at)
         self._containers = by_name(found)
@@ -206,6 +226,11 @@ class Worker:
         self._preparation = Preparation(self._host, self.folder, self._where, self._namespace)
         self._preparation.write_etc(self._pod)
         self._report = Report(self._host, self._where)
+
+    def _take_address(self, known: record.Record | None) -> str:
+        if known is not None:
+            self._host.addresses.reserve(self.uid, known.ip)
+        return self._host.addresses.take(self.uid)[0]
 
     def _survivor(self, item: Container, now: float) -> Container:
         ended = read_exit(self.folder.result(item.name, item.attempt)) if item.running else None
@@ -253,7 +278,6 @@ class Worker:
                 ready=False,
                 started=False,
                 unhealthy=False,
-                signalled_at=None,
                 retry_at=ended.finished_at + wait,
                 back_off=following,
             )
@@ -315,18 +339,12 @@ class Worker:
             self.write_hosts()
             request = self._preparation.request(self._pod, spec, number)
         except ImageError as error:
-            again = isinstance(item.state, Waiting) and item.state.reason in (
-                "ErrImagePull",
-                "ImagePullBackOff",
-            )
-            self._event_once(item, "Failed", str(error))
-            self._wait(item, "ImagePullBackOff" if again else "ErrImagePull", str(error), now + IMAGE_RETRY)
+            waiting, pause = pull_failed(item.state, spec.get("image", ""), error)
+            self._wait(item, waiting, now + pause, "Failed")
         except ConfigError as error:
-            self._event_once(item, "Failed", str(error))
-            self._wait(item, "CreateContainerConfigError", str(error), now + CONFIG_RETRY)
+            self._wait(item, Waiting("CreateContainerConfigError", str(error)), now + CONFIG_RETRY, "Failed")
         except (VolumeError, ExhaustedError, kube.ApiError, OSError) as error:
-            self._event_once(item, "FailedMount", str(error))
-            self._wait(item, "ContainerCreating", str(error), now + CONFIG_RETRY)
+            self._wait(item, Waiting("ContainerCreating", str(error)), now + CONFIG_RETRY, "FailedMount")
         else:
             self._launch(item, number, request)
 
@@ -359,6 +377,8 @@ class Worker:
             replace(running, state=Running(process.started_at), ready=health.ready, started=health.started)
         )
         prober.start()
+        if item.sidecar:  # the next one's turn, now that it has started
+            self._inbox.wake.set()
         self._host.endpoints_changed()
 
     def _exited(self, name: str, ended: Exit) -> None:
@@ -369,17 +389,17 @@ class Worker:
         self._inbox.health.put((name, number, health))
         self._inbox.wake.set()
 
-    def _wait(self, item: Container, reason: str, message: str, retry_at: float) -> None:
+    def _wait(self, item: Container, waiting: Waiting, retry_at: float, event: str) -> None:
+        """Let a container wait; why is told by an Event, each reason once."""
+        if (event, waiting.message) not in self._told:
+            self._told.add((event, waiting.message))
+            self._event("Warning", event, waiting.message)
         last = item.terminated or item.last
-        self._set(replace(item, state=Waiting(reason, message), last=last, retry_at=retry_at))
+        self._set(replace(item, state=waiting, last=last, retry_at=retry_at))
         self._inbox.wake.set()
 
     def _event(self, kind: str, reason: str, message: str) -> None:
         self._report.event(self._pod, kind, reason, message)
-
-    def _event_once(self, item: Container, reason: str, message: str) -> None:
-        if not (isinstance(item.state, Waiting) and item.state.message == message):
-            self._event("Warning", reason, message)
 
     def _bury(self) -> float | None:
         if self._anything_runs:
@@ -387,6 +407,6 @@ class Worker:
         for prober in self._probers.values():
             prober.stop()
         shutil.rmtree(self.folder.path, ignore_errors=True)
-        self._host.addresses.give_back(self.uid)
+        self._release_address()
         self._host.endpoints_changed()
         return None

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from devcluster.agent import images, logs
+from devcluster.agent.containers import Waiting
 from devcluster.agent.env import ConfigError, Context
 from devcluster.agent.hosts import Endpoint, render
 from devcluster.agent.launch import argv, identity
-from devcluster.agent.node import parse_capacity
+from devcluster.agent.node import NodeSpec, labels, own_labels, parse_pairs
 from devcluster.agent.probes import Tally, port_number
 from devcluster.agent.resources import ExhaustedError, address_pool, gpu_pool
+from devcluster.agent.root import Mount
 from devcluster.agent.shim import MAX_LINE, LogStream
-from devcluster.agent.volumes import PodVolumes, VolumeError, container_mounts, write_atomically
+from devcluster.agent.volumes import PodVolumes, VolumeError, as_user, container_mounts, write_atomically
 
 POD = {
     "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "b"}},
@@ -137,6 +139,33 @@ def test_a_volume_holds_what_it_is_made_from(
 def test_a_volume_that_can_not_be_made_says_why(tmp_path: Path, volume: dict, message: str) -> None:
     with pytest.raises(VolumeError, match=message):
         volumes(tmp_path, {"name": "v", **volume}).paths()
+
+
+@pytest.mark.parametrize(("context", "mode"), [(None, 0o777), ({"fsGroup": 7}, 0o2777)])
+def test_an_empty_folder_is_everybodys_and_passes_its_group_on(
+    tmp_path: Path, context: dict | None, mode: int
+) -> None:
+    made = volumes(tmp_path, {"name": "v", "emptyDir": {}})
+    made.pod["spec"]["securityContext"] = context
+    assert Path(made.paths()["v"]).stat().st_mode & 0o7777 == mode
+
+
+def test_only_the_roots_of_claims_are_closed_to_users_who_are_not_root(tmp_path: Path) -> None:
+    claim, other = tmp_path / "claim", tmp_path / "other"
+    for folder in (claim, other):
+        (folder / "lost+found").mkdir(parents=True)
+    (claim / "sub").mkdir()
+
+    def mount(source: Path, target: str) -> Mount:
+        return {"source": str(source), "target": target, "read_only": False}
+
+    mounts = [mount(claim, "/a/"), mount(claim / "sub", "/b"), mount(other, "/c")]
+    closed: Mount = {"source": "/closed", "target": "/a/lost+found", "read_only": True}
+    assert as_user(mounts, [str(claim)], group=7, closed="/closed") == [mounts[0], closed, *mounts[1:]]
+    read_only = [item["read_only"] for item in as_user(mounts, [str(claim)], group=None, closed="/closed")]
+    assert read_only == [True, True, True, False]
+    claim.chmod(0o777)
+    assert as_user(mounts, [str(claim)], group=None, closed="/closed")[0] == mounts[0]
 
 
 def test_content_changes_in_one_step_and_leaves_no_old_files(tmp_path: Path) -> None:
@@ -296,6 +325,24 @@ def test_an_unknown_image_is_named_with_the_table(tmp_path: Path) -> None:
         images.ImageTable(tmp_path / "absent.json").find("x")
 
 
+@pytest.mark.parametrize("reference", ["", "X", "x:", "a b", "ghcr.io/Upper/x", "x@y@z"])
+def test_an_image_name_that_is_none_is_not_looked_up(reference: str) -> None:
+    with pytest.raises(images.ImageError) as caught:
+        images.find({}, reference, "t")
+    assert images.pull_failed(Waiting(), reference, caught.value)[0].reason == "InvalidImageName"
+
+
+def test_a_failed_pull_and_the_pause_after_it_are_told_in_turn() -> None:
+    error = images.ImageError("no such image")
+    seen, state = [], Waiting()
+    for _ in range(4):
+        state, pause = images.pull_failed(state, "x:1", error)
+        seen.append((state.reason, state.message, pause))
+    failed = ("ErrImagePull", "no such image", images.PULL_SHOWN)
+    message = 'Back-off pulling image "x:1": ErrImagePull: no such image'
+    assert seen == 2 * [failed, ("ImagePullBackOff", message, images.PULL_PAUSE)]
+
+
 def test_command_replaces_the_entry_point_and_arguments_follow_it() -> None:
     image = images.find({"x": {"entrypoint": ["/run", "$(A)"]}}, "x", "t")
     assert argv({"name": "c", "args": ["$(A)"]}, image, {"A": "1"}) == ["/run", "1", "1"]
@@ -349,7 +396,16 @@ def test_probe_ports_may_be_names() -> None:
         port_number("grpc", container)
 
 
-def test_capacity_is_read_from_text() -> None:
-    assert parse_capacity("cpu=8, nvidia.com/gpu=8,") == {"cpu": "8", "nvidia.com/gpu": "8"}
-    with pytest.raises(ValueError, match="'cpu' has no '='"):
-        parse_capacity("cpu")
+def test_capacity_and_labels_are_read_from_text() -> None:
+    assert parse_pairs("cpu=8, nvidia.com/gpu=8,", "capacity") == {"cpu": "8", "nvidia.com/gpu": "8"}
+    with pytest.raises(ValueError, match="label 'cpu' has no '='"):
+        parse_pairs("cpu", "label")
+
+
+def test_a_node_is_labelled_as_asked_for_and_keeps_only_its_own_labels_for_good() -> None:
+    node = NodeSpec(
+        name="n", ip="", capacity={"nvidia.com/gpu": "2"}, labels={"nvidia.com/gpu.product": "L4"}
+    )
+    made = labels(node)
+    assert (made["nvidia.com/gpu.product"], made["nvidia.com/gpu.count"]) == ("L4", "2")
+    assert made.keys() - own_labels(node).keys() == {"nvidia.com/gpu.product", "nvidia.com/gpu.count"}
