@@ -17,9 +17,13 @@ import pytest
 from devcluster import binaries, cluster
 from devcluster.agent import hooks
 from devcluster.agent.api import Api, read_kubeconfig
+from devcluster.agent.node import HEARTBEAT_SECONDS
+from devcluster.agent.pods import DELAY_ANNOTATION
+from tests.devcluster.running import processes_of
 
 pytestmark = pytest.mark.e2e
-WAIT = 20.0
+WAIT = 60.0
+"""Seconds for what takes a moment, on a machine that has other things to do."""
 PODS = "/api/v1/namespaces/{}/pods"
 
 
@@ -259,7 +263,7 @@ def test_a_deleted_pod_may_say_goodbye(namespace: Namespace, tmp_path: Path) -> 
         "container": {"volumeMounts": [{"name": "d", "mountPath": str(tmp_path)}]},
     }
     namespace.apply(
-        pod("polite", save, terminationGracePeriodSeconds=10, **shared),
+        pod("polite", save, terminationGracePeriodSeconds=600, **shared),
         pod("deaf", "trap '' TERM; echo up; while :; do sleep 0.05; done", terminationGracePeriodSeconds=2),
     )
     for name in ("polite", "deaf"):
@@ -271,11 +275,70 @@ def test_a_deleted_pod_may_say_goodbye(namespace: Namespace, tmp_path: Path) -> 
     for name in ("polite", "deaf"):
         namespace.api.request("DELETE", f"{PODS.format(namespace.name)}/{name}")
     namespace.wait("the polite pod is gone", lambda: namespace.pod("polite") is None)
-    polite_seconds = time.monotonic() - began
-    namespace.wait("the deaf pod is gone", lambda: namespace.pod("deaf") is None)
-    deaf_seconds = time.monotonic() - began
     assert (tmp_path / "checkpoint").read_text() == "saved\n"
-    assert polite_seconds < 2 <= deaf_seconds < 8
+    namespace.wait("the deaf pod is gone", lambda: namespace.pod("deaf") is None)
+    assert time.monotonic() - began >= 2, "it had its grace period"
+
+
+def test_a_pod_on_a_slow_node_stays_terminating_while_its_process_goes_on(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    shared = {
+        "volumes": [{"name": "d", "hostPath": {"path": str(tmp_path)}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/d"}]},
+        "terminationGracePeriodSeconds": 0,
+    }
+    slow = pod("slow", "while :; do date +%s%N > /d/step; sleep 0.05; done", **shared)
+    slow["metadata"]["annotations"] = {DELAY_ANNOTATION: "3600"}
+    namespace.apply(slow)
+    namespace.wait_phase("slow", "Running")
+    namespace.kubectl("delete", "pod", "slow", "--grace-period=1", "--wait=false")
+    step = namespace.wait("a step", lambda: (tmp_path / "step").exists() and (tmp_path / "step").read_text())
+    namespace.wait("another step", lambda: (tmp_path / "step").read_text() not in ("", step))
+    leaving = namespace.pod("slow")
+    assert leaving is not None
+    assert "deletionTimestamp" in leaving["metadata"]
+    assert "running" in leaving["status"]["containerStatuses"][0]["state"]
+    namespace.kubectl("annotate", "--overwrite", "pod", "slow", f"{DELAY_ANNOTATION}=0")
+    namespace.wait("the pod is gone", lambda: namespace.pod("slow") is None)
+
+
+def test_a_job_with_a_native_sidecar_ends_and_one_with_an_injected_container_does_not(
+    namespace: Namespace,
+) -> None:
+    proxy = {"name": "a-proxy", "image": "test/shell:1", "command": ["sh", "-c", "sleep 3600"]}
+    main = {"name": "main", "image": "test/shell:1", "command": ["sh", "-c", "exit 0"]}
+    specs = {
+        "native": {"initContainers": [{**proxy, "restartPolicy": "Always"}], "containers": [main]},
+        "injected": {"containers": [main, proxy]},
+    }
+    for name, spec in specs.items():
+        template = {
+            "metadata": {"labels": {"of": name}},
+            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, **spec},
+        }
+        namespace.apply(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": name},
+                "spec": {"backoffLimit": 0, "template": template},
+            }
+        )
+    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/native"
+    namespace.wait("the job is complete", lambda: namespace.api.get(path)["status"].get("succeeded") == 1)
+
+    def statuses() -> list[dict[str, Any]]:
+        found = namespace.pods("of=injected")
+        return found[0]["status"].get("containerStatuses", []) if found else []
+
+    namespace.wait("the work is done", lambda: any("terminated" in item["state"] for item in statuses()))
+    assert [(item["name"], *item["state"]) for item in statuses()] == [
+        ("a-proxy", "running"),
+        ("main", "terminated"),
+    ]
+    (injected,) = namespace.pods("of=injected")
+    assert injected["status"]["phase"] == "Running"
 
 
 def test_pods_reach_each_other_by_headless_name(namespace: Namespace) -> None:
@@ -341,10 +404,9 @@ def test_what_is_missing_is_told_in_the_status(namespace: Namespace) -> None:
 
 def test_eviction_and_out_of_memory_look_as_in_a_cluster(namespace: Namespace) -> None:
     deaf = "trap '' TERM; while :; do sleep 0.05; done"
-    namespace.apply(
-        *(pod(name, deaf, terminationGracePeriodSeconds=1) for name in ("by-api", "by-node", "oom"))
-    )
-    for name in ("by-api", "by-node", "oom"):
+    graces = {"by-api": 600, "by-node": 1, "oom": 1}
+    namespace.apply(*(pod(name, deaf, terminationGracePeriodSeconds=graces[name]) for name in graces))
+    for name in graces:
         namespace.wait_phase(name, "Running")
     common = ["--kubeconfig", str(namespace.running.kubeconfig), namespace.name]
     for command in (["evict", *common, "by-api"], ["evict", "--by", "node", *common, "by-node"]):
@@ -354,7 +416,7 @@ def test_eviction_and_out_of_memory_look_as_in_a_cluster(namespace: Namespace) -
     assert leaving is not None
     reasons = {item["type"]: item.get("reason") for item in leaving["status"]["conditions"]}
     assert reasons["DisruptionTarget"] == "EvictionByEvictionAPI"
-    namespace.wait("the evicted pod is gone", lambda: namespace.pod("by-api") is None)
+    assert (leaving["status"]["phase"], "deletionTimestamp" in leaving["metadata"]) == ("Running", True)
     evicted = namespace.wait_phase("by-node", "Failed")
     assert (evicted["status"]["reason"], ended(evicted)["exitCode"]) == ("Evicted", 137)
     killed = ended(namespace.wait_phase("oom", "Failed"))
@@ -395,24 +457,69 @@ def lease_renewal(namespace: Namespace, node: str) -> str:
     return namespace.api.get(path)["spec"]["renewTime"]
 
 
-def test_a_lost_node_is_silent_until_it_is_back(namespace: Namespace) -> None:
-    (node,) = (item["metadata"]["name"] for item in namespace.api.get("/api/v1/nodes")["items"])
-    namespace.apply(pod("short", "sleep 1.5", terminationGracePeriodSeconds=0))
-    namespace.wait_phase("short", "Running")
-    toggle = namespace.running.dir / "agent" / "node-lost"
-    toggle.touch()
-    try:
-        time.sleep(0.5)
+def silence(namespace: Namespace, node: str) -> str:
+    """The renewal that stays the last one for longer than a heartbeat takes."""
+
+    def unchanged() -> str | None:
         before = lease_renewal(namespace, node)
-        time.sleep(4)
-        assert lease_renewal(namespace, node) == before
-        silent = namespace.pod("short")
-        assert silent is not None
-        assert silent["status"]["phase"] == "Running", "the end of the container is not reported"
-    finally:
-        toggle.unlink()
-    namespace.wait("the heartbeat is back", lambda: lease_renewal(namespace, node) != before)
-    namespace.wait_phase("short", "Succeeded")
+        time.sleep(HEARTBEAT_SECONDS + 1)
+        return before if lease_renewal(namespace, node) == before else None
+
+    return namespace.wait("the node falls silent", unchanged)
+
+
+@pytest.fixture
+def lose_node(control_plane: cluster.Cluster) -> Iterator[Callable[[bool], None]]:
+    """Cuts the node off, or connects it again."""
+    toggle = control_plane.dir / "agent" / "node-lost"
+    yield lambda lost: toggle.touch() if lost else toggle.unlink()
+    toggle.unlink(missing_ok=True)
+
+
+def test_a_lost_node_is_silent_and_deaf_until_it_is_back(
+    namespace: Namespace, lose_node: Callable[[bool], None], tmp_path: Path
+) -> None:
+    (node,) = (item["metadata"]["name"] for item in namespace.api.get("/api/v1/nodes")["items"])
+    shared = {
+        "volumes": [{"name": "d", "hostPath": {"path": str(tmp_path)}}],
+        "container": {"volumeMounts": [{"name": "d", "mountPath": "/d"}]},
+        "terminationGracePeriodSeconds": 1,
+    }
+    save = "trap 'echo asked > /d/asked; exit 0' TERM; while :; do date +%s%N > /d/step; sleep 0.05; done"
+    namespace.apply(
+        pod("ends", "until [ -e /d/end ]; do sleep 0.05; done; echo > /d/ended", **shared),
+        pod("saves", save, **shared),
+    )
+    for name in ("ends", "saves"):
+        namespace.wait_phase(name, "Running")
+    namespace.wait("the first step", (tmp_path / "step").exists)
+    lose_node(True)
+    (tmp_path / "end").touch()
+    namespace.api.request("DELETE", f"{PODS.format(namespace.name)}/saves")
+    last = silence(namespace, node)
+    namespace.wait("the end of the container", (tmp_path / "ended").exists)
+    step = (tmp_path / "step").read_text()
+    namespace.wait("the deleted pod goes on", lambda: (tmp_path / "step").read_text() != step)
+    silent, leaving = namespace.pod("ends"), namespace.pod("saves")
+    assert silent is not None
+    assert silent["status"]["phase"] == "Running", "the end of the container is not reported"
+    assert leaving is not None
+    assert "deletionTimestamp" in leaving["metadata"]
+    assert not (tmp_path / "asked").exists()
+    lose_node(False)
+    namespace.wait("the heartbeat is back", lambda: lease_renewal(namespace, node) != last)
+    namespace.wait_phase("ends", "Succeeded")
+    namespace.wait("the deleted pod is gone", lambda: namespace.pod("saves") is None)
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.fixture
+def second_node(namespace: Namespace) -> Iterator[str]:
+    """The path of a node that a test may register; it is gone afterwards."""
+    path = "/api/v1/nodes/second"
+    yield path
+    if namespace.api.find(path):
+        namespace.api.request("DELETE", path)
 
 
 @contextlib.contextmanager
@@ -436,7 +543,7 @@ def second_agent(namespace: Namespace, folder: Path) -> Iterator[subprocess.Pope
 
 
 def test_a_killed_agent_takes_its_containers_along_and_reports_them_when_it_is_back(
-    namespace: Namespace, tmp_path: Path
+    namespace: Namespace, second_node: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "runs"
     log.mkdir()
@@ -447,16 +554,19 @@ def test_a_killed_agent_takes_its_containers_along_and_reports_them_when_it_is_b
         "volumes": [{"name": "d", "hostPath": {"path": str(log)}}],
         "container": {"volumeMounts": [{"name": "d", "mountPath": "/runs"}]},
     }
-    script = "echo x >> /runs/$(hostname); while :; do date +%s%N > /runs/alive-$(hostname); sleep 0.05; done"
+    script = (
+        f": from {log}; "
+        + "echo x >> /runs/$(hostname); while :; do date +%s%N > /runs/alive-$(hostname); sleep 0.05; done"
+    )
     with second_agent(namespace, tmp_path) as agent:
-        namespace.wait("the second node is there", lambda: namespace.api.find("/api/v1/nodes/second"))
+        namespace.wait("the second node is there", lambda: namespace.api.find(second_node))
         namespace.apply(pod("once", script, **shared), pod("again", script, restartPolicy="Always", **shared))
         for name in ("once", "again"):
             namespace.wait_phase(name, "Running")
             namespace.wait(f"{name} runs", (log / f"alive-{name}").exists)
         agent.kill()
         agent.wait(WAIT)
-        time.sleep(0.3)
+        namespace.wait("the containers have ended with it", lambda: not processes_of(f"from {log}"))
         stopped = (log / "alive-once").read_text()
     with second_agent(namespace, tmp_path):
         failed = namespace.wait_phase("once", "Failed")
@@ -465,7 +575,6 @@ def test_a_killed_agent_takes_its_containers_along_and_reports_them_when_it_is_b
         for name in ("once", "again"):
             namespace.api.request("DELETE", f"{PODS.format(namespace.name)}/{name}")
         namespace.wait("both pods are gone", lambda: not namespace.pods())
-    namespace.api.request("DELETE", "/api/v1/nodes/second")
     assert (log / "alive-once").read_text() == stopped
     assert ((log / "once").read_text(), ended(failed)["reason"]) == ("x\n", "ContainerStatusUnknown")
     assert restarted["status"]["containerStatuses"][0]["restartCount"] == 1

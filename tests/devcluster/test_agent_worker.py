@@ -18,7 +18,7 @@ from devcluster.agent.process import Launcher
 from devcluster.agent.resources import ExhaustedError, Pool, gpu_pool
 from devcluster.agent.worker import Worker
 
-WAIT = 20.0
+WAIT = 60.0
 ADDRESS = "127.9.8.10"
 
 

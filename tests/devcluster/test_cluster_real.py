@@ -18,6 +18,7 @@ from typing import IO
 import pytest
 
 from devcluster import addresses, binaries, cluster, processes, state
+from tests.devcluster.running import processes_of
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,19 +31,6 @@ def programs() -> None:
     missing = [name for name in names if binaries.find(name) is None]
     if missing:
         pytest.fail(f"{missing[0]} is not built yet: run `make setup`")
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of the processes that name the cluster's folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if str(folder) in command:
-            found.append(command)
-    return found
 
 
 def kubectl(
