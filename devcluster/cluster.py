@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from devcluster import binaries, processes, state
+from devcluster.agent.node import LOST_FILE
 from devcluster.state import S3
 
 START_LIMIT = 240.0
@@ -79,6 +80,11 @@ class Cluster:
     def kubeconfig(self) -> Path:
         """Administrator's access."""
         return self.dir / "kubeconfig"
+
+    @property
+    def node_lost(self) -> Path:
+        """While this file exists the node is cut off: the API server hears nothing of it, and it nothing of the API server."""
+        return self.dir / "agent" / LOST_FILE
 
     @property
     def helm(self) -> Path:
@@ -206,7 +212,7 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
     owner = processes.identity(config.owner) if config.owner is not None else None
     if launcher is None or (config.owner is not None and owner is None):
         raise ClusterError(f"there is no process {config.owner} to own the cluster")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state.make(folder)
     nobody = processes.Identity(0, 0)
     state.write(folder, state.State(name=config.name, supervisor=nobody))  # from here on the folder is ours
     document = {

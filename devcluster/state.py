@@ -21,6 +21,7 @@ from devcluster.processes import Identity
 MARKER = "devcluster.json"
 LOCK_LIMIT = 300.0
 """Seconds a command waits for another one on the same cluster."""
+MAKE_TRIES = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -114,6 +115,15 @@ def _parse(raw: Mapping[str, Any]) -> State:
         binaries=raw["binaries"],
         ready=raw["ready"],
     )
+
+
+def make(folder: Path) -> None:
+    """Create the folder, also while another cluster that ends takes the folders above it away. Raises `StateError`."""
+    for _ in range(MAKE_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return
+    raise StateError(f"{folder} can not be made: what is above it was gone again {MAKE_TRIES} times")
 
 
 def write(folder: Path, state: State) -> None:

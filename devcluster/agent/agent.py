@@ -22,7 +22,6 @@ from devcluster.agent.watch import Mirror, Objects
 from devcluster.agent.worker import Worker
 
 log = logging.getLogger(__name__)
-LOST_FILE = "node-lost"
 HOSTS_PAUSE = 0.05
 
 
@@ -55,7 +54,9 @@ class Agent:
         self._swept = False
         self._hosts_stale = threading.Event()
         self._stopped = threading.Event()
-        self.heartbeat = nodes.Heartbeat(self._api, options.node, options.state / LOST_FILE, self._recover)
+        self.heartbeat = nodes.Heartbeat(
+            self._api, options.node, options.state / nodes.LOST_FILE, self._recover
+        )
         capacity = options.node.capacity
         self._host = Host(
             api=self._api,
@@ -222,7 +223,7 @@ class Agent:
             self._hosts_stale.wait()
             self._hosts_stale.clear()
             with self._lock:
-                workers = list(self._workers.values())
+                workers = [worker for worker in self._workers.values() if worker.has_address]
             for worker in workers:
                 try:
                     worker.write_hosts()

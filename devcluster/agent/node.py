@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 3.0
 LEASE_SECONDS = 40
 PORT = 10250
+LOST_FILE = "node-lost"
+"""While it exists in the agent's folder, the node is cut off."""
 GPU = "nvidia.com/gpu"
 GPU_PRODUCT = "NVIDIA-H100-80GB-HBM3"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}

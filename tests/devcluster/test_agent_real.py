@@ -471,7 +471,7 @@ def silence(namespace: Namespace, node: str) -> str:
 @pytest.fixture
 def lose_node(control_plane: cluster.Cluster) -> Iterator[Callable[[bool], None]]:
     """Cuts the node off, or connects it again."""
-    toggle = control_plane.dir / "agent" / "node-lost"
+    toggle = control_plane.node_lost
     yield lambda lost: toggle.touch() if lost else toggle.unlink()
     toggle.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -39,6 +40,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     state.write(tmp_path, written)
     assert state.read(tmp_path) == written
     assert (tmp_path / state.MARKER).stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_is_made_while_other_clusters_take_the_folders_above_it_away(tmp_path: Path) -> None:
+    above = tmp_path / "mochi-operator" / "devcluster"
+    stopped = threading.Event()
+
+    def take_away() -> None:
+        while not stopped.is_set():
+            for folder in (above, above.parent):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+    other = threading.Thread(target=take_away)
+    other.start()
+    try:
+        for number in range(300):
+            state.make(above / str(number))
+            (above / str(number)).rmdir()
+    finally:
+        stopped.set()
+        other.join()
 
 
 def test_a_folder_that_is_not_a_clusters_is_left_alone(tmp_path: Path) -> None:
