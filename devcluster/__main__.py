@@ -43,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--images", type=Path, help="JSON: image reference -> entrypoint, env")
-    up.add_argument("--capacity", default="", help="what the node reports, such as nvidia.com/gpu=8")
+    up.add_argument("--nodes", type=int, default=1, help="how many (%(default)s)")
+    up.add_argument("--capacity", default="", help="what each node reports, such as nvidia.com/gpu=8")
     up.add_argument("--owner-pid", type=int, help="end the cluster when this process ends")
     up.add_argument(
         "--node-loss-seconds", type=int, default=20, help="silence until the node is lost (%(default)s)"
@@ -51,7 +52,7 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--eviction-seconds", type=int, default=15, help="pods stay on a lost node for (%(default)s)"
     )
-    up.add_argument("--node-labels", default="", help="name=value,... of the node, over the usual ones")
+    up.add_argument("--node-labels", default="", help="name=value,... of each node, over the usual ones")
     up.add_argument(
         "--terminated-pods", type=int, default=12500, help="pods that have ended and are kept (%(default)s)"
     )
@@ -64,6 +65,7 @@ def _config(arguments: argparse.Namespace) -> cluster.Config:
         name=arguments.name,
         dir=arguments.dir,
         images=arguments.images,
+        nodes=arguments.nodes,
         capacity=arguments.capacity,
         owner=arguments.owner_pid,
         node_loss_seconds=arguments.node_loss_seconds,

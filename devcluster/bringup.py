@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import secrets
 import ssl
 import time
@@ -73,7 +74,8 @@ class Bringup:
         )  # first: it looks for its certificates every few seconds
         self._start(parts.controller_manager(self._at))
         self._start(parts.scheduler(self._at))
-        self._start(parts.agent(self._at))
+        for number in range(self._at.nodes):
+            self._start(parts.agent(self._at, number))
         self._wait("training-operator", self._certificates_copied)
         self._wait("s3", lambda: _answers(f"{self.s3.endpoint}/health"))
         self._wait(
@@ -81,13 +83,16 @@ class Bringup:
             lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"),
         )
         self._wait("kube-scheduler", lambda: _answers(f"https://{self._at.addresses.scheduler}/healthz"))
-        self._wait("agent", self._node_ready)
-        self._say(f"controllers, scheduler and S3 server work; node {parts.NODE} is ready")
+        names = [parts.node_name(number) for number in range(self._at.nodes)]
+        for number, name in enumerate(names):
+            self._wait(parts.agent_name(number), functools.partial(self._node_ready, name))
+        self._say(f"controllers, scheduler and S3 server work; ready: {', '.join(names)}")
         self._wait("training-operator", self._webhook_refuses)
         self._say("the training operator validates PyTorchJobs")
 
     def _write_files(self) -> None:
-        for name in ("etcd", "s3/attributes", "s3/data", "training-operator", "agent", "logs"):
+        agents = [parts.agent_name(number) for number in range(self._at.nodes)]
+        for name in ("etcd", "s3/attributes", "s3/data", "training-operator", "logs", *agents):
             (self._at.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         credentials.write_private(
             Path(self._at.path("pki", "service-accounts.key")), credentials.signing_key()
@@ -146,8 +151,8 @@ class Bringup:
         except (ApiError, OSError) as error:
             raise PartError("kube-apiserver", f"did not take {path}: {error}") from error
 
-    def _node_ready(self) -> bool:
-        node = self._api.find(f"/api/v1/nodes/{parts.NODE}")
+    def _node_ready(self, name: str) -> bool:
+        node = self._api.find(f"/api/v1/nodes/{name}")
         conditions = node["status"].get("conditions", ()) if node else ()
         return any((item["type"], item["status"]) == ("Ready", "True") for item in conditions)
 

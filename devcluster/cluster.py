@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from devcluster import binaries, processes, state
+from devcluster import addresses, binaries, parts, processes, state
 from devcluster.agent.node import LOST_FILE
 from devcluster.state import S3
 
@@ -44,8 +44,11 @@ class Config:
     images: Path | None = None
     """JSON file: image reference -> {"entrypoint": [...], "env": {...}}; None: no image can be run."""
 
+    nodes: int = 1
+    """How many nodes, up to 6; pods of one reach those of another by name as well."""
+
     capacity: str = ""
-    """name=quantity,... that the node reports over what the machine has, such as nvidia.com/gpu=8."""
+    """name=quantity,... that each node reports over what the machine has, such as nvidia.com/gpu=8."""
 
     owner: int | None = None
     """Process id; the cluster ends when that process does. None: it runs until `down`."""
@@ -57,7 +60,7 @@ class Config:
     """How long pods stay bound to a lost node."""
 
     node_labels: str = ""
-    """name=value,... of the node, over the usual ones, such as nvidia.com/gpu.product=NVIDIA-L4."""
+    """name=value,... of each node, over the usual ones, such as nvidia.com/gpu.product=NVIDIA-L4."""
 
     terminated_pods: int = 12500
     """How many pods that have ended are kept; Kubernetes looks every 20 s and collects the oldest."""
@@ -81,10 +84,9 @@ class Cluster:
         """Administrator's access."""
         return self.dir / "kubeconfig"
 
-    @property
-    def node_lost(self) -> Path:
-        """While this file exists the node is cut off: the API server hears nothing of it, and it nothing of the API server."""
-        return self.dir / "agent" / LOST_FILE
+    def node_lost(self, number: int = 0) -> Path:
+        """While this file exists the node is cut off: it hears nothing of the API server, and the other way round."""
+        return self.dir / parts.agent_name(number) / LOST_FILE
 
     @property
     def helm(self) -> Path:
@@ -207,6 +209,8 @@ def _stop(supervisor: processes.Identity) -> None:
 
 
 def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> None:
+    if not 1 <= config.nodes <= addresses.MOST_NODES:
+        raise ClusterError(f"a cluster has 1 to {addresses.MOST_NODES} nodes, not {config.nodes}")
     images = config.images.read_text() if config.images else "{}"
     launcher = processes.identity(os.getpid())
     owner = processes.identity(config.owner) if config.owner is not None else None
@@ -220,6 +224,7 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
         "launcher": asdict(launcher),
         "owner": asdict(owner) if owner else None,
         "binaries": {name: str(path.absolute()) for name, path in programs.items()},
+        "nodes": config.nodes,
         "capacity": config.capacity,
         "node_loss_seconds": config.node_loss_seconds,
         "eviction_seconds": config.eviction_seconds,

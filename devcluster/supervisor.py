@@ -50,6 +50,7 @@ class Config:
     """Must live as long as the cluster; None: until `down`."""
 
     binaries: Mapping[str, str]
+    nodes: int
     capacity: str
     node_labels: str
     node_loss_seconds: int
@@ -162,6 +163,7 @@ def _bring_up(supervisor: Supervisor, block: str, port: int) -> None:
         folder=supervisor.folder,
         binaries=config.binaries,
         addresses=addresses.allocate(block, port, _say),
+        nodes=config.nodes,
         capacity=config.capacity,
         node_loss_seconds=config.node_loss_seconds,
         eviction_seconds=config.eviction_seconds,
