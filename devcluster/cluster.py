@@ -16,10 +16,14 @@ from typing import IO
 
 from devcluster import addresses, binaries, parts, processes, state
 from devcluster.agent.node import LOST_FILE
+from devcluster.bringup import answers
 from devcluster.state import S3
 
 START_LIMIT = 240.0
 """Seconds from the first part to the last; a start takes about 15."""
+RESTART_LIMIT = 90.0
+"""Seconds one part has to be back."""
+API_SERVER = "kube-apiserver"
 STOP_GRACE = 40.0
 """Seconds the supervisor has to end everything after SIGTERM."""
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
@@ -87,6 +91,26 @@ class Cluster:
     def node_lost(self, number: int = 0) -> Path:
         """While this file exists the node is cut off: it hears nothing of the API server, and the other way round."""
         return self.dir / parts.agent_name(number) / LOST_FILE
+
+    def restart(self, part: str) -> None:
+        """Kill a part and start it again; returns when it runs, the API server when it answers.
+
+        Raises `ClusterError` for a part that there is not, or one that does not come back.
+        """
+        found = state.read(self.dir)
+        known = {item.name: item.address for item in found.parts} if found else {}
+        if part not in known:
+            raise ClusterError(f"{self.dir} has no part {part!r}; there are {', '.join(known) or 'none'}")
+        request = self.dir / state.RESTARTS / part
+        request.touch()
+
+        def back() -> bool:
+            return not request.exists() and (part != API_SERVER or answers(f"https://{known[part]}/readyz"))
+
+        if not processes.wait_until(back, RESTART_LIMIT):
+            raise ClusterError(
+                f"{part} is not back after {RESTART_LIMIT:.0f} s; see {self.dir}/logs/{part}.log"
+            )
 
     @property
     def helm(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from devcluster import cluster, parts, state
+from devcluster import cluster, parts, processes, state
 from tests.devcluster.kube import Namespace, opened, pod
 
 pytestmark = pytest.mark.e2e
@@ -87,6 +87,35 @@ def test_pods_of_one_node_reach_those_of_another_by_name(namespace: Namespace) -
     assert namespace.kubectl("logs", "client").strip() == "server"
     assert client["status"]["podIP"] != server["status"]["podIP"]
     assert client["status"]["hostIP"] != server["status"]["hostIP"]
+
+
+def test_a_killed_api_server_is_back_with_all_it_knew_and_pods_go_on(
+    namespace: Namespace, two_nodes: cluster.Cluster
+) -> None:
+    namespace.apply(pod("before", "sleep 3600", terminationGracePeriodSeconds=0))
+    before = namespace.wait_phase("before", "Running")
+    old = process_of(two_nodes, "kube-apiserver")
+    two_nodes.restart("kube-apiserver")
+    assert not old.alive()
+    assert process_of(two_nodes, "kube-apiserver").alive()
+    after = namespace.pod("before")
+    assert after is not None
+    for part in ("state", "restartCount", "containerID"):
+        was, now = (item["status"]["containerStatuses"][0][part] for item in (before, after))
+        assert was == now
+    namespace.apply(pod("after", "exit 0"))
+    namespace.wait_phase("after", "Succeeded")
+
+
+def test_a_part_that_there_is_not_can_not_be_restarted(two_nodes: cluster.Cluster) -> None:
+    with pytest.raises(cluster.ClusterError, match="has no part 'kubelet'; there are etcd, kube-apiserver"):
+        two_nodes.restart("kubelet")
+
+
+def process_of(running: cluster.Cluster, part: str) -> processes.Identity:
+    found = state.read(running.dir)
+    assert found is not None
+    return next(item.process for item in found.parts if item.name == part)
 
 
 def test_a_pod_of_a_lost_node_is_replaced_on_another_while_its_process_goes_on(
