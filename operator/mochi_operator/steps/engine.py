@@ -207,8 +207,7 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
         exit_code=finding.exit_code,
         last_step=last_step,
     )
-    saved = draft.state.checkpoint.step if kind.name == "train" and draft.state.checkpoint is not None else 0
-    account = budget.account(step, reason, saved, case.spec.run_policy)
+    account = budget.account(step, reason, last_step, case.spec.run_policy)
     step = replace(
         step.with_newest(ended),
         spent=account.spent,
