@@ -54,6 +54,7 @@ async def test_a_webhook_that_is_down_is_told_within_a_minute_and_waited_for(ste
     condition = world.condition(CONDITION[step])
     assert (condition["status"], condition["reason"]) == ("False", "Waiting")
     assert f"{kind} {name} cannot be created: {OUTAGE}" in condition["message"]
+    await minutes(world, 0.75)
     assert world.cluster.reasons()[-1] == "Waiting", "an Event says so too"
     assert all(world.attempts(earlier) == [Reason.COMPLETED] for earlier in before), "what was learnt is kept"
     await minutes(world, 25)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mochi_api.outcomes import Reason
@@ -71,6 +71,7 @@ def states(draw) -> State:
     )
 
 
+@settings(max_examples=40)
 @given(states())
 def test_what_is_written_is_read_back_and_written_the_same(state):
     written = wire.write(state, phase=phase(state), generation=3)
