@@ -1,4 +1,4 @@
-"""Command line: python -m devcluster up|down|status|kubeconfig|build."""
+"""Command line: python -m devcluster up|down|status|kubeconfig|restart|build."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
         ("down", "end a cluster and delete its folder"),
         ("status", "list a cluster's parts"),
         ("kubeconfig", "print the path of a running cluster's kubeconfig"),
+        ("restart", "kill a part of a running cluster and start it again"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument(
@@ -34,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--dir", type=Path, help="state folder, instead of one chosen by name")
     _add_up_options(commands.choices["up"])
+    commands.choices["restart"].add_argument(
+        "part", help="a name that `status` shows, such as kube-apiserver"
+    )
     build = commands.add_parser("build", help="build every program that is not there yet")
     build.add_argument(
         "tool", nargs="*", help=f"of {', '.join(tool.name for tool in binaries.TOOLS)} (default: all)"
@@ -43,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument("--images", type=Path, help="JSON: image reference -> entrypoint, env")
-    up.add_argument("--capacity", default="", help="what the node reports, such as nvidia.com/gpu=8")
+    up.add_argument("--nodes", type=int, default=1, help="how many (%(default)s)")
+    up.add_argument("--capacity", default="", help="what each node reports, such as nvidia.com/gpu=8")
     up.add_argument("--owner-pid", type=int, help="end the cluster when this process ends")
     up.add_argument(
         "--node-loss-seconds", type=int, default=20, help="silence until the node is lost (%(default)s)"
@@ -51,7 +56,7 @@ def _add_up_options(up: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--eviction-seconds", type=int, default=15, help="pods stay on a lost node for (%(default)s)"
     )
-    up.add_argument("--node-labels", default="", help="name=value,... of the node, over the usual ones")
+    up.add_argument("--node-labels", default="", help="name=value,... of each node, over the usual ones")
     up.add_argument(
         "--terminated-pods", type=int, default=12500, help="pods that have ended and are kept (%(default)s)"
     )
@@ -64,6 +69,7 @@ def _config(arguments: argparse.Namespace) -> cluster.Config:
         name=arguments.name,
         dir=arguments.dir,
         images=arguments.images,
+        nodes=arguments.nodes,
         capacity=arguments.capacity,
         owner=arguments.owner_pid,
         node_loss_seconds=arguments.node_loss_seconds,
@@ -95,14 +101,23 @@ def _down(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _kubeconfig(arguments: argparse.Namespace) -> int:
+def _running(arguments: argparse.Namespace) -> cluster.Cluster:
     found = cluster.find(_config(arguments).folder)
     if found is None:
-        sys.stderr.write(
-            f"devcluster: cluster {arguments.name} does not run; start it with: python -m devcluster up\n"
+        raise cluster.ClusterError(
+            f"cluster {arguments.name} does not run; start it with: python -m devcluster up"
         )
-        return FAILED
-    sys.stdout.write(f"{found.kubeconfig}\n")
+    return found
+
+
+def _kubeconfig(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(f"{_running(arguments).kubeconfig}\n")
+    return 0
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    _running(arguments).restart(arguments.part)
+    sys.stdout.write(f"{arguments.part} runs again\n")
     return 0
 
 
@@ -146,6 +161,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "down": _down,
     "status": _status,
     "kubeconfig": _kubeconfig,
+    "restart": _restart,
     "build": _build,
 }
 

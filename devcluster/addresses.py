@@ -11,6 +11,9 @@ from dataclasses import dataclass
 TRIES = 64
 """How many random blocks or ports are tried before giving up."""
 KUBELET_PORT = 10250
+_NODE_HOSTS = (3, 5, 6, 7, 8, 9)
+MOST_NODES = len(_NODE_HOSTS)
+_POD_HOSTS = range(10, 251)
 _ANY = "0.0.0.0"  # noqa: S104 - the address the webhook server binds, it has no option for another
 
 
@@ -41,6 +44,7 @@ class Addresses:
     scheduler: Endpoint
     s3: Endpoint
     kubelet: Endpoint
+    """Of the first node."""
     webhook: Endpoint
     """Its server listens on all addresses, so the port is another one in each cluster."""
     training_operator_health: Endpoint
@@ -49,6 +53,17 @@ class Addresses:
     def pod_cidr(self) -> str:
         """The block; pods get .10 to .250."""
         return f"{self.block}.0/24"
+
+    def node(self, number: int) -> Endpoint:
+        """Where the agent of a node listens."""
+        return Endpoint(f"{self.block}.{_NODE_HOSTS[number]}", self.kubelet.port)
+
+
+def pod_hosts(number: int, nodes: int) -> tuple[int, int]:
+    """First and last host of the block that the pods of node `number` of `nodes` get."""
+    share = len(_POD_HOSTS) // nodes
+    mine = _POD_HOSTS[number * share : (number + 1) * share]
+    return mine[0], mine[-1]
 
 
 def is_free(endpoint: Endpoint) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import secrets
 import ssl
 import time
@@ -18,7 +19,7 @@ from devcluster import credentials, objects, parts
 from devcluster.agent.api import Api, ApiError, read_kubeconfig
 from devcluster.binaries import PYTORCHJOB_CRD
 from devcluster.parts import Layout, Program
-from devcluster.state import S3
+from devcluster.state import RESTARTS, S3
 
 LIMIT = 90.0
 """Seconds each part may take; most need one or two, the API server five."""
@@ -73,21 +74,25 @@ class Bringup:
         )  # first: it looks for its certificates every few seconds
         self._start(parts.controller_manager(self._at))
         self._start(parts.scheduler(self._at))
-        self._start(parts.agent(self._at))
+        for number in range(self._at.nodes):
+            self._start(parts.agent(self._at, number))
         self._wait("training-operator", self._certificates_copied)
-        self._wait("s3", lambda: _answers(f"{self.s3.endpoint}/health"))
+        self._wait("s3", lambda: answers(f"{self.s3.endpoint}/health"))
         self._wait(
             "kube-controller-manager",
             lambda: self._exists("/api/v1/namespaces/default/serviceaccounts/default"),
         )
-        self._wait("kube-scheduler", lambda: _answers(f"https://{self._at.addresses.scheduler}/healthz"))
-        self._wait("agent", self._node_ready)
-        self._say(f"controllers, scheduler and S3 server work; node {parts.NODE} is ready")
+        self._wait("kube-scheduler", lambda: answers(f"https://{self._at.addresses.scheduler}/healthz"))
+        names = [parts.node_name(number) for number in range(self._at.nodes)]
+        for number, name in enumerate(names):
+            self._wait(parts.agent_name(number), functools.partial(self._node_ready, name))
+        self._say(f"controllers, scheduler and S3 server work; ready: {', '.join(names)}")
         self._wait("training-operator", self._webhook_refuses)
         self._say("the training operator validates PyTorchJobs")
 
     def _write_files(self) -> None:
-        for name in ("etcd", "s3/attributes", "s3/data", "training-operator", "agent", "logs"):
+        agents = [parts.agent_name(number) for number in range(self._at.nodes)]
+        for name in ("etcd", "s3/attributes", "s3/data", "training-operator", "logs", RESTARTS, *agents):
             (self._at.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         credentials.write_private(
             Path(self._at.path("pki", "service-accounts.key")), credentials.signing_key()
@@ -127,7 +132,7 @@ class Bringup:
 
     def _apiserver_ready(self) -> bool:
         """Anonymous requests are let through only once the RBAC defaults are there."""
-        return _answers(f"https://{self._at.addresses.apiserver}/readyz")
+        return answers(f"https://{self._at.addresses.apiserver}/readyz")
 
     def _exists(self, path: str) -> bool:
         return self._api.find(path) is not None
@@ -146,8 +151,8 @@ class Bringup:
         except (ApiError, OSError) as error:
             raise PartError("kube-apiserver", f"did not take {path}: {error}") from error
 
-    def _node_ready(self) -> bool:
-        node = self._api.find(f"/api/v1/nodes/{parts.NODE}")
+    def _node_ready(self, name: str) -> bool:
+        node = self._api.find(f"/api/v1/nodes/{name}")
         conditions = node["status"].get("conditions", ()) if node else ()
         return any((item["type"], item["status"]) == ("Ready", "True") for item in conditions)
 
@@ -174,7 +179,7 @@ class Bringup:
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 600 kB: 0.3 s instead of 3
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether `url` answers 200 within two seconds; nothing secret is sent, so TLS is not verified."""
     context = ssl._create_unverified_context()  # noqa: S323
     opener = urllib.request.build_opener(

@@ -14,12 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from devcluster import binaries, processes, state
+from devcluster import addresses, binaries, parts, processes, state
 from devcluster.agent.node import LOST_FILE
+from devcluster.bringup import answers
 from devcluster.state import S3
 
 START_LIMIT = 240.0
 """Seconds from the first part to the last; a start takes about 15."""
+RESTART_LIMIT = 90.0
+"""Seconds one part has to be back."""
+API_SERVER = "kube-apiserver"
 STOP_GRACE = 40.0
 """Seconds the supervisor has to end everything after SIGTERM."""
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[1])
@@ -44,8 +48,11 @@ class Config:
     images: Path | None = None
     """JSON file: image reference -> {"entrypoint": [...], "env": {...}}; None: no image can be run."""
 
+    nodes: int = 1
+    """How many nodes, up to 6; pods of one reach those of another by name as well."""
+
     capacity: str = ""
-    """name=quantity,... that the node reports over what the machine has, such as nvidia.com/gpu=8."""
+    """name=quantity,... that each node reports over what the machine has, such as nvidia.com/gpu=8."""
 
     owner: int | None = None
     """Process id; the cluster ends when that process does. None: it runs until `down`."""
@@ -57,7 +64,7 @@ class Config:
     """How long pods stay bound to a lost node."""
 
     node_labels: str = ""
-    """name=value,... of the node, over the usual ones, such as nvidia.com/gpu.product=NVIDIA-L4."""
+    """name=value,... of each node, over the usual ones, such as nvidia.com/gpu.product=NVIDIA-L4."""
 
     terminated_pods: int = 12500
     """How many pods that have ended are kept; Kubernetes looks every 20 s and collects the oldest."""
@@ -81,10 +88,29 @@ class Cluster:
         """Administrator's access."""
         return self.dir / "kubeconfig"
 
-    @property
-    def node_lost(self) -> Path:
-        """While this file exists the node is cut off: the API server hears nothing of it, and it nothing of the API server."""
-        return self.dir / "agent" / LOST_FILE
+    def node_lost(self, number: int = 0) -> Path:
+        """While this file exists the node is cut off: it hears nothing of the API server, and the other way round."""
+        return self.dir / parts.agent_name(number) / LOST_FILE
+
+    def restart(self, part: str) -> None:
+        """Kill a part and start it again; returns when it runs, the API server when it answers.
+
+        Raises `ClusterError` for a part that there is not, or one that does not come back.
+        """
+        found = state.read(self.dir)
+        known = {item.name: item.address for item in found.parts} if found else {}
+        if part not in known:
+            raise ClusterError(f"{self.dir} has no part {part!r}; there are {', '.join(known) or 'none'}")
+        request = self.dir / state.RESTARTS / part
+        request.touch()
+
+        def back() -> bool:
+            return not request.exists() and (part != API_SERVER or answers(f"https://{known[part]}/readyz"))
+
+        if not processes.wait_until(back, RESTART_LIMIT):
+            raise ClusterError(
+                f"{part} is not back after {RESTART_LIMIT:.0f} s; see {self.dir}/logs/{part}.log"
+            )
 
     @property
     def helm(self) -> Path:
@@ -207,6 +233,8 @@ def _stop(supervisor: processes.Identity) -> None:
 
 
 def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> None:
+    if not 1 <= config.nodes <= addresses.MOST_NODES:
+        raise ClusterError(f"a cluster has 1 to {addresses.MOST_NODES} nodes, not {config.nodes}")
     images = config.images.read_text() if config.images else "{}"
     launcher = processes.identity(os.getpid())
     owner = processes.identity(config.owner) if config.owner is not None else None
@@ -220,6 +248,7 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
         "launcher": asdict(launcher),
         "owner": asdict(owner) if owner else None,
         "binaries": {name: str(path.absolute()) for name, path in programs.items()},
+        "nodes": config.nodes,
         "capacity": config.capacity,
         "node_loss_seconds": config.node_loss_seconds,
         "eviction_seconds": config.eviction_seconds,

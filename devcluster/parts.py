@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devcluster.addresses import Addresses, Endpoint
+from devcluster.addresses import Addresses, Endpoint, pod_hosts
 
 ETCD_CLIENT = "unix://localhost:1"
 """A socket file in the folder of etcd, which etcd and the API server are started in: nobody else can reach it.
@@ -15,7 +15,6 @@ ETCD_CLIENT = "unix://localhost:1"
 The file is called localhost:1; etcd takes no path here."""
 _ETCD_PEER = "unix://localhost:2"
 SERVICE_CIDR = "10.96.0.0/16"
-NODE = "devcluster-0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,14 +24,17 @@ class Layout:
     folder: Path
     binaries: Mapping[str, str]
     addresses: Addresses
+    nodes: int = 1
+    """How many nodes, each with an agent of its own."""
+
     capacity: str = ""
-    """name=quantity,... that the node reports over what the machine has."""
+    """name=quantity,... that each node reports over what the machine has."""
 
     node_loss_seconds: int = 20
     """Silence of the node agent until its node is not ready."""
 
     node_labels: str = ""
-    """name=value,... of the node, over the usual ones."""
+    """name=value,... of each node, over the usual ones."""
 
     eviction_seconds: int = 15
     """How long pods stay bound to a node that is not ready."""
@@ -202,14 +204,27 @@ def training_operator(at: Layout) -> Program:
     )
 
 
-def agent(at: Layout) -> Program:
-    """The node agent."""
+def node_name(number: int) -> str:
+    """The name of a node, from 0."""
+    return f"devcluster-{number}"
+
+
+def agent_name(number: int) -> str:
+    """The name of a node's agent and of its folder in the cluster's."""
+    return f"agent-{number}" if number else "agent"
+
+
+def agent(at: Layout, number: int) -> Program:
+    """The agent of one node."""
+    address = at.addresses.node(number)
+    first, last = pod_hosts(number, at.nodes)
     flags = {
         "kubeconfig": at.credentials("admin"),
-        "node-name": NODE,
-        "node-ip": at.addresses.kubelet.host,
+        "node-name": node_name(number),
+        "node-ip": address.host,
         "pod-cidr": at.addresses.pod_cidr,
-        "state-dir": at.path("agent"),
+        "pod-hosts": f"{first}-{last}",
+        "state-dir": at.path(agent_name(number)),
         "images": at.path("images.json"),
         "tls-cert": at.path("pki", "apiserver.crt"),  # clients of a kubelet's log port do not verify it
         "tls-key": at.path("pki", "apiserver.key"),
@@ -217,9 +232,9 @@ def agent(at: Layout) -> Program:
     optional = {"capacity": at.capacity, "labels": at.node_labels}
     extra = _flags({key: value for key, value in optional.items() if value})
     return Program(
-        name="agent",
+        name=agent_name(number),
         command=(sys.executable, "-m", "devcluster.agent", *_flags(flags), *extra),
-        address=str(at.addresses.kubelet),
+        address=str(address),
         cwd=at.path(),
         grace=10.0,
     )

@@ -19,6 +19,8 @@ from typing import Any
 from devcluster.processes import Identity
 
 MARKER = "devcluster.json"
+RESTARTS = "restart"
+"""Folder of requests to the supervisor: a file named after a part, which goes when the part runs again."""
 LOCK_LIMIT = 300.0
 """Seconds a command waits for another one on the same cluster."""
 MAKE_TRIES = 100

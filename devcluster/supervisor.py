@@ -50,6 +50,7 @@ class Config:
     """Must live as long as the cluster; None: until `down`."""
 
     binaries: Mapping[str, str]
+    nodes: int
     capacity: str
     node_labels: str
     node_loss_seconds: int
@@ -103,7 +104,22 @@ class Supervisor:
         self._children[program.name] = (child, program)
         started = processes.identity(child.pid) or processes.Identity(child.pid, 0)
         part = state.Part(name=program.name, process=started, address=program.address, since=time.time())
-        self.save(parts=(*self.state.parts, part))
+        parts = {item.name: item for item in self.state.parts} | {part.name: part}
+        self.save(parts=tuple(parts.values()))
+
+    def restart(self, name: str) -> None:
+        """Kill a part and start it again."""
+        child, program = self._children[name]
+        child.kill()
+        child.wait()
+        self.start(program)
+
+    def _obey(self) -> None:
+        """Carry out requests to restart a part."""
+        for request in (self.folder / state.RESTARTS).iterdir():
+            if request.name in self._children:
+                self.restart(request.name)
+            request.unlink()
 
     def log(self, name: str) -> Path:
         """The log of a part."""
@@ -118,8 +134,9 @@ class Supervisor:
                 raise PartError(name, f"ended with code {child.returncode}")
 
     def watch(self) -> None:
-        """Until a signal or the owner's end. A part that ends stays ended: `status` shows it."""
+        """Until a signal or the owner's end. A part that ends stays ended, until it is asked for: `status` shows it."""
         while self.config.owner is None or self.config.owner.alive():
+            self._obey()
             for child, _ in self._children.values():
                 child.poll()
             _reap_strangers({child.pid for child, _ in self._children.values()})
@@ -162,6 +179,7 @@ def _bring_up(supervisor: Supervisor, block: str, port: int) -> None:
         folder=supervisor.folder,
         binaries=config.binaries,
         addresses=addresses.allocate(block, port, _say),
+        nodes=config.nodes,
         capacity=config.capacity,
         node_loss_seconds=config.node_loss_seconds,
         eviction_seconds=config.eviction_seconds,

@@ -3,7 +3,8 @@
 ```
 <cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
 <cacheURI or outputURI>/cache/videos/<key>/reconstructions/<key>/...   likewise
-<outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last
+<outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
+<outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
 <outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  run.yaml
 ```
 A directory without its manifest does not exist.
@@ -44,9 +45,18 @@ def cache_entry(cache: str, stage: str, key: str) -> str:
     return join(cache, stage, key)
 
 
-def checkpoint(run: str, step: int) -> str:
-    """The directory of the checkpoint after `step` steps."""
-    return join(run, "checkpoints", f"step-{step:06d}")
+def checkpoint(run: str, step: int, attempt: int) -> str:
+    """The directory of the checkpoint that an attempt writes after `step` steps: no two attempts share one.
+
+    Attempt 1 has the name that earlier versions gave to all.
+    """
+    suffix = "" if attempt == 1 else f"-a{attempt}"
+    return join(run, "checkpoints", f"step-{step:06d}{suffix}")
+
+
+def claim(run: str, attempt: int) -> str:
+    """The object with which an attempt of the training says that it has begun."""
+    return join(run, "attempts", f"a{attempt:06d}.json")
 
 
 def stage_record(run: str, stage: str) -> str:

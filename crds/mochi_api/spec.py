@@ -381,7 +381,7 @@ class RunPolicySpec(ApiModel):
     """Attempts and limits; may be changed while the run goes on."""
 
     backoff_limit: int = Field(default=3, ge=0, le=100)
-    """Attempts of each step after the first. An attempt that was preempted, evicted or lost its node does not count, and one that saved a newer checkpoint than all before it starts the count anew."""
+    """Attempts of each step after the first. An attempt that was preempted, evicted or lost its node does not count, and one that got further than all before it starts the count anew."""
     retry_on: list[RetryReason] = Field(default=list(get_args(RetryReason)), max_length=16)
     """Reasons after which a new attempt is made; by default all that may pass by themselves."""
     retry_backoff: RetryBackoffSpec = Field(default_factory=RetryBackoffSpec)

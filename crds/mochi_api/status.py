@@ -196,7 +196,7 @@ class TrainingStatus(ApiModel):
     spent: int = 0
     """Failed attempts that count against `runPolicy.backoffLimit`."""
     furthest_step: int = 0
-    """Step of the newest checkpoint when an attempt last failed; one that saves more starts the count anew."""
+    """Last step of the attempt that got furthest; one that gets further starts the count anew."""
     trouble: Trouble | None = None
     """What keeps the attempt from going on."""
 

@@ -15,6 +15,7 @@ from devcluster.agent import hooks
 from devcluster.agent import node as nodes
 from devcluster.agent.agent import Agent, Options
 from devcluster.agent.api import ApiError, read_kubeconfig
+from devcluster.agent.resources import FIRST_HOST, LAST_HOST, address_pool
 
 NOTICE = """devcluster agent: runs pods as processes of this machine. It does not provide
   isolation    pods share the network and read what you can read; they can write to their volumes only
@@ -26,6 +27,12 @@ NOTICE = """devcluster agent: runs pods as processes of this machine. It does no
 """
 
 
+def host_range(text: str) -> tuple[int, int]:
+    """`10-129` as two numbers; `ValueError` when it is none."""
+    first, _, last = text.partition("-")
+    return int(first), int(last)
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of the agent itself."""
     result = argparse.ArgumentParser(prog="python -m devcluster.agent", description=__doc__)
@@ -33,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--node-name", default="devcluster-0")
     result.add_argument("--node-ip", required=True, help="loopback address of the node, for the log server")
     result.add_argument("--pod-cidr", required=True, help="/24 below 127.0.0.0/8; pods get .10 to .250")
+    result.add_argument("--pod-hosts", type=host_range, default=(FIRST_HOST, LAST_HOST), metavar="FIRST-LAST")
     result.add_argument("--state-dir", type=Path, required=True)
     result.add_argument(
         "--images", type=Path, required=True, help="JSON: image reference -> entrypoint, env, user, cwd"
@@ -59,7 +67,7 @@ def options(arguments: argparse.Namespace) -> Options:
             capacity=capacity,
             labels=nodes.parse_pairs(arguments.labels, "label"),
         ),
-        pod_cidr=arguments.pod_cidr,
+        addresses=address_pool(arguments.pod_cidr, *arguments.pod_hosts),
         state=arguments.state_dir.resolve(),
         images=arguments.images.resolve(),
         certificate=arguments.tls_cert,

@@ -17,7 +17,7 @@ from devcluster.agent.api import Access, Api
 from devcluster.agent.host import Host
 from devcluster.agent.images import ImageTable
 from devcluster.agent.process import Launcher
-from devcluster.agent.resources import ExhaustedError, address_pool, gpu_pool
+from devcluster.agent.resources import ExhaustedError, Pool, gpu_pool
 from devcluster.agent.watch import Mirror, Objects
 from devcluster.agent.worker import Worker
 
@@ -31,7 +31,7 @@ class Options:
 
     access: Access
     node: nodes.NodeSpec
-    pod_cidr: str
+    addresses: Pool
     state: Path
     images: Path
     certificate: Path | None = None
@@ -49,6 +49,7 @@ class Agent:
         self._workers: dict[str, Worker] = {}
         self._services: Objects = {}
         self._pods: Objects = {}
+        self._neighbours: tuple[hosts.Endpoint, ...] = ()
         self._refused: set[str] = set()
         self._lock = threading.Lock()
         self._swept = False
@@ -66,7 +67,7 @@ class Agent:
             node_ip=options.node.ip,
             allocatable=capacity,
             state=options.state,
-            addresses=address_pool(options.pod_cidr),
+            addresses=options.addresses,
             gpus=gpu_pool(int(capacity.get(nodes.GPU, 0))),
             back_off=options.back_off,
             lost=lambda: self.heartbeat.lost or self._stopped.is_set(),
@@ -74,10 +75,11 @@ class Agent:
             endpoints_changed=self._hosts_stale.set,
             address_freed=self._admit,
         )
-        query = {"fieldSelector": f"spec.nodeName={options.node.name}"}
+        mine, others = (f"spec.nodeName{compared}{options.node.name}" for compared in ("=", "!="))
         self._mirrors = (
             Mirror(self._api, "/api/v1/services", {}, self._set_services),
-            Mirror(self._api, "/api/v1/pods", query, self._set_pods),
+            Mirror(self._api, "/api/v1/pods", {"fieldSelector": mine}, self._set_pods),
+            Mirror(self._api, "/api/v1/pods", {"fieldSelector": others}, self._set_neighbours),
         )
 
     def start(self) -> None:
@@ -207,13 +209,20 @@ class Agent:
         self._services = found
         self._hosts_stale.set()
 
+    def _set_neighbours(self, found: Objects) -> None:
+        endpoints = (hosts.endpoint_of(pod) for pod in found.values())
+        neighbours = tuple(item for item in endpoints if item is not None)
+        if neighbours != self._neighbours:
+            self._neighbours = neighbours
+            self._hosts_stale.set()
+
     def _hosts_file(self, viewer: hosts.Endpoint, pod: Mapping[str, Any]) -> str:
         with self._lock:
             endpoints = [worker.endpoint for worker in self._workers.values() if worker.has_address]
         return hosts.render(
             viewer,
             list(self._services.values()),
-            endpoints,
+            [*endpoints, *self._neighbours],
             api_server=self._api.access.host,
             aliases=pod["spec"].get("hostAliases", ()),
         )

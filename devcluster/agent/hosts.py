@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DOMAIN = "cluster.local"
+_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,23 @@ class Endpoint:
     labels: Mapping[str, str] = field(default_factory=dict)
     hostname: str = ""
     subdomain: str = ""
+
+
+def endpoint_of(pod: Mapping[str, Any]) -> Endpoint | None:
+    """A pod of another node as its status tells; None when it has no address (any more)."""
+    metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
+    if not status.get("podIP") or status.get("phase") in _ENDED:
+        return None
+    ready = any((item["type"], item["status"]) == ("Ready", "True") for item in status.get("conditions", ()))
+    return Endpoint(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        ip=status["podIP"],
+        ready=ready and "deletionTimestamp" not in metadata,
+        labels=metadata.get("labels", {}),
+        hostname=spec.get("hostname") or metadata["name"],
+        subdomain=spec.get("subdomain", ""),
+    )
 
 
 def selected(service: Mapping[str, Any], endpoints: Iterable[Endpoint]) -> list[Endpoint]:

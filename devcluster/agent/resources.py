@@ -45,12 +45,12 @@ class Pool:
             self._free += self._held.pop(holder, [])
 
 
-def address_pool(cidr: str) -> Pool:
-    """Pod addresses: hosts 10 to 250 of a /24."""
+def address_pool(cidr: str, first: int = FIRST_HOST, last: int = LAST_HOST) -> Pool:
+    """Pod addresses: hosts `first` to `last` of a /24."""
     network = ipaddress.ip_network(cidr)
     if network.num_addresses <= LAST_HOST:
         raise ValueError(f"pod CIDR {cidr} has {network.num_addresses} addresses, at least 256 are needed")
-    return Pool("pod addresses", [str(network[host]) for host in range(FIRST_HOST, LAST_HOST + 1)])
+    return Pool("pod addresses", [str(network[host]) for host in range(first, last + 1)])
 
 
 def gpu_pool(count: int) -> Pool:

@@ -177,6 +177,10 @@ class Family:
         """The child of one attempt."""
         return next((item for item in self.children if item.step == step and item.attempt == attempt), None)
 
+    def children_of(self, step: Stage) -> list[Child]:
+        """The children of one step."""
+        return [item for item in self.children if item.step == step]
+
     def pods_of(self, child: Child) -> tuple[Pod, ...]:
         """The pods that `child` made, in the order of their ranks; of two of one rank the newer."""
         newest: dict[int | str, Pod] = {}

@@ -74,7 +74,7 @@ class Step:
     spent: int = 0
     """Failed attempts that count against the budget."""
     furthest: int = 0
-    """Step of the newest checkpoint when an attempt of the training last failed."""
+    """Last step of the attempt of the training that got furthest."""
     given_up: bool = False
     """No further attempt is made."""
     not_before: datetime | None = None

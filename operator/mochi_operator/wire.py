@@ -121,7 +121,7 @@ def _training(status: FineTuneStatus) -> Step:
         name="train",
         attempts=attempts,
         spent=told.spent,
-        furthest=told.furthest_step,
+        furthest=max([told.furthest_step, *(item.last_step for item in attempts if item.ended is not None)]),
         not_before=parse(told.next_attempt_time),
         trouble=_trouble(told.trouble),
     )

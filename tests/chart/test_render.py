@@ -112,7 +112,7 @@ def test_the_operator_reads_the_environment_the_chart_gives_it(render) -> None:
     digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
     assert read.trainer_image == f"registry.example.com:5000/video/mochi-trainer@{digest}"
     assert read.watch_namespaces == ("team-a", "team-b")
-    assert (read.progress_seconds, read.bind_address, read.pod_namespace) == (5, "127.1.2.3", "mochi-system")
+    assert (read.progress_seconds, read.bind_address) == (5, "127.1.2.3")
     assert read.http_port == container["ports"][0]["containerPort"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from devcluster.agent import images, logs
 from devcluster.agent.containers import Waiting
 from devcluster.agent.env import ConfigError, Context
-from devcluster.agent.hosts import Endpoint, render
+from devcluster.agent.hosts import Endpoint, endpoint_of, render
 from devcluster.agent.launch import argv, identity
 from devcluster.agent.node import NodeSpec, labels, own_labels, parse_pairs
 from devcluster.agent.probes import Tally, port_number
@@ -299,6 +300,20 @@ def test_the_hosts_file_names_every_service_with_a_ready_pod() -> None:
         "127.0.2.13 j-0.many j-0.many.n j-0.many.n.svc j-0.many.n.svc.cluster.local",
         "127.0.2.11 x-worker-0 x-worker-0.n x-worker-0.n.svc x-worker-0.n.svc.cluster.local",
     ]
+
+
+def test_a_pod_of_another_node_is_known_by_its_status() -> None:
+    ready = {"type": "Ready", "status": "True"}
+    status = {"podIP": "127.0.2.9", "phase": "Running", "conditions": [ready]}
+    known = {**POD, "status": status}
+    expected = Endpoint(namespace="n", name="p", ip="127.0.2.9", ready=True, labels={"a": "b"}, hostname="p")
+    assert endpoint_of(known) == expected
+    leaving = {**known, "metadata": {**POD["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert endpoint_of(leaving) == replace(expected, ready=False)
+    assert endpoint_of(POD) is None
+    assert endpoint_of({**known, "status": {**status, "phase": "Failed"}}) is None, (
+        "another pod may have its address"
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -16,15 +15,12 @@ import pytest
 
 from devcluster import binaries, cluster
 from devcluster.agent import hooks
-from devcluster.agent.api import Api, read_kubeconfig
 from devcluster.agent.node import HEARTBEAT_SECONDS
 from devcluster.agent.pods import DELAY_ANNOTATION
+from tests.devcluster.kube import PODS, WAIT, Namespace, opened, pod
 from tests.devcluster.running import processes_of
 
 pytestmark = pytest.mark.e2e
-WAIT = 60.0
-"""Seconds for what takes a moment, on a machine that has other things to do."""
-PODS = "/api/v1/namespaces/{}/pods"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,90 +32,10 @@ def programs() -> None:
         pytest.fail(f"{missing[0]} is not built yet: run `make setup`")
 
 
-class Namespace:
-    """A namespace of one test."""
-
-    def __init__(self, running: cluster.Cluster, name: str) -> None:
-        self.name = name
-        self.running = running
-        self.api = Api(read_kubeconfig(running.kubeconfig))
-
-    def apply(self, *documents: dict[str, Any]) -> None:
-        bundle = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        self.kubectl("apply", "-f", "-", document=bundle)
-
-    def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> str:
-        done = subprocess.run(
-            [self.running.kubectl, "-n", self.name, *arguments],
-            env=self.running.env(),
-            input=None if document is None else json.dumps(document),
-            capture_output=True,
-            text=True,
-            timeout=WAIT,
-            check=False,
-        )
-        assert not check or done.returncode == 0, done.stderr
-        return done.stdout if check else done.stdout + done.stderr
-
-    def pods(self, label: str = "") -> list[dict[str, Any]]:
-        query = {"labelSelector": label} if label else None
-        return self.api.get(PODS.format(self.name), query)["items"]
-
-    def pod(self, name: str) -> dict[str, Any] | None:
-        return self.api.find(f"{PODS.format(self.name)}/{name}")
-
-    def wait(self, what: str, condition: Callable[[], Any], limit: float = WAIT) -> Any:
-        until = time.monotonic() + limit
-        while not (found := condition()):
-            assert time.monotonic() < until, (
-                f"{what} within {limit:.0f} s; pods: {self.kubectl('get', 'pods')}"
-            )
-            time.sleep(0.1)
-        return found
-
-    def wait_phase(self, name: str, *phases: str) -> dict[str, Any]:
-        def reached() -> dict[str, Any] | None:
-            found = self.pod(name)
-            return found if found and found["status"].get("phase") in phases else None
-
-        return self.wait(f"pod {name} is {phases}", reached)
-
-
 @pytest.fixture
 def namespace(control_plane: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    table = control_plane.dir / "images.json"
-    known = json.loads(table.read_text()) if table.exists() else {}
-    venv = str(Path(sys.executable).parent)
-    python = {"entrypoint": [sys.executable, "-u"], "env": {"PATH": f"{venv}:/usr/bin:/bin"}}
-    hidden = [folder for folder in (sys.prefix, sys.base_prefix) if Path(folder).is_relative_to("/tmp")]
-    known |= {
-        "test/shell": {"entrypoint": [], "env": {"PATH": "/usr/bin:/bin"}},
-        "test/python": {**python, "visible": hidden},  # a checkout below /tmp, of which a pod has its own
-    }
-    table.write_text(json.dumps(known))
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
-    made = Namespace(control_plane, name)
-    made.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
-    made.wait(
-        "the default service account",
-        lambda: made.api.find(f"/api/v1/namespaces/{name}/serviceaccounts/default"),
-    )
-    yield made
-    for item in made.pods():
-        made.api.request(
-            "DELETE", f"{PODS.format(name)}/{item['metadata']['name']}", {"gracePeriodSeconds": 0}
-        )
-    made.api.request("DELETE", f"/api/v1/namespaces/{name}")
-
-
-def pod(name: str, script: str, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
-    container = {"name": "main", "image": "test/shell:1", "command": ["sh", "-c", script]}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels or {}},
-        "spec": {"restartPolicy": "Never", "containers": [container | spec.pop("container", {})], **spec},
-    }
+    with opened(control_plane, request.node.name) as made:
+        yield made
 
 
 def ended(item: dict[str, Any]) -> dict[str, Any]:
@@ -471,7 +387,7 @@ def silence(namespace: Namespace, node: str) -> str:
 @pytest.fixture
 def lose_node(control_plane: cluster.Cluster) -> Iterator[Callable[[bool], None]]:
     """Cuts the node off, or connects it again."""
-    toggle = control_plane.node_lost
+    toggle = control_plane.node_lost()
     yield lambda lost: toggle.touch() if lost else toggle.unlink()
     toggle.unlink(missing_ok=True)
 

@@ -60,3 +60,16 @@ def test_every_part_has_an_address_of_its_own() -> None:
     ]
     assert len(set(endpoints)) == len(endpoints)
     assert found.pod_cidr == "127.9.9.0/24"
+
+
+def test_no_two_nodes_share_an_address_or_those_of_their_pods() -> None:
+    found = addresses.allocate("127.9.9", 20000, print, free=lambda _: True)
+    taken = {found.apiserver.host, found.s3.host, found.webhook.host}
+    nodes = [found.node(number).host for number in range(addresses.MOST_NODES)]
+    assert len({*nodes, *taken}) == len(nodes) + len(taken)
+    for count in range(1, addresses.MOST_NODES + 1):
+        ranges = [addresses.pod_hosts(number, count) for number in range(count)]
+        hosts = [host for first, last in ranges for host in range(first, last + 1)]
+        assert len(hosts) == len(set(hosts))
+        assert min(hosts) == 10
+        assert 250 - count < max(hosts) <= 250

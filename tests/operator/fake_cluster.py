@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mochi_operator.cluster import (
     EVENTS,
@@ -24,6 +24,7 @@ from mochi_operator.timestamps import render
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 OUTAGE = 'failed calling webhook "validator.kubeflow.org": connection refused'
+Json = TypeVar("Json")
 Address = tuple[str, str, str]
 
 
@@ -74,7 +75,7 @@ class FakeCluster:
         self._count("get", kind)
         self._answer("get", kind, name)
         found = None if kind.name in self.absent else self.objects.get((kind.name, namespace, name))
-        return copy.deepcopy(found)
+        return _copied(found)
 
     async def list(
         self,
@@ -89,7 +90,7 @@ class FakeCluster:
         if kind.name in self.absent:
             raise NotServedError("the server could not find the requested resource")
         return [
-            copy.deepcopy(item)
+            _copied(item)
             for (name, place, _), item in self.objects.items()
             if name == kind.name and namespace in (None, place) and _has(item, labels or {}, fields or {})
         ]
@@ -130,7 +131,7 @@ class FakeCluster:
         if found["metadata"]["resourceVersion"] != resource_version:
             raise StaleError("the object has been modified")
         away = self._answer("patch", FINETUNES, name)
-        found["status"] = copy.deepcopy(status)
+        found["status"] = _copied(status)
         self._bump(found)
         self._no_answer(away)
         self.writes.append(("patch", FINETUNES.name, name))
@@ -158,7 +159,7 @@ class FakeCluster:
 
     def put(self, manifest: Manifest) -> Manifest:
         """Store an object as the API server would; the stored one is returned, to be edited in place."""
-        stored = copy.deepcopy(manifest)
+        stored = _copied(manifest)
         meta = stored["metadata"]
         self._version += 1
         meta.setdefault("uid", f"uid-{self._version}")
@@ -230,6 +231,11 @@ class AwayCluster(FakeCluster):
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         raise UnavailableError("no answer")
+
+
+def _copied(value: Json) -> Json:
+    """As it would come over the wire: several times faster than copy.deepcopy, and JSON or nothing."""
+    return json.loads(json.dumps(value))
 
 
 def _has(item: Manifest, labels: Mapping[str, str], fields: Mapping[str, str]) -> bool:

@@ -19,12 +19,12 @@ def test_settings_come_from_the_environment():
     found = from_environment(
         {
             "MOCHI_TRAINER_IMAGE": "trainer:1", "MOCHI_WATCH_NAMESPACES": "a, b,", "MOCHI_PROGRESS_SECONDS": "2",
-            "MOCHI_POD_IP": "127.0.0.9", "MOCHI_POD_NAMESPACE": "mochi",
+            "MOCHI_POD_IP": "127.0.0.9",
         }
     )  # fmt: skip
     assert found == Settings(
         trainer_image="trainer:1", watch_namespaces=("a", "b"), progress_seconds=2.0,
-        bind_address="127.0.0.9", pod_namespace="mochi",
+        bind_address="127.0.0.9",
     )  # fmt: skip
 
 

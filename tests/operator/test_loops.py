@@ -139,3 +139,40 @@ def test_the_pulse_is_healthy_while_the_loop_turns():
     assert pulse.report() == {
         "healthy": True, "resyncLoopSeconds": 0.0, "lastListSeconds": None, "lastWatchEventSeconds": None
     }  # fmt: skip
+
+
+async def test_a_namespace_that_may_not_be_listed_costs_no_other():
+    world, queue = World(), WorkQueue()
+    world.cluster.outage = lambda verb, kind, place: "before" if (verb, place) == ("list", "gone") else ""
+    pulse = Pulse(lambda: 0.0, 60)
+    loop = asyncio.ensure_future(controller(world, queue, pulse).resync(("gone", "videos"), 60))
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+    loop.cancel()
+    assert pulse.report()["lastListSeconds"] == 0.0
+
+
+async def test_a_run_that_has_gone_is_looked_at_once_more_and_its_namespace_that_answers_no_more_forgets_nothing():
+    world, queue = World(), WorkQueue()
+    loop = asyncio.ensure_future(controller(world, queue).resync(("videos",), 0.01))
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+    queue.done(KEY, None)
+    world.cluster.objects.clear()
+    assert await asyncio.wait_for(queue.take(), 1) == KEY
+    loop.cancel()
+
+
+async def test_metrics_keep_numbers_of_a_run_and_no_snapshot():
+    """What is kept of ten thousand runs must stay small."""
+    world, queue = World(), WorkQueue()
+    loops = controller(world, queue)
+    await world.until(lambda world: world.phase == "Training")
+    await loops.turn(KEY)
+    rows = [
+        line
+        for line in generate_latest(world.metrics.registry).decode().splitlines()
+        if 'finetune="dissolve"' in line
+    ]
+    stages = {line.split('stage="')[1].split('"')[0] for line in rows if "stage_failed_items" in line}
+    assert stages == {"check", "trim", "captions", "videos"}
+    assert sum("mochi_finetune_phase" in line and line.endswith(" 1.0") for line in rows) == 1
+    queue.close()

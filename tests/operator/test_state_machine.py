@@ -46,9 +46,7 @@ async def test_2_a_foreign_job_of_the_same_name_is_a_condition_and_is_not_touche
     result = await world.turn()
     accepted = world.condition("Accepted")
     assert (accepted["status"], accepted["reason"]) == ("False", Reason.NAME_CONFLICT)
-    assert (
-        "Job dissolve-check cannot be created: exists and does not belong to this run" in accepted["message"]
-    )
+    assert "Job dissolve-check: exists and does not belong to this run" in accepted["message"]
     assert world.condition("Stalled")["status"] == "True"
     assert result.wake_seconds
     assert "dissolve-check" in world.cluster.names("Job")

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
 from mochi_trainer.jobs import check
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.movement import PROCESS, heartbeats
 from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
 
@@ -56,13 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", "0"))
     logs.set_up(rank=rank if "RANK" in os.environ else None)
     cpus.limit_threads()
-    if stage != "train":
-        signal.signal(signal.SIGTERM, _preempt)
+    stop = _Stop()
+    signal.signal(signal.SIGTERM, stop)
     started = datetime.now(UTC)
-    run, ended = _run(stage, arguments.run, rank)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if run is not None:
-        ended = _published(run, ended, started)
+    with ExitStack() as signs:
+        run, ended = _run(stage, arguments.run, rank, signs, stop)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if run is not None:
+            ended = _published(run, ended, started)
     _tell(ended.outcome)
     _leave(ended.outcome)
     return ROWS[ended.outcome.reason].exit_code or 0
@@ -103,11 +106,17 @@ def _sample(arguments: argparse.Namespace) -> None:
     workstation.sample(arguments)
 
 
-def _run(stage: Stage, path: Path, rank: int) -> tuple[RunFile | None, Ending]:
+def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> tuple[RunFile | None, Ending]:
     run: RunFile | None = None
     try:
-        run = _run_file(path, stage)
-        return run, ending.success(_job(stage)(run), rank)
+        run = run_file(path, stage)
+        PROCESS.attempt = run.run.attempt
+        if rank == 0:
+            signs.enter_context(heartbeats(PROCESS))  # before the imports of the job, which take seconds
+        job = _job(stage)
+        stop.check()
+        PROCESS.doing("working")
+        return run, ending.success(job(run), rank)
     except (Exception, KeyboardInterrupt) as error:
         ended = ending.failure(error, rank)
         if ended.outcome.reason is Reason.BUG:
@@ -115,12 +124,16 @@ def _run(stage: Stage, path: Path, rank: int) -> tuple[RunFile | None, Ending]:
         return run, ended
 
 
-def _run_file(path: Path, stage: Stage) -> RunFile:
+def run_file(path: Path, stage: Stage, *, mounted: Path = Path(RUN_FILE_PATH)) -> RunFile:
+    """The run file at `path`: one by hand may have a typo, the one that is `mounted` may be that of a newer operator.
+
+    Raises InvalidInputError when it cannot be read, RunFileError when it is not one.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"run file {path} cannot be read: {error}") from error
-    return parse(text).model_copy(update={"stage": stage})
+    return parse(text, strict=path != mounted).model_copy(update={"stage": stage})
 
 
 def _job(stage: Stage) -> Callable[[RunFile], Finished]:
@@ -129,9 +142,21 @@ def _job(stage: Stage) -> Callable[[RunFile], Finished]:
     return cast(Callable[[RunFile], Finished], module.execute)
 
 
-def _preempt(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise PreemptedError("stopped by SIGTERM; what other runs can reuse is kept")
+class _Stop:
+    """The handler of SIGTERM: raises in the main thread, once. Training has its own while it runs."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self._requested = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.check()
+
+    def check(self) -> None:
+        """Raise PreemptedError if the signal has come: a library that was being imported may have caught the first one."""
+        if self._requested:
+            raise PreemptedError("stopped by SIGTERM; what other runs can reuse is kept")
 
 
 def _published(run: RunFile, ended: Ending, started: datetime) -> Ending:

@@ -13,6 +13,7 @@ Exception
 │   ├── CollectiveTimeoutError      another rank did not answer
 │   ├── DeviceUnavailableError      the GPU is not there or has failed
 │   ├── DiskFullError               the local disk is too small
+│   ├── SupersededError             a newer attempt of the same training has begun
 │   ├── PreemptedError              SIGTERM: somebody wants the node back
 │   └── DefectError                 a defect of the trainer itself
 └── ClipError                   ends the work on one clip only; the stage counts it
@@ -112,6 +113,12 @@ class DiskFullError(TrainerError):
     """The local disk is too small."""
 
     reason = Reason.DISK_FULL
+
+
+class SupersededError(TrainerError):
+    """A newer attempt of the same training has begun; what it writes is left alone."""
+
+    reason = Reason.SUPERSEDED
 
 
 class PreemptedError(TrainerError):

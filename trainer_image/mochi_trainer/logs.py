@@ -1,4 +1,7 @@
-"""Log set-up: one line for a person on a terminal, one JSON object a line everywhere else."""
+"""Log set-up: one line for a person on a terminal, one JSON object a line everywhere else.
+
+A record with the attribute `plain` is a line for a program: as it is, and none of a terminal's.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ class JsonLines(logging.Formatter):
         self._rank = rank
 
     def format(self, record: logging.LogRecord) -> str:
+        if _plain(record):
+            return record.getMessage()
         entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -32,12 +37,18 @@ class JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+def _plain(record: logging.LogRecord) -> bool:
+    return bool(getattr(record, "plain", False))
+
+
 def set_up(*, stream: TextIO | None = None, rank: int | None = None, level: int = logging.INFO) -> None:
     """Send all records to `stream` (standard error when None); call once, from `__main__`."""
     target = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(target)
     human = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S")
     handler.setFormatter(human if target.isatty() else JsonLines(rank))
+    if target.isatty():
+        handler.addFilter(lambda record: not _plain(record))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

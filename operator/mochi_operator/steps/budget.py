@@ -20,13 +20,13 @@ class Account:
     wait_seconds: int
 
 
-def account(step: Step, reason: Reason, saved_step: int, policy: RunPolicySpec) -> Account:
-    """What the failure of the newest attempt for `reason` does to the budget; the newest checkpoint is of `saved_step`.
+def account(step: Step, reason: Reason, reached: int, policy: RunPolicySpec) -> Account:
+    """What the failure of the newest attempt for `reason`, at step `reached` of the training, does to the budget.
 
-    An attempt that has saved more than all before it starts the count anew: the next one goes on from there. One that
-    the cluster took away (preempted, evicted, its node lost) does not count.
+    An attempt that got further than all before it starts the count anew, which can happen no more often than there are
+    steps. One that the cluster took away (preempted, evicted, its node lost) does not count.
     """
-    before = 0 if saved_step > step.furthest else step.spent
+    before = 0 if reached > step.furthest else step.spent
     spent = before if reason in DISRUPTIONS else before + 1
     refusal = ""
     if reason.value not in policy.retry_on:
@@ -35,7 +35,7 @@ def account(step: Step, reason: Reason, saved_step: int, policy: RunPolicySpec) 
         refusal = f"no attempt is left (runPolicy.backoffLimit = {policy.backoff_limit})"
     return Account(
         spent=spent,
-        furthest=max(step.furthest, saved_step),
+        furthest=max(step.furthest, reached),
         refusal=refusal,
         wait_seconds=backoff_seconds(policy.retry_backoff, max(spent, 1)),
     )

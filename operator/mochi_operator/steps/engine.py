@@ -1,7 +1,7 @@
-"""One engine for every step: attempts are opened, watched, ended and counted here, and nowhere else; pure.
+"""One engine for every step: attempts are opened (`opening`), watched, ended and counted here, and nowhere else; pure.
 
 ```
-        open_attempt            complete_attempt
+        next_attempt            complete_attempt
 (none) ------------> running -------------------> completed: the next step
    ^                    | fail_attempt
    |   wait, clear away |                no budget, or a final reason
@@ -18,13 +18,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from mochi_api.outcomes import ROWS, Outcome, Reason
-from mochi_api.runfile import Stage
 from mochi_operator import names
 from mochi_operator.build.pod import gpus
-from mochi_operator.plan import Draft, Start
+from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Child, Pod
-from mochi_operator.state import Attempt, Items, Step, Trouble
-from mochi_operator.steps import budget, results, telling
+from mochi_operator.state import Attempt, Items, Step
+from mochi_operator.steps import budget, opening, results, telling, trouble
 from mochi_operator.steps.kinds import KINDS, StepKind
 from mochi_operator.verdicts import containers, creation, images, liveness, nodes, waiting
 from mochi_operator.verdicts.finding import Finding, View
@@ -46,9 +45,6 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
 )
 
 SOON_SECONDS = 2.0
-WATCH_SECONDS = 30.0
-RETRY_SECONDS = 15.0
-"""A child that cannot be created is tried again so often."""
 LINGER_SECONDS = 15.0
 """A child whose containers have all ended may end by itself for so long; a sidecar can keep it for ever."""
 USAGE_ERROR = 2
@@ -73,7 +69,7 @@ def advance(case: Case, draft: Draft, kind: StepKind) -> Draft:
         return draft
     attempt = step.current
     if attempt is None:
-        return _next_attempt(case, draft, kind, step)
+        return opening.next_attempt(case, draft, kind, step)
     child = case.family.child(kind.name, attempt.number)
     if child is None or child.deleting:
         message = f"{names.child_kind(kind.name)} {attempt.child} was deleted while it ran"
@@ -108,13 +104,13 @@ def _watch_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draf
     findings = list(_findings(view))
     late = waiting.too_long(view, findings)
     finding = late or next(iter(findings), None)
-    step = _with_trouble(case, draft.state.steps[kind.name], finding)
-    if finding is not None and _lasts_too_long(case, step, finding):
+    step = trouble.kept(case, draft.state.steps[kind.name], finding)
+    if finding is not None and trouble.lasts_too_long(case, step, finding):
         return fail_attempt(case, draft, kind, finding, view.child)
     if view.attempt.ran is None and view.all_run:
         step = step.with_newest(replace(view.attempt, ran=case.now))
     draft = telling.going(case, draft.with_step(step), kind, view, finding)
-    return draft.waking(_look_again(case, step, finding)).settle()
+    return draft.waking(trouble.look_again(case, step, finding)).settle()
 
 
 def _findings(view: View) -> Iterator[Finding]:
@@ -127,29 +123,6 @@ def _findings(view: View) -> Iterator[Finding]:
         finding = check(view)
         if finding is not None:
             yield finding
-
-
-def _with_trouble(case: Case, step: Step, finding: Finding | None) -> Step:
-    """The step with what is found now; the same trouble keeps the time since it was first seen."""
-    if finding is None:
-        return replace(step, trouble=None)
-    old = step.trouble
-    if old is not None and old.kind == finding.kind:
-        return replace(step, trouble=replace(old, message=finding.message))
-    return replace(step, trouble=Trouble(kind=finding.kind, message=finding.message, since=case.now))
-
-
-def _lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:
-    assert step.trouble is not None, "a finding makes a trouble"
-    return finding.reason is not None and case.age(step.trouble.since) >= finding.patience
-
-
-def _look_again(case: Case, step: Step, finding: Finding | None) -> float:
-    if finding is None or step.trouble is None:
-        return WATCH_SECONDS
-    left = finding.patience - case.age(step.trouble.since) if finding.reason is not None else WATCH_SECONDS
-    untold = WATCH_SECONDS if step.trouble.announced else telling.ANNOUNCE_SECONDS
-    return max(1.0, min(left, untold, WATCH_SECONDS))
 
 
 def _ended_well(view: View) -> bool:
@@ -234,8 +207,7 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
         exit_code=finding.exit_code,
         last_step=last_step,
     )
-    saved = draft.state.checkpoint.step if kind.name == "train" and draft.state.checkpoint is not None else 0
-    account = budget.account(step, reason, saved, case.spec.run_policy)
+    account = budget.account(step, reason, last_step, case.spec.run_policy)
     step = replace(
         step.with_newest(ended),
         spent=account.spent,
@@ -289,102 +261,9 @@ def _with_report(draft: Draft, outcome: Outcome | None) -> Draft:
     return draft.with_state(replace(draft.state, artifacts=artifacts))
 
 
-# Between two attempts.
-
-
-def _next_attempt(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
-    """Clear away what is left of the last attempt, wait, and start or adopt the next."""
-    remains = [child for child in _children(case, kind.name) if child.attempt <= step.number]
-    if remains:
-        refs = [child.ref for child in remains if not child.deleting]
-        return draft.deleting(*refs).waking(SOON_SECONDS).settle()
-    pause = _pause(case, step)
-    if pause > 0:
-        return draft.waking(pause).settle()
-    staying = _last_pods(case, step)
-    if staying:
-        return _held(case, draft, kind, step, waiting.last_pods(staying)).waking(SOON_SECONDS)
-    newer = min((child.attempt for child in _children(case, kind.name)), default=None)
-    if newer is not None:
-        return _open(case, draft, kind, step, newer)
-    return _start(case, draft, kind, step)
-
-
-def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
-    """Make the next child; when that was refused just now, say so, and for how long it has been."""
-    number = _free_number(case, kind.name, step.number + 1)
-    start = Start(step=kind.name, attempt=number)
-    refusal = next((case.refusals[name] for name in _made(case, start) if name in case.refusals), None)
-    if refusal is None:
-        return _open(case, draft.starting(start), kind, step, number).settle()
-    draft = _held(case, draft, kind, step, creation.refused_child(refusal))
-    return telling.blocked(draft, refusal).waking(RETRY_SECONDS)
-
-
-def _held(case: Case, draft: Draft, kind: StepKind, step: Step, finding: Finding) -> Draft:
-    """No attempt can be opened: told, and for some reasons, or after some time, the end of the step."""
-    step = _with_trouble(case, step, finding)
-    since = step.trouble.since if step.trouble is not None else case.now
-    late = waiting.past_deadline(case, since, [finding])
-    draft = draft.with_step(step)
-    if late is None and not _lasts_too_long(case, step, finding):
-        return telling.held(case, draft, kind, finding).settle()
-    last = late or finding
-    reason = last.reason or Reason.UNKNOWN
-    draft = draft.with_step(replace(step, given_up=True, trouble=None))
-    return telling.given_up(case, draft, kind, reason, last.message, ROWS[reason].action)
-
-
-def _made(case: Case, start: Start) -> tuple[str, str]:
-    """Names of what is created for an attempt."""
-    child = names.child(case.run.name, start.step, start.attempt)
-    return names.run_config(child), child
-
-
-def _free_number(case: Case, step: Stage, number: int) -> int:
-    """The next number of which no pod of an earlier run of this name is left; a dead node can keep one for ever."""
-    kept = {pod.attempt for pod in case.family.leftover_pods if pod.step == step}
-    return next(found for found in range(number, number + len(kept) + 1) if found not in kept)
-
-
-def _open(case: Case, draft: Draft, kind: StepKind, step: Step, number: int) -> Draft:
-    child = case.family.child(kind.name, number)
-    begun = Attempt(
-        number=number,
-        child=names.child(case.run.name, kind.name, number),
-        started=child.created if child is not None else case.now,
-    )
-    draft = telling.opened(case, draft.with_step(step.with_new(begun)), kind, begun)
-    return draft.waking(SOON_SECONDS).settle()
-
-
-def _pause(case: Case, step: Step) -> float:
-    return 0.0 if step.not_before is None else -case.age(step.not_before)
-
-
-def _last_pods(case: Case, step: Step) -> list[Pod]:
-    """Pods of earlier attempts that still run: they may be saving a checkpoint, or are collected late.
-
-    A pod on a dead node never goes, and is not waited for. What it may still write is fenced: it has an attempt's number
-    of its own.
-    """
-    return [
-        pod
-        for pod in case.family.pods
-        if pod.step == step.name
-        and pod.attempt <= step.number
-        and not pod.ended
-        and not nodes.unreachable(pod, case)
-    ]
-
-
-def _children(case: Case, step: Stage) -> list[Child]:
-    return [child for child in case.family.children if child.step == step]
-
-
 def _clear_away(case: Case, draft: Draft, step: Step) -> Draft:
     """What still runs of a step that is over: a child held by a sidecar, or one more that a slow operator made."""
-    for child in _children(case, step.name):
+    for child in case.family.children_of(step.name):
         if child.state != "Active" or child.deleting:
             continue
         newest = step.attempts[0].ended if step.attempts else None

@@ -13,10 +13,8 @@ from mochi_operator.snapshot import Case, Refusal
 from mochi_operator.state import Attempt, Step
 from mochi_operator.steps import meter
 from mochi_operator.steps.kinds import StepKind
+from mochi_operator.steps.trouble import ANNOUNCE_SECONDS
 from mochi_operator.verdicts.finding import Finding, View
-
-ANNOUNCE_SECONDS = 20.0
-"""A trouble that has lasted for so long becomes an Event; shorter ones are in the condition only."""
 
 
 def opened(case: Case, draft: Draft, kind: StepKind, attempt: Attempt) -> Draft:

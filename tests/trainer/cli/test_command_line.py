@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from mochi_api.heartbeat import LINE_PREFIX, newest
 from mochi_api.outcomes import TABLE, Outcome
-from mochi_api.runfile import STAGES, RunFile
+from mochi_api.runfile import STAGES, RunFile, RunFileError
 from mochi_api.spec import S3Spec
 from mochi_trainer.__main__ import main
+from mochi_trainer.__main__ import run_file as read_run_file
 from tests.trainer.preprocessing_runs import run_file, write_source
 
 Command = Callable[[str, RunFile | str], tuple[int, Outcome]]
@@ -50,6 +52,8 @@ def test_a_stage_that_succeeds_leaves_outcome_record_run_file_and_report(
     write_source(tmp_path / "source")
     code, outcome = command("trim", run_file(tmp_path))
     assert code == 0
+    known_to_older_operators = {"reason", "message", "rank", "stageResult"}
+    assert set(json.loads((tmp_path / "termination").read_text())) == known_to_older_operators
     assert outcome.reason == "Completed"
     assert outcome.stage_result is not None
     assert outcome.stage_result.items_done == 2
@@ -102,7 +106,6 @@ def test_a_store_that_does_not_answer_is_worth_another_try_and_hides_nothing(
     ("text", "part"),
     [
         ("stage: [", "not YAML"),
-        ("stage: trim\nsurprise: 1\n", "surprise: extra inputs are not permitted"),
         ("", "document: input should be a valid dictionary"),
     ],
 )
@@ -110,6 +113,28 @@ def test_a_wrong_run_file_is_invalid_input_with_its_fields(text: str, part: str,
     code, outcome = command("trim", text)
     assert (code, outcome.reason) == (2, "InvalidInput")
     assert part in outcome.message
+
+
+def test_an_unknown_field_of_a_file_by_hand_is_invalid_input(tmp_path: Path, command: Command) -> None:
+    code, outcome = command("trim", run_file(tmp_path).to_yaml() + "surprise: 1\n")
+    assert (code, outcome.reason, outcome.message) == (2, "InvalidInput", "surprise: there is no such field")
+
+
+def test_an_unknown_field_of_the_operators_file_is_ignored(tmp_path: Path) -> None:
+    """The operator may be newer than the image of its run."""
+    run = run_file(tmp_path)
+    path = tmp_path / "mounted.yaml"
+    path.write_text(run.to_yaml() + "surprise: 1\n")
+    assert read_run_file(path, "trim", mounted=path) == run
+    with pytest.raises(RunFileError, match="surprise: there is no such field"):
+        read_run_file(path, "trim")
+
+
+def test_what_the_user_asked_for_is_never_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "mounted.yaml"
+    path.write_text(run_file(tmp_path).to_yaml().replace("dataset:\n", "dataset:\n  upsideDown: true\n", 1))
+    with pytest.raises(RunFileError, match=r"does not know spec\.dataset\.upsideDown: name an image"):
+        read_run_file(path, "trim", mounted=path)
 
 
 def test_an_absent_run_file_is_invalid_input(tmp_path: Path, command: Command) -> None:
@@ -165,6 +190,9 @@ def test_sigterm_ends_a_stage_cleanly_with_143_and_json_logs(tmp_path: Path) -> 
     outcome = Outcome.model_validate_json((tmp_path / "termination").read_text())
     assert outcome.reason == "Preempted"
     assert list(tmp_path.glob("mochi-trim-*")) == []
-    lines = [json.loads(line) for line in log.splitlines()]
+    sign = newest(log)
+    assert sign is not None
+    assert sign.attempt == 1
+    lines = [json.loads(line) for line in log.splitlines() if not line.startswith(LINE_PREFIX)]
     assert lines[-1]["message"].startswith("Preempted: stopped by SIGTERM")
     assert "Stopped: Preempted" in (tmp_path / "runs" / "0-1" / "report.html").read_text()

@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(
     data[-5] ^= 1
     shard.write_bytes(data)
     assert train.execute(run_file(root, name="lora-damaged")).details["resumedFromStep"] == 2
-    assert "checkpoint of step 4 is not used" in caplog.text
+    assert "checkpoints/step-000004 is not used" in caplog.text
 
 
 def test_old_checkpoints_go(root: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from mochi_trainer import failures
 from mochi_trainer.errors import CollectiveTimeoutError, InvalidInputError, PreemptedError
-from mochi_trainer.parallel.group import Group, joined
+from mochi_trainer.movement import Movement
+from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from tests.trainer.distributed import free_port, run_distributed
 
@@ -92,6 +94,36 @@ def test_a_signal_ends_the_wait_for_other_ranks() -> None:
     ranks = Ranks(rank=0, world=2, address="127.0.0.1", port=free_port())
     with pytest.raises(PreemptedError), joined(ranks, CPU, limit=30, check=check):
         pass
+
+
+LIMIT = 5.0
+
+
+def _come_late() -> tuple[list[float], list[str]]:
+    ranks, movement = ranks_of(os.environ, replicas=2), Movement()
+    if ranks.rank == 1:
+        time.sleep(LIMIT + 1)  # as a pod that waits for a node: longer than a collective may take
+    activities: list[str] = []
+    with (
+        movement.heard(lambda: activities.append(movement.heartbeat().activity)),
+        joined(ranks, CPU, limit=LIMIT, peers=60, movement=movement) as group,
+    ):
+        return group.total([1.0]), activities
+
+
+def test_a_peer_may_come_later_than_a_collective_may_take() -> None:
+    """Each rank that comes is movement, waiting is none."""
+    first, late = run_distributed(_come_late, 2)
+    assert first == ([2.0], ["waiting for peers"])
+    assert late[0] == [2.0]
+
+
+def test_the_operator_decides_how_long_peers_are_waited_for(tmp_path: Path) -> None:
+    """Where its run file is mounted; by hand nobody watches."""
+    mounted = tmp_path / "run.yaml"
+    assert peers_limit(mounted) == time_limit()
+    mounted.touch()
+    assert peers_limit(mounted) == 24 * 3600
 
 
 def _lose_a_peer() -> str:

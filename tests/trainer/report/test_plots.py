@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mochi_trainer.report.plots import HEIGHT, WIDTH, Line, plot, smoothed, ticks
@@ -14,6 +14,8 @@ numbers = st.floats(-1e9, 1e9, allow_nan=False)
 
 
 @given(numbers, numbers)
+@example(0.0, 5e-324)
+@example(0.0, 1e-320)
 def test_ticks_are_round_and_enclose_the_range(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     found = ticks(low, high)

@@ -200,6 +200,17 @@ def test_a_damaged_record_or_picture_does_not_hide_the_rest(stores, tmp_path: Pa
     assert Page(text).tags.count("img") == 2
 
 
+def test_a_record_of_another_version_is_read_as_far_as_it_is_known(stores) -> None:
+    store, _ = stores
+    record = _record("trim", Outcome(reason="Completed", message="well"))
+    raw = json.loads(record.model_dump_json(by_alias=True))
+    raw |= {"mood": "good", "versions": "a list by now", "attempt": "the second"}
+    raw["outcome"]["reason"] = "Tired"
+    store.write_bytes("stages/trim.json", json.dumps(raw).encode())
+    (found,) = [found for found in read_records(store) if found.stage == "trim"]
+    assert (found.outcome.reason, found.outcome.message, found.attempt) == (Reason.UNKNOWN, "well", 1)
+
+
 def test_a_large_video_is_named_instead_of_embedded(stores, tmp_path: Path) -> None:
     store, cache = stores
     _whole_run(store, cache, tmp_path)

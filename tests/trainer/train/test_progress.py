@@ -11,8 +11,10 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mochi_api import heartbeat
 from mochi_api.metrics import TRAINER_METRICS
 from mochi_api.progress import Progress
+from mochi_trainer.movement import Movement
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.progress import served
 from mochi_trainer.train.step import StepRecord
@@ -31,7 +33,7 @@ def test_progress_is_the_document_of_the_contract() -> None:
     gauges = Gauges(total_steps=10)
     gauges.stepped(record(1, 4.0), non_finite=0)
     gauges.saved(1, "s3://runs/x")
-    with served(gauges, progress=True, address="127.0.0.1", port=0) as address:
+    with served(gauges, Movement(), progress=True, address="127.0.0.1", port=0) as address:
         document = json.loads(read(f"{address}/progress"))
     progress = Progress.model_validate(document)
     assert (progress.step, progress.total_steps, progress.loss, progress.grad_norm) == (1, 10, 4.0, 2.0)
@@ -45,7 +47,7 @@ def test_progress_is_the_document_of_the_contract() -> None:
 def test_a_loss_that_is_no_number_is_null() -> None:
     gauges = Gauges(total_steps=10)
     gauges.stepped(record(1, math.nan), non_finite=1)
-    with served(gauges, progress=True, address="127.0.0.1", port=0) as address:
+    with served(gauges, Movement(), progress=True, address="127.0.0.1", port=0) as address:
         document = json.loads(read(f"{address}/progress"))
     assert (document["loss"], document["nonFinite"]) == (None, 1)
 
@@ -54,7 +56,7 @@ def test_metrics_have_the_names_of_the_contract() -> None:
     gauges = Gauges(total_steps=10)
     gauges.stepped(record(1, 4.0), non_finite=0)
     gauges.stepped(record(2, math.inf), non_finite=1)
-    with served(gauges, progress=False, address="127.0.0.1", port=0) as address:
+    with served(gauges, Movement(), progress=False, address="127.0.0.1", port=0) as address:
         families = {
             family.name: family for family in text_string_to_metric_families(read(f"{address}/metrics"))
         }
@@ -78,15 +80,72 @@ def test_a_taken_port_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         with served(
-            Gauges(total_steps=1), progress=True, address="127.0.0.1", port=other.getsockname()[1]
+            Gauges(total_steps=1), Movement(), progress=True, address="127.0.0.1", port=other.getsockname()[1]
         ) as address:
             assert address is None
     assert "Address already in use" in caplog.text
 
 
 def test_a_client_that_says_nothing_holds_nobody_up() -> None:
-    with served(Gauges(total_steps=1), progress=True, address="127.0.0.1", port=0) as address:
+    with served(Gauges(total_steps=1), Movement(), progress=True, address="127.0.0.1", port=0) as address:
         assert address is not None
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))):
             assert json.loads(read(f"{address}/progress"))["totalSteps"] == 1
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_heartbeat_has_ages_and_what_training_knows() -> None:
+    clock = Clock()
+    gauges, movement = Gauges(total_steps=10, clock=clock), Movement(clock=clock)
+    movement.attempt = 2
+    gauges.stepped(record(1, 4.0), non_finite=0)
+    gauges.saved(1, "s3://runs/x")
+    clock.now += 3
+    gauges.stepped(record(2, math.nan), non_finite=1)
+    movement.doing("training")
+    clock.now += 4
+    with (
+        movement.described(gauges.signs),
+        served(gauges, movement, progress=True, address="127.0.0.1", port=0) as address,
+    ):
+        assert heartbeat.parse(read(f"{address}{heartbeat.PATH}")) == heartbeat.Heartbeat(
+            attempt=2,
+            activity="training",
+            quiet_seconds=4,
+            done=2,
+            total=10,
+            loss=None,
+            grad_norm=2.0,
+            step_seconds=0.5,
+            step_age_seconds=4,
+            checkpoint_step=1,
+            checkpoint_uri="s3://runs/x",
+            checkpoint_age_seconds=7,
+            non_finite=1,
+        )
+
+
+def test_progress_keeps_the_fields_that_an_older_operator_knows() -> None:
+    """It refuses any other."""
+    with served(Gauges(total_steps=1), Movement(), progress=True, address="127.0.0.1", port=0) as address:
+        assert set(json.loads(read(f"{address}/progress"))) == {
+            "step", "totalSteps", "loss", "gradNorm", "stepSeconds", "lastStepTime", "checkpointStep", "checkpointUri",
+            "checkpointTime", "nonFinite",
+        }  # fmt: skip
+
+
+def test_other_ranks_have_no_heartbeat() -> None:
+    with (
+        served(Gauges(total_steps=1), Movement(), progress=False, address="127.0.0.1", port=0) as address,
+        pytest.raises(urllib.error.HTTPError, match="404"),
+    ):
+        read(f"{address}{heartbeat.PATH}")

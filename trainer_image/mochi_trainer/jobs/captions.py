@@ -16,6 +16,7 @@ from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_text_encoder
 from mochi_trainer.storage import Store, find_manifest, open_store, put_bytes_entry, write_manifest
@@ -62,12 +63,15 @@ def _encoded(run: RunFile, captions: Sequence[str]) -> dict[str, EncodedCaption]
     device = stage_device(run, run.preprocessing.captions.gpus)
     texts = sorted(set(captions))
     done: dict[str, EncodedCaption] = {}
+    PROCESS.doing("loading")
     source = model_source(run, ["t5"])
     encoder = load_text_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
+        PROCESS.worked(start, len(texts))
         done.update(zip(batch, encoder.encode(batch), strict=True))
         log.info("captions: %d of %d", len(done), len(texts))
+    PROCESS.worked(len(texts), len(texts))
     return done
 
 

@@ -20,6 +20,7 @@ from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_decoder
 from mochi_trainer.storage import (
@@ -76,6 +77,7 @@ def _made(
         source = model_source(run, ["decoder"])
         decoder = load_decoder(run.model.preset, source, device=device, dtype=compute_type(device))
         for clip in clips:
+            PROCESS.moved()  # the clips that count are done
             get_entry(cache, originals, f"{clip.name}.mp4", folder / "clip.mp4")
             get_entry(cache, latents, f"{clip.name}.safetensors", folder / "latents.safetensors")
             frames = read_frames(folder / "clip.mp4")[: run.preprocessing.frames]

@@ -19,6 +19,7 @@ from mochi_trainer.jobs.sampling import EncodedPrompt, Moment, Settings, encoded
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.presets import Part
 from mochi_trainer.storage import Store, open_store
@@ -113,6 +114,7 @@ def logged() -> Callable[[Moment], None]:
 
     def told(moment: Moment) -> None:
         nonlocal next_line
+        PROCESS.worked((moment.video - 1) * moment.steps + moment.step, moment.videos * moment.steps)
         if time.monotonic() >= next_line or moment.step == moment.steps:
             next_line = time.monotonic() + LOG_SECONDS
             log.info("video %d of %d: step %d of %d", *moment)

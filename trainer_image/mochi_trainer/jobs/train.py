@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from mochi_api import layout
 from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
@@ -29,13 +28,14 @@ from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.lora import LoraParams, attach, continue_from, trainable_parameters
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
-from mochi_trainer.parallel.group import Group, joined, time_limit
-from mochi_trainer.parallel.ranks import ranks_of
+from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
+from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
 from mochi_trainer.presets import WeightsError, fill_dit, load_dit, meta_dit, preset_named
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
@@ -53,52 +53,91 @@ log = logging.getLogger(__name__)
 def execute(run: RunFile) -> Finished:
     """Train from the newest good checkpoint, or from the start, to the last step, and store the result.
 
-    Raises PreemptedError after SIGTERM, when the step at hand is saved; NonFiniteLossError; CollectiveTimeoutError when
+    Raises PreemptedError after SIGTERM, when the step at hand is saved, or at once before the first; SupersededError when a
+    newer attempt has begun; NonFiniteLossError; CollectiveTimeoutError when
     another rank does not answer; MissingObjectError, InvalidInputError, and what the store raises.
     """
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         ranks = ranks_of(os.environ, replicas=_replicas(run))
-        if ranks.rank == 0:
-            run_exports.require_room(run)
-        device = device_for(run.world.gpus_per_pod)
         gauges = Gauges(total_steps=run.training.steps)
-        stack.enter_context(served(gauges, progress=ranks.rank == 0))
-        group = Group()
-        if run.mode == "full":
-            group = stack.enter_context(joined(ranks, device, limit=time_limit(), check=preemption.check))
-        dataset = stack.enter_context(Dataset.open(run))
-        model = _model(run, group, device)
-        optimizer = adamw(trainable_parameters(model), run.training)
-        store = open_store(run.locations.run, run.s3)
-        statistics = preset_named(run.model.preset).latents
-        session = Session(
-            training=Training(
-                model=model,
-                optimizer=optimizer,
-                dataset=dataset,
-                empty=dataset.empty_text(),
-                statistics=statistics,
-                spec=run.training,
-                group=group,
-                device=device,
-            ),
-            checkpoints=Checkpoints(
-                store,
-                group,
-                trainable_parameters(model),
-                optimizer,
-                keep_last=run.training.checkpoint.keep_last,
-            ),
-            fixed=FixedBatch(dataset, statistics, seed=run.training.seed, group=group, device=device),
-            series=Series(store),
-            gauges=gauges,
-            preemption=preemption,
-        )
+        stack.enter_context(PROCESS.described(gauges.signs))
+        stack.enter_context(served(gauges, PROCESS, progress=ranks.rank == 0))
+        fence = Fence(open_store(run.locations.run, run.s3), run.run.attempt)
+        store = FencedStore(open_store(run.locations.run, run.s3), fence)
+        PROCESS.doing("loading")
+        with preemption.at_once():
+            if ranks.rank == 0:
+                run_exports.require_room(run)
+                fence.claim()
+            device = device_for(run.world.gpus_per_pod)
+            group = stack.enter_context(_group(run, ranks, device, preemption))
+            PROCESS.doing("loading")
+            training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
+        session = _session(run, training, store, gauges, preemption)
         with _failures_at_step(session):
             session.run()
+            PROCESS.doing("exporting")
             files = run_exports.stored(store, run, session, lora_params(run))
     return _finished(run, session, files)
+
+
+@contextmanager
+def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preemption) -> Iterator[Group]:
+    if run.mode != "full":
+        yield Group()
+        return
+    with joined(
+        ranks,
+        device,
+        limit=time_limit(),
+        peers=peers_limit(),
+        check=preemption.check,
+        movement=PROCESS,
+    ) as group:
+        yield group
+
+
+def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device) -> Training:
+    model = _model(run, group, device)
+    return Training(
+        model=model,
+        optimizer=adamw(trainable_parameters(model), run.training),
+        dataset=dataset,
+        empty=dataset.empty_text(),
+        statistics=preset_named(run.model.preset).latents,
+        spec=run.training,
+        group=group,
+        device=device,
+    )
+
+
+def _session(
+    run: RunFile, training: Training, store: Store, gauges: Gauges, preemption: Preemption
+) -> Session:
+    group = training.group
+    return Session(
+        training=training,
+        checkpoints=Checkpoints(
+            store,
+            group,
+            trainable_parameters(training.model),
+            training.optimizer,
+            keep_last=run.training.checkpoint.keep_last,
+            attempt=run.run.attempt,
+        ),
+        fixed=FixedBatch(
+            training.dataset,
+            training.statistics,
+            seed=run.training.seed,
+            group=group,
+            device=training.device,
+        ),
+        series=Series(store),
+        gauges=gauges,
+        preemption=preemption,
+        movement=PROCESS,
+    )
 
 
 def _replicas(run: RunFile) -> int:
@@ -198,7 +237,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
         size_bytes=artifact.size_bytes,
         final_step=position.step,
         final_loss=position.loss,
-        checkpointURI=layout.checkpoint(run.locations.run, position.step),
+        checkpointURI=session.checkpoints.address,
     )
     first, last = session.fixed_losses()
     return Finished(

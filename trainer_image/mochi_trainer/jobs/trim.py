@@ -25,6 +25,7 @@ from mochi_trainer.jobs.trimmed import (
     stage_result,
     trimmed_of,
 )
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import (
     Entry,
     Manifest,
@@ -112,6 +113,7 @@ def _trim(
         folder = Path(name)
         _check_disk(folder, clips, spec)
         for number, clip in enumerate(clips, 1):
+            PROCESS.worked(number - 1, len(clips))
             try:
                 trimmed = _trim_clip(source, clip, spec, folder)
             except ClipError as error:
@@ -123,6 +125,7 @@ def _trim(
             entries.append(put_bytes_entry(cache, prefix, trimmed.caption.encode(), f"{clip.name}.txt"))
             done.append(trimmed)
             log.info("clip %d of %d, %s: %d frames", number, len(clips), clip.source.key, trimmed.frames)
+    PROCESS.worked(len(clips), len(clips))
     return write_manifest(cache, prefix, entries, details_of(done, failures, skipped))
 
 

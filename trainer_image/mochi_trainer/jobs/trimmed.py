@@ -12,7 +12,7 @@ from mochi_api.outcomes import Item, StageResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import TOO_SHORT, DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
-from mochi_trainer.storage import Manifest, Store, read_manifest
+from mochi_trainer.storage import Manifest, Store, known, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def trimmed_of(manifest: Manifest) -> Trimmed:
     details: Mapping[str, Any] = manifest.details
     return Trimmed(
         manifest=manifest,
-        clips=[TrimmedClip(**clip) for clip in details["clips"]],
+        clips=[known(TrimmedClip, clip) for clip in details["clips"]],
         failures=[Item.model_validate(failure) for failure in details["failures"]],
         skipped=details["skipped"],
     )

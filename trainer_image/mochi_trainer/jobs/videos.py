@@ -20,6 +20,7 @@ from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import load_encoder
 from mochi_trainer.storage import (
@@ -75,13 +76,16 @@ def _key(trimmed: Trimmed, run: RunFile) -> str:
 
 def _encode_all(run: RunFile, cache: Store, prefix: str, trimmed: Trimmed) -> Manifest:
     device = stage_device(run, run.preprocessing.videos.gpus)
+    PROCESS.doing("loading")
     with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
         source = model_source(run, ["encoder"])
         encoder = load_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
         work = _Work(cache, prefix, trimmed, run.preprocessing.frames, encoder, Path(name))
         for number, clip in enumerate(trimmed.clips, 1):
+            PROCESS.worked(number - 1, len(trimmed.clips))
             work.encode(clip)
             log.info("videos: %d of %d, %s", number, len(trimmed.clips), clip.source)
+    PROCESS.worked(len(trimmed.clips), len(trimmed.clips))
     return write_manifest(cache, prefix, work.entries, work.details())
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,14 +22,19 @@ import torch.distributed as dist
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]  # exported at run time
 
 from mochi_api.identity import POD_IP_ENV
+from mochi_api.runfile import RUN_FILE_PATH
 from mochi_trainer.errors import CollectiveTimeoutError
+from mochi_trainer.movement import Movement
 from mochi_trainer.parallel.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_ENV = "MOCHI_COLLECTIVE_TIMEOUT_SECONDS"
 TIMEOUT_SECONDS = 600.0
-"""Longest wait for another rank, at the start and in every collective."""
+"""Longest wait for another rank in every collective; by hand also for all of them to come."""
+PEERS_SECONDS = 86400.0
+"""Longest wait for the others to come, where an operator watches: their pods may have to wait for a node, and it is the
+operator that knows for how long they may."""
 
 _ARRIVED = "mochi/arrived"
 _POLL_SECONDS = 0.2
@@ -85,16 +91,29 @@ def time_limit() -> float:
     return float(os.environ.get(TIMEOUT_ENV, "") or TIMEOUT_SECONDS)
 
 
+def peers_limit(run_file: Path = Path(RUN_FILE_PATH)) -> float:
+    """Seconds that a rank waits for the others to come: long in a pod, which is known by the operator's run file."""
+    return PEERS_SECONDS if run_file.exists() else time_limit()
+
+
 @contextmanager
 def joined(
-    ranks: Ranks, device: torch.device, *, limit: float, check: Callable[[], None] = lambda: None
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    limit: float,
+    peers: float | None = None,
+    check: Callable[[], None] = lambda: None,
+    movement: Movement | None = None,
 ) -> Iterator[Group]:
     """The process group of all `ranks` for the length of the block; one rank makes a group of its own, without network.
 
-    `check` is called while waiting and may raise. Raises CollectiveTimeoutError when the others do not come within
-    `limit` seconds.
+    The others are waited for `peers` seconds (`limit` when None), and later, in each collective, `limit`. `check` is called
+    while waiting and may raise; `movement` is told of each rank that comes. Raises CollectiveTimeoutError when the others do
+    not come in time.
     """
-    store = HashStore() if ranks.world == 1 else _rendezvous(ranks, limit, check)
+    waiting = _Waiting(limit if peers is None else peers, check, movement or Movement())
+    store = HashStore() if ranks.world == 1 else _rendezvous(ranks, limit, waiting)
     _choose_interface(ranks)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
@@ -115,9 +134,8 @@ def _leave(*, clean: bool) -> None:
         dist.destroy_process_group()
 
 
-def _rendezvous(ranks: Ranks, limit: float, check: Callable[[], None]) -> Store:
+def _rendezvous(ranks: Ranks, limit: float, waiting: _Waiting) -> Store:
     """A store on rank 0 that all ranks have reached."""
-    waiting = _Deadline(limit, check)
     own = os.environ.get(POD_IP_ENV, "")
     if ranks.rank == 0:
         store = TCPStore(
@@ -133,15 +151,26 @@ def _rendezvous(ranks: Ranks, limit: float, check: Callable[[], None]) -> Store:
         store = TCPStore(ranks.address, ranks.port, is_master=False, timeout=timedelta(seconds=limit))
     arrived = store.add(_ARRIVED, 1)
     while arrived < ranks.world:
+        waiting.came(arrived, ranks.world)
         waiting.pause(f"{arrived} of {ranks.world} ranks have come to {ranks.address}:{ranks.port}")
         arrived = store.add(_ARRIVED, 0)
     return store
 
 
-class _Deadline:
-    def __init__(self, limit: float, check: Callable[[], None]) -> None:
-        self._limit, self._check = limit, check
+class _Waiting:
+    """The wait for the others: bounded, told to the log and to the sign of life, and ended by `check`."""
+
+    def __init__(self, limit: float, check: Callable[[], None], movement: Movement) -> None:
+        self._limit, self._check, self._movement = limit, check, movement
         self._end = time.monotonic() + limit
+        self._arrived = 0
+
+    def came(self, arrived: int, world: int) -> None:
+        """So many ranks are there; only one more is movement."""
+        if arrived > self._arrived:
+            self._arrived = arrived
+            self._movement.doing("waiting for peers")
+            log.info("%d of %d ranks have come, waiting for the others", arrived, world)
 
     def pause(self, state: str) -> None:
         self._check()
@@ -150,7 +179,7 @@ class _Deadline:
         time.sleep(_POLL_SECONDS)
 
 
-def _reachable(ranks: Ranks, waiting: _Deadline) -> None:
+def _reachable(ranks: Ranks, waiting: _Waiting) -> None:
     """Wait until rank 0 listens; its name may not resolve before its pod is there."""
     while True:
         try:

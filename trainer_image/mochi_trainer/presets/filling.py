@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.presets.checksums import Check, expected_digest
 from mochi_trainer.presets.contents import TYPES, Contents
 from mochi_trainer.presets.progress import Progress
@@ -54,6 +55,7 @@ def fill(kept: Mapping[str, Kept], contents: Contents, what: str) -> None:
             check.add(data)
         _copy(read, data, flat)
         progress.add(read.length)
+        PROCESS.moved(read.length)
     for check in checks.values():
         check.finish()
     for file, _ in contents.headers:

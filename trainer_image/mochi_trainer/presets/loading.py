@@ -22,6 +22,7 @@ from mochi_trainer.presets.text_files import TextFiles, text_files
 from mochi_trainer.presets.weights import WeightsError, kept_type
 from mochi_trainer.storage import ObjectInfo, Store
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.storage.manifest import file_sha256
 from mochi_trainer.text import TextEncoder, Tokenizer, byte_tokenizer, t5_tokenizer
 from mochi_trainer.vae import Decoder, Encoder
 
@@ -213,7 +214,7 @@ def identity(preset: str, source: Source | None = None, parts: Sequence[Part] = 
         for info in _files(store, part):
             line = f"{info.key} {info.size} {info.etag}"
             if isinstance(place, Path):
-                line = f"{info.key} {_content(folder_of(place) / info.key)}"
+                line = f"{info.key} {file_sha256(folder_of(place) / info.key)}"
             digest.update(f"{line}\n".encode())
     return f"{preset}-{digest.hexdigest()[:32]}"
 
@@ -233,11 +234,6 @@ def _files(store: Store, part: Part) -> Iterator[ObjectInfo]:
 
 def _path(info: ObjectInfo) -> Path:
     return Path(info.key)
-
-
-def _content(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _chosen(preset: str | Preset) -> Preset:

@@ -65,7 +65,7 @@ def plot(title: str, lines: Sequence[Line], *, unit: str) -> Html:
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round numbers that enclose the range, about `TICKS` + 1 of them, at least 2."""
-    if high <= low:
+    if (high - low) / TICKS <= 0:  # also of a difference too small to be divided
         spread = abs(low) * 0.1 or 1.0
         low, high = (low, low + 1) if whole else (low - spread, high + spread)
     raw = (high - low) / TICKS

@@ -7,12 +7,14 @@ import os
 import platform
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
+from pydantic_core import from_json
 
 from mochi_api import layout
 from mochi_api.base import ApiModel
 from mochi_api.identity import IMAGE_ENV
 from mochi_api.outcomes import Item, Outcome, Reason
+from mochi_api.reading import lenient
 from mochi_api.runfile import STAGES, Stage
 from mochi_trainer.storage import Store
 
@@ -46,14 +48,22 @@ def read_records(store: Store) -> list[StageRecord]:
     """
     found: dict[str, StageRecord] = {}
     for info in store.list("stages/"):
-        try:
-            record = StageRecord.model_validate_json(store.read_bytes(info.key))
-        except ValidationError:
+        record = _read(store.read_bytes(info.key))
+        if record is None:
             continue
         present = found.get(record.stage)
         if present is None or _telling(record) > _telling(present):
             found[record.stage] = record
     return [found[stage] for stage in STAGES if stage in found]
+
+
+def _read(document: bytes) -> StageRecord | None:
+    """A record that another version may have written; None when it is none."""
+    try:
+        raw = from_json(document)
+    except ValueError:
+        return None
+    return lenient(StageRecord, raw)
 
 
 def versions() -> dict[str, str]:

@@ -1,10 +1,13 @@
 """Where bytes come from and go to: the `Store` protocol, S3, a local directory, and manifests."""
 
+from mochi_trainer.storage.fence import Fence, FencedStore
 from mochi_trainer.storage.manifest import (
+    DamagedObjectError,
     Entry,
     Manifest,
     find_manifest,
     get_entry,
+    known,
     put_bytes_entry,
     put_entry,
     read_manifest,
@@ -17,14 +20,18 @@ from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 
 __all__ = [
     "Connection",
+    "DamagedObjectError",
     "Digest",
     "Entry",
+    "Fence",
+    "FencedStore",
     "Manifest",
     "ObjectInfo",
     "Patience",
     "Store",
     "find_manifest",
     "get_entry",
+    "known",
     "open_store",
     "put_bytes_entry",
     "put_entry",

@@ -5,15 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError, StorageError
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.store import Store
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Kind = TypeVar("Kind", bound=DataclassInstance)
+
 VERSION = 1
+HASHED_BYTES = 4 * 1024 * 1024
+"""Hashed at once."""
+
+
+class DamagedObjectError(StorageError):
+    """An object is not what was stored; asking again does not help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +75,8 @@ def put_bytes_entry(store: Store, prefix: str, data: bytes, name: str) -> Entry:
 def get_entry(store: Store, manifest: Manifest, name: str, to: Path) -> None:
     """Download one object of a directory and check it.
 
-    Raises MissingObjectError when the manifest does not list it or it is gone, StorageError when it is not what was
-    written; `to` is absent then.
+    Raises MissingObjectError when the manifest does not list it or it is gone, DamagedObjectError when it is not what
+    was written; `to` is absent then.
     """
     key = layout.join(manifest.prefix, name)
     entry = manifest.entries.get(name)
@@ -74,7 +86,7 @@ def get_entry(store: Store, manifest: Manifest, name: str, to: Path) -> None:
     found = file_sha256(to)
     if found != entry.sha256:
         to.unlink()
-        raise StorageError(
+        raise DamagedObjectError(
             f"{store.address(key)} is not what its manifest lists: sha256 {found[:12]}..., "
             f"expected {entry.sha256[:12]}...; delete the directory to have it made anew"
         )
@@ -125,16 +137,26 @@ def find_manifest(store: Store, prefix: str) -> Manifest | None:
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(HASHED_BYTES):
+            found.update(piece)
+            PROCESS.moved(len(piece))
+    return found.hexdigest()
+
+
+def known(kind: type[Kind], raw: Mapping[str, Any]) -> Kind:
+    """A dataclass from what another version may have written: fields that this one does not know are ignored."""
+    names = {each.name for each in fields(kind)}
+    return kind(**{name: value for name, value in raw.items() if name in names})
 
 
 def _parsed(data: bytes, prefix: str, address: str) -> Manifest:
     try:
         document = json.loads(data)
-        entries = [Entry(**line) for line in document["entries"]]
+        entries = [known(Entry, line) for line in document["entries"]]
         version, details = document["version"], document["details"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingObjectError(f"{address} is not a manifest: {error}") from error
     if version != VERSION:
         raise MissingObjectError(f"{address} has version {version}, this program reads version {VERSION}")

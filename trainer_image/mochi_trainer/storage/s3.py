@@ -39,13 +39,17 @@ from mochi_trainer.errors import (
     TrainerError,
     disk_full,
 )
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.store import Digest, ObjectInfo
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ObjectIdentifierTypeDef
 
 PART_BYTES = 8 * 1024 * 1024
+PIECE_BYTES = 64 * 1024
+"""Read at once from an answer: small, so that a slow server is seen to move."""
 DELETE_AT_ONCE = 1000
 """Most keys one DeleteObjects request takes."""
 
@@ -99,7 +103,7 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         with self._errors(key):
-            return self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
+            return _whole(self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"])
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         if length <= 0:
@@ -112,14 +116,20 @@ class S3Store:
                 if _code(error) in {"InvalidRange", "416"}:
                     return b""
                 raise
-            return answer["Body"].read()
+            return _whole(answer["Body"])
 
     def get(self, key: str, to: Path) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         with self._errors(key), tempfile.TemporaryDirectory(prefix=".partial-", dir=to.parent) as folder:
             partial = Path(folder) / "content"
             try:
-                self._s3.download_file(self._bucket, self._prefix + key, str(partial), Config=_transfer())
+                self._s3.download_file(
+                    self._bucket,
+                    self._prefix + key,
+                    str(partial),
+                    Callback=PROCESS.moved,
+                    Config=_transfer(),
+                )
             except ClientError as error:
                 if _code(error) in _MISSING:
                     self._check_reachable(key)
@@ -128,11 +138,14 @@ class S3Store:
 
     def put(self, source: Path, key: str) -> None:
         with self._errors(key), source.open("rb") as file:
-            self._s3.upload_fileobj(file, self._bucket, self._prefix + key, Config=_transfer())
+            self._s3.upload_fileobj(
+                file, self._bucket, self._prefix + key, Callback=PROCESS.moved, Config=_transfer()
+            )
 
     def write_bytes(self, key: str, data: bytes) -> None:
         with self._errors(key):
             self._s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+        PROCESS.moved(len(data))
 
     def write_if_absent(self, key: str, data: bytes) -> bool:
         with self._errors(key):
@@ -292,6 +305,15 @@ def _digest(found: HeadObjectOutputTypeDef) -> Digest | None:
 
 def _transfer() -> TransferConfig:
     return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+
+
+def _whole(body: StreamingBody) -> bytes:
+    """The content; botocore compares its length, and its checksum where there is one, at the end."""
+    pieces = []
+    while piece := body.read(PIECE_BYTES):
+        pieces.append(piece)
+        PROCESS.moved(len(piece))
+    return b"".join(pieces)
 
 
 def _code(error: ClientError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mochi_trainer.storage.manifest import file_sha256
 
 BASE_LICENCE = "apache-2.0"
 """Of the published Mochi-1."""
@@ -30,9 +31,7 @@ class Artifact:
 
 def artifact(path: Path, *, name: str, uri: str) -> Artifact:
     """What a card says about the file at `path`; reads every byte."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Artifact(name=name, uri=uri, sha256=digest, size_bytes=path.stat().st_size)
+    return Artifact(name=name, uri=uri, sha256=file_sha256(path), size_bytes=path.stat().st_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

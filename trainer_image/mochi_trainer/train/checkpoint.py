@@ -1,25 +1,37 @@
 """Saved states of a training: written by all ranks, made valid by the manifest that rank 0 writes last.
 
-`checkpoints/step-000200/` holds one shard for each rank (`mochi_trainer.train.shards`) and `manifest.json`.
+`checkpoints/step-000200/` (of attempt 2 `step-000200-a2/`) holds one shard for each rank (`mochi_trainer.train.shards`) and
+`manifest.json`.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mochi_api import layout
-from mochi_trainer.errors import MissingObjectError, StorageError
+from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError
 from mochi_trainer.parallel.group import Group
-from mochi_trainer.storage import Entry, Manifest, Store, get_entry, put_entry, read_manifest, write_manifest
+from mochi_trainer.storage import (
+    DamagedObjectError,
+    Entry,
+    Manifest,
+    Store,
+    get_entry,
+    known,
+    put_entry,
+    read_manifest,
+    write_manifest,
+)
+from mochi_trainer.train.places import Place, next_to_try, places, superfluous
 from mochi_trainer.train.shards import (
     Layout,
     MisfitError,
@@ -35,7 +47,6 @@ from mochi_trainer.train.shards import (
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-_STEP = re.compile(r"checkpoints/step-(\d{6,})/")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +64,10 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run. `parameters` are those that training changes, by name; all ranks call alike."""
+    """The checkpoints of one run, as its `attempt` writes them and reads those of all attempts.
+
+    `parameters` are those that training changes, by name; all ranks call alike.
+    """
 
     def __init__(
         self,
@@ -63,17 +77,26 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         *,
         keep_last: int,
+        attempt: int,
     ) -> None:
         self._store, self._group = store, group
         self._parameters, self._optimizer = parameters, optimizer
-        self._keep_last = keep_last
+        self._keep_last, self._attempt = keep_last, attempt
+        self._warned = False
+        self._latest: Place | None = None
+
+    @property
+    def address(self) -> str:
+        """That of the checkpoint that was saved, or gone on from, last; empty when there is none."""
+        return "" if self._latest is None else self._store.address(self._latest.prefix)
 
     def save(self, position: Position) -> str:
         """Store the state after `position.step` steps; return the checkpoint's address. Older ones beyond the number to keep go.
 
-        Raises what the store raises.
+        Raises what the store raises, unless it is about an older one.
         """
-        prefix = layout.checkpoint("", position.step)
+        place = Place(position.step, self._attempt)
+        prefix = place.prefix
         with tempfile.TemporaryDirectory(prefix="mochi-checkpoint-") as folder:
             path = Path(folder) / shard_name(self._group.rank, self._group.world)
             write_shard(path, self._parameters, self._optimizer, first=self._group.first)
@@ -82,48 +105,56 @@ class Checkpoints:
         if self._group.first:
             write_manifest(self._store, prefix, entries, self._details(position))
             if position.good:
-                self._retire()
+                self._retire(place)
         self._group.barrier()
-        return self._store.address(prefix)
+        self._latest = place
+        return self.address
 
     def resume(self) -> Position | None:
-        """Load the newest complete good checkpoint; None when there is none and training starts anew.
+        """Load the newest complete good checkpoint of any attempt; None when there is none and training starts anew.
 
-        One that is incomplete, damaged or does not fit is left out with a warning.
+        One that is incomplete, damaged or does not fit is left out with a warning; a store that does not answer ends the
+        attempt, since to start anew would throw away what is saved. Raises what the store raises. The store is asked again for each: an
+        older attempt that still runs may have put another in the place of one that it removed.
         """
-        for step in self._group.from_first(self._steps() if self._group.first else None):
-            position = self._load(step)
+        tried: set[Place] = set()
+        while (place := self._next(tried)) is not None:
+            position = self._load(place)
             if position is not None:
+                self._latest = place
                 return position
+            tried.add(place)
         return None
 
-    def _load(self, step: int) -> Position | None:
+    def _next(self, tried: set[Place]) -> Place | None:
+        """Rank 0's choice, on every rank."""
+        found = self._group.from_first(next_to_try(self._places(), tried) if self._group.first else None)
+        return None if found is None else Place(*found)
+
+    def _load(self, place: Place) -> Position | None:
         """The position of one checkpoint after loading it on every rank; None, and no change, when any rank cannot."""
         found, problem = None, ""
         with tempfile.TemporaryDirectory(prefix="mochi-checkpoint-") as folder:
             try:
-                found = self._read(step, Path(folder))
-            except (MissingObjectError, StorageError, MisfitError) as error:
+                found = self._read(place, Path(folder))
+            except (MissingObjectError, DamagedObjectError, MisfitError) as error:
                 problem = str(error)
         if found is None:
-            log.warning("checkpoint of step %d is not used: %s", step, problem)
+            log.warning("%s is not used: %s", place.prefix, problem)
         if self._group.any(found is None) or found is None:
             return None
         position, state, updates = found
         put_state(state, self._parameters, self._optimizer, updates=updates)
         return position
 
-    def _read(self, step: int, folder: Path) -> tuple[Position, State, int]:
-        manifest = read_manifest(self._store, layout.checkpoint("", step))
-        details = manifest.details
-        if details.get("format") != FORMAT:
-            raise MisfitError(f"its format must be {FORMAT}, got {details.get('format')!r}")
-        position, updates = Position(**details["position"]), int(details["updates"])
+    def _read(self, place: Place, folder: Path) -> tuple[Position, State, int]:
+        manifest = read_manifest(self._store, place.prefix)
+        position, updates, layout_ = described(manifest.details)
         if not position.good:
             raise MisfitError("its loss was not finite")
         state = read_shards(
             lambda name: self._fetch(manifest, name, folder),
-            Layout(details["files"], details["shapes"], details["sharded"]),
+            layout_,
             self._parameters,
             updates=updates,
             rank=self._group.rank,
@@ -147,19 +178,37 @@ class Checkpoints:
             "shapes": shapes_of(self._parameters),
         }
 
-    def _steps(self) -> list[int]:
-        """Steps that have a folder, newest first, complete or not."""
-        found = (_STEP.match(info.key) for info in self._store.list("checkpoints/"))
-        return sorted({int(match[1]) for match in found if match}, reverse=True)
+    def _places(self) -> list[Place]:
+        return places(info.key for info in self._store.list("checkpoints/"))
 
-    def _retire(self) -> None:
-        """Remove all but the newest complete checkpoints, and what is left of broken older ones; manifests go first."""
-        complete = 0
-        for step in self._steps():
-            prefix = layout.checkpoint("", step)
-            manifest = layout.join(prefix, layout.MANIFEST)
-            if complete < self._keep_last:
-                complete += self._store.exists(manifest)
-                continue
-            self._store.delete([manifest])
-            self._store.delete([info.key for info in self._store.list(prefix + "/")])
+    def _retire(self, saved: Place) -> None:
+        """Remove what is superfluous; a store that will not have it is no reason to stop training, and is named once."""
+        try:
+            going = superfluous(self._places(), self._complete, saved=saved, keep_last=self._keep_last)
+            for place in going:
+                self._remove(place)
+        except (StorageError, AccessDeniedError) as error:
+            level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
+            log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)
+
+    def _complete(self, place: Place) -> bool:
+        return self._store.exists(layout.join(place.prefix, layout.MANIFEST))
+
+    def _remove(self, place: Place) -> None:
+        """The manifest goes first."""
+        self._store.delete([layout.join(place.prefix, layout.MANIFEST)])
+        self._store.delete([info.key for info in self._store.list(place.prefix + "/")])
+
+
+def described(details: Mapping[str, Any]) -> tuple[Position, int, Layout]:
+    """What the manifest of a checkpoint says: position, number of updates, and how it is stored.
+
+    Fields that a newer version added are ignored. Raises MisfitError when this version cannot use it.
+    """
+    if details.get("format") != FORMAT:
+        raise MisfitError(f"its format must be {FORMAT}, got {details.get('format')!r}")
+    try:
+        position, updates = known(Position, details["position"]), int(details["updates"])
+        return position, updates, Layout(details["files"], details["shapes"], details["sharded"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MisfitError(f"its manifest cannot be read: {type(error).__name__} {error}") from error

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mochi_trainer.data import Dataset
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
 from mochi_trainer.train.draws import Example, mixed
@@ -35,6 +36,7 @@ class FixedBatch:
         for turn in range(rounds):
             index = turn * self._group.world + self._group.rank
             found = float(self._example(index % len(self._cases)).loss(model))
+            PROCESS.moved()
             own += found if index < len(self._cases) else 0.0
         model.train(training)
         return self._group.total([own])[0] / len(self._cases)

@@ -6,6 +6,8 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,7 +25,10 @@ BUCKETS = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 60, 120)
 class Gauges:
     """The last known state of a training. Writers are the training thread, readers the server's threads."""
 
-    def __init__(self, *, total_steps: int) -> None:
+    def __init__(self, *, total_steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._step_at: float | None = None
+        self._saved_at: float | None = None
         self._lock = threading.Lock()
         self._progress = Progress(step=0, total_steps=total_steps)
         self._seconds: deque[float] = deque(maxlen=RECENT)
@@ -59,6 +64,7 @@ class Gauges:
         self._show(record, now)
         with self._lock:
             self._seconds.append(record.seconds)
+            self._step_at = self._clock()
             update = {
                 "step": record.step,
                 "loss": record.loss if math.isfinite(record.loss) else None,
@@ -75,6 +81,7 @@ class Gauges:
         self._saved.set(now)
         self._saved_step.set(step)
         with self._lock:
+            self._saved_at = self._clock()
             update = {"checkpoint_step": step, "checkpoint_uri": uri, "checkpoint_time": now}
             self._progress = self._progress.model_copy(update=update)
 
@@ -82,6 +89,24 @@ class Gauges:
         """The state now."""
         with self._lock:
             return self._progress
+
+    def signs(self) -> Mapping[str, Any]:
+        """The state now as fields of the sign of life: ages, since clocks differ."""
+        with self._lock:
+            now, progress = self._clock(), self._progress
+            step_at, saved_at = self._step_at, self._saved_at
+        return {
+            "done": progress.step,
+            "total": progress.total_steps,
+            "loss": progress.loss,
+            "grad_norm": progress.grad_norm,
+            "step_seconds": progress.step_seconds,
+            "step_age_seconds": None if step_at is None else round(now - step_at, 3),
+            "checkpoint_step": progress.checkpoint_step,
+            "checkpoint_uri": progress.checkpoint_uri,
+            "checkpoint_age_seconds": None if saved_at is None else round(now - saved_at, 3),
+            "non_finite": progress.non_finite,
+        }
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -11,6 +11,7 @@ from mochi_api.spec import TrainingSpec
 from mochi_trainer.data import Dataset, TextFeatures, batch_indices
 from mochi_trainer.errors import NonFiniteLossError
 from mochi_trainer.model import DiT
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
 from mochi_trainer.train.draws import Example, example
@@ -94,6 +95,7 @@ def _examples(training: Training, step: int) -> Iterator[Example]:
             caption_dropout=float(spec.caption_dropout),
             device=training.device,
         )
+        PROCESS.moved()  # asked for the next, the step has done this one
 
 
 def _seed_dropout(training: Training, step: int) -> None:

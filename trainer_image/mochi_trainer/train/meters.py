@@ -31,7 +31,8 @@ class Series:
         self._store, self._clock = store, clock
         self._lines: dict[int, dict[str, Any]] = {}
         self._next_upload = 0.0
-        self._changed = False
+        self.changed = False
+        """Whether there is anything that the store does not have."""
 
     def resume(self, step: int) -> None:
         """Take over what an earlier attempt stored up to `step`."""
@@ -72,12 +73,12 @@ class Series:
         text = "".join(json.dumps(line) + "\n" for _, line in sorted(self._lines.items()))
         self._store.write_bytes(layout.METRICS, text.encode())
         ended = self._clock()
-        self._changed = False
+        self.changed = False
         self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))
 
     def upload_if_due(self) -> None:
         """Store all lines when the last time is long enough ago; a store that does not answer is no reason to stop."""
-        if not self._changed or self._clock() < self._next_upload:
+        if not self.changed or self._clock() < self._next_upload:
             return
         try:
             self.upload()
@@ -86,7 +87,7 @@ class Series:
             log.warning("%s is not up to date: %s", self._store.address(layout.METRICS), error)
 
     def _line(self, step: int) -> dict[str, Any]:
-        self._changed = True
+        self.changed = True
         return self._lines.setdefault(step, {"step": step})
 
 

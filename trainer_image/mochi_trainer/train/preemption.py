@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from mochi_trainer.errors import PreemptedError
+from mochi_trainer.movement import PROCESS
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +22,26 @@ class Preemption:
         self.requested = False
         """Whether the signal has come."""
         self._before: Any = None
+        self._at_once = False
 
     def check(self) -> None:
         """Raise PreemptedError when the signal has come; for places where there is nothing to save."""
         if self.requested:
             raise PreemptedError("stopped by SIGTERM before the first step")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block, where there is nothing to save, the signal raises PreemptedError wherever the main thread is.
+
+        The threads that read for it stop with their next piece of bytes.
+        """
+        self.check()
+        self._at_once = True
+        try:
+            with PROCESS.heard(self.check):
+                yield
+        finally:
+            self._at_once = False
 
     def __enter__(self) -> Self:
         self._before = signal.signal(signal.SIGTERM, self._remember)
@@ -36,3 +54,6 @@ class Preemption:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature is Python's
         self.requested = True
+        if self._at_once:
+            self._at_once = False
+            self.check()

@@ -1,4 +1,4 @@
-"""The server of `/metrics` and, on rank 0, `/progress`: in threads of its own, so that training never waits for it."""
+"""The server of `/metrics` and, on rank 0, `/progress` and `/heartbeat`: in threads of its own, so that training never waits for it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from mochi_api import heartbeat
 from mochi_api.identity import POD_IP_ENV
 from mochi_api.progress import PORT
+from mochi_trainer.movement import Movement
 from mochi_trainer.train.gauges import Gauges
 
 log = logging.getLogger(__name__)
@@ -26,9 +28,11 @@ READ_SECONDS = 5
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: str, port: int, gauges: Gauges, *, progress: bool) -> None:
+    def __init__(
+        self, address: str, port: int, gauges: Gauges, movement: Movement, *, progress: bool
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.gauges, self.shows_progress = gauges, progress
+        self.gauges, self.movement, self.shows_progress = gauges, movement, progress
         super().__init__((address, port), _Handler)
 
     def server_bind(self) -> None:
@@ -50,6 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/progress" and self.server.shows_progress:
             document = self.server.gauges.progress().model_dump_json(by_alias=True)
             self._answer("application/json", document.encode())
+        elif path == heartbeat.PATH and self.server.shows_progress:
+            document = self.server.movement.heartbeat().model_dump_json(by_alias=True, exclude_none=True)
+            self._answer("application/json", document.encode())
         else:
             self.send_error(404)
 
@@ -66,7 +73,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def served(
-    gauges: Gauges, *, progress: bool, address: str | None = None, port: int | None = None
+    gauges: Gauges,
+    movement: Movement,
+    *,
+    progress: bool,
+    address: str | None = None,
+    port: int | None = None,
 ) -> Iterator[str | None]:
     """Serve for the length of the block; gives the address, or None when the port is taken: training goes on without.
 
@@ -75,7 +87,7 @@ def served(
     host = os.environ.get(POD_IP_ENV, "") if address is None else address
     chosen = int(os.environ.get(PORT_ENV, "") or PORT) if port is None else port
     try:
-        server = _Server(host, chosen, gauges, progress=progress)
+        server = _Server(host, chosen, gauges, movement, progress=progress)
     except OSError as error:
         log.warning("no /metrics and /progress on %s:%d: %s", host or "all addresses", chosen, error)
         yield None

@@ -6,7 +6,8 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError
+from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError, SupersededError
+from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
@@ -31,6 +32,7 @@ class Session:
     series: Series
     gauges: Gauges
     preemption: Preemption
+    movement: Movement
     position: Position = field(default_factory=lambda: Position(step=0, loss=None))
     resumed_from: int = 0
     _saved_step: int = field(default=0, init=False)
@@ -43,8 +45,10 @@ class Session:
 
     def run(self) -> None:
         """Train to the last step; it is saved in the end. Raises PreemptedError once the step at hand is saved."""
-        self._resume()
+        with self.preemption.at_once():
+            self._resume()
         self._stop_if_asked()
+        self.movement.doing("training")
         if self.position.step == 0:
             self._evaluate(0)
         spec, group = self.training.spec, self.training.group
@@ -66,11 +70,11 @@ class Session:
 
     def leave_series(self) -> None:
         """Store the series although the training has failed; not being able to is only logged."""
-        if not self.training.group.first:
+        if not (self.training.group.first and self.series.changed):
             return
         try:
             self.series.upload()
-        except (StorageError, AccessDeniedError) as error:
+        except (StorageError, AccessDeniedError, SupersededError) as error:
             log.warning("metrics.jsonl is not up to date: %s", error)
 
     def _resume(self) -> None:
@@ -93,6 +97,7 @@ class Session:
         )
         self.series.add(record)
         self.gauges.stepped(record, non_finite=self.position.non_finite)
+        self.movement.moved()
         if not record.finite:
             log.warning(
                 "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
@@ -116,12 +121,14 @@ class Session:
 
     def _save(self) -> None:
         """The series goes first: a resume drops lines that are too many, but could not make up for missing ones."""
+        self.movement.doing("saving")
         if self.training.group.first:
             self.series.upload()
         started = time.monotonic()
         uri = self.checkpoints.save(self.position)
         self._saved_step = self.position.step
         self.gauges.saved(self.position.step, uri)
+        self.movement.doing("training")
         log.info("checkpoint of step %d saved in %.2f s", self.position.step, time.monotonic() - started)
 
     def _stop_if_asked(self) -> None:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mochi_trainer.movement import PROCESS
+
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The types that weights can have, by their names in the header."""
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
@@ -45,6 +47,7 @@ def write(
             if list(found.shape) != list(planned.shape):
                 raise ValueError(f"a tensor must have shape {list(planned.shape)}, got {list(found.shape)}")
             found.flatten().view(torch.uint8).numpy().tofile(file)
+            PROCESS.moved(planned.size)
 
 
 def _header(plan: Mapping[str, Planned], metadata: Mapping[str, str]) -> bytes:

@@ -1,0 +1,38 @@
+"""What keeps a step from going on, timed from when it was first seen; pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mochi_operator.snapshot import Case
+from mochi_operator.state import Step, Trouble
+from mochi_operator.verdicts.finding import Finding
+
+ANNOUNCE_SECONDS = 20.0
+"""A trouble that has lasted for so long becomes an Event; shorter ones are in the condition only."""
+WATCH_SECONDS = 30.0
+"""An attempt is looked at so often, whatever the watches report."""
+
+
+def kept(case: Case, step: Step, finding: Finding | None) -> Step:
+    """The step with what is found now; the same trouble keeps the time since it was first seen."""
+    if finding is None:
+        return replace(step, trouble=None)
+    old = step.trouble
+    if old is not None and old.kind == finding.kind:
+        return replace(step, trouble=replace(old, message=finding.message))
+    return replace(step, trouble=Trouble(kind=finding.kind, message=finding.message, since=case.now))
+
+
+def lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:
+    assert step.trouble is not None, "a finding makes a trouble"
+    return finding.reason is not None and case.age(step.trouble.since) >= finding.patience
+
+
+def look_again(case: Case, step: Step, finding: Finding | None) -> float:
+    """Seconds until something about it is due: its end, its Event, or another look."""
+    if finding is None or step.trouble is None:
+        return WATCH_SECONDS
+    left = finding.patience - case.age(step.trouble.since) if finding.reason is not None else WATCH_SECONDS
+    untold = WATCH_SECONDS if step.trouble.announced else ANNOUNCE_SECONDS
+    return max(1.0, min(left, untold, WATCH_SECONDS))
