@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Control plane, S3, node agent, the chart installed."""
-    with opened(project, tmp_path_factory.mktemp("e2e") / "cluster") as found:
+    """Control plane, S3, three nodes, the chart installed."""
+    with opened(project, tmp_path_factory.mktemp("e2e") / "cluster", nodes=3) as found:
         yield found
 
 

@@ -19,7 +19,6 @@ from devcluster.agent import linux
 from tests.e2e.lab import Lab
 from tests.e2e.pods import OPERATOR, processes_of
 
-APISERVER = "kube-apiserver"
 CONTROLLERS = "kube-controller-manager"
 BACK_SECONDS = 90.0
 """Longest time until something that was killed works again."""
@@ -46,13 +45,12 @@ def kill_an_operator(lab: Lab, choice: random.Random) -> bool:
 
 
 @contextmanager
-def restarted(lab: Lab, part: str, *flags: str, down_seconds: float = 0.0) -> Iterator[None]:
+def restarted(lab: Lab, part: str, *flags: str) -> Iterator[None]:
     """The part is killed and runs anew, with `flags` at the end of its command line, as long as the context lasts."""
     process = _part(lab, part)
     command = Path(f"/proc/{process.pid}/cmdline").read_text().rstrip("\0").split("\0")
     folder = Path(f"/proc/{process.pid}/cwd").resolve()
     assert processes.end([process], grace=0), f"{part} does not end"
-    time.sleep(down_seconds)
     with (lab.cluster.dir / "logs" / f"{part}.log").open("ab") as log:
         anew = subprocess.Popen(
             [*command, *flags],

@@ -20,9 +20,11 @@ from demo.kubectl import Kubectl, KubectlError
 from demo.sites import SECRET, Site
 from demo.steps import Steps
 from devcluster import cluster
+from devcluster.parts import node_name
 from mochi_api import layout
 from mochi_api.identity import API_VERSION, GROUP, KIND, PLURAL
 from mochi_api.status import FineTuneStatus
+from tests.e2e import nodes
 
 RESOURCE = f"{PLURAL}.{GROUP}"
 RUN_SECONDS = 420.0
@@ -206,11 +208,16 @@ def _spec(site: Site) -> dict[str, Any]:
 
 @contextmanager
 def opened(root: Path, folder: Path, **config: Any) -> Iterator[Lab]:
-    """The system, for as long as the context lasts; `config` is for the cluster."""
+    """The system, for as long as the context lasts; `config` is for the cluster. Only its first node is for everything."""
     steps = Steps(Console(file=StringIO()))
     with devsite.image_file(root) as images:
         wanted = cluster.Config(**{"name": "e2e", "dir": folder, "images": images, **config})
         with cluster.running(wanted) as found:
+            admin = Kubectl(
+                binary=str(found.kubectl), kubeconfig=found.kubeconfig, namespace="default", env=found.env()
+            )
+            for number in range(1, wanted.nodes):
+                nodes.keep_free(admin, node_name(number))
             site = devsite.prepare(found, root, Deadline(240), steps)
             site.bucket.create()
             clips.upload(site.bucket, "clips", clips.bundled())

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from devcluster.parts import node_name
 from mochi_api import layout
 from mochi_api.identity import GROUP
 from mochi_api.status import FineTuneStatus
 from tests.e2e import nodes, webhooks
 from tests.e2e.lab import RESOURCE, Lab
-from tests.e2e.pods import held_at, processes_of
+from tests.e2e.pods import held_at, hold
 from tests.e2e.stories import LIMIT, Story, Weights, reasons, same, spec, trained_steps, under_way, weights
 
 OUTAGE_SECONDS = float(os.environ.get("MOCHI_E2E_OUTAGE_SECONDS", "0"))
@@ -28,29 +29,39 @@ TOLD_SECONDS = 90.0
 CURED_SECONDS = 60.0
 
 
-def evicted_and_deleted(lab: Lab, _folder: Path) -> FineTuneStatus:
-    """A node under pressure evicts the first attempt, a person deletes the second; a checkpoint is left unfinished."""
-    lab.apply("evicted", spec(sampling__gpus=1))
-    with held_at(lab, "evicted", attempt=1, step=10) as pod:
-        unfinished = layout.join(layout.checkpoint(lab.run_uri("evicted"), 50), "state.safetensors")
+def battered(lab: Lab, _folder: Path) -> FineTuneStatus:
+    """Silent for a while, evicted by its node, deleted by a person, drained; then its samples find no GPU.
+
+    A checkpoint that was left unfinished is newer than all that are complete.
+    """
+    node = node_name(1)
+    lab.apply("battered", spec(sampling__gpus=1, **nodes.placed(node)))
+    with held_at(lab, "battered", attempt=1, step=10):
+        lab.until("battered", lambda s: _condition(s, "TrainingHealthy") == "Unknown", "silence")
+    with held_at(lab, "battered", attempt=1, step=20) as pod:
+        unfinished = layout.join(layout.checkpoint(lab.run_uri("battered"), 50), "state.safetensors")
         lab.site.bucket.put_text("cut off", lab.site.bucket.key_of(unfinished))
         _evict(lab, pod)
-    lab.until("evicted", lambda s: len(s.attempts) == 2, "a second attempt")
-    with held_at(lab, "evicted", attempt=2, step=20):
-        lab.kubectl.run("delete", "pytorchjob", "evicted-a2", "--wait=false")
-    lab.until("evicted", lambda s: _stage(s, "sample") is not None, "the end of the training")
+    lab.until("battered", lambda s: len(s.attempts) == 2, "a second attempt")
+    with held_at(lab, "battered", attempt=2, step=30):
+        lab.kubectl.run("delete", "pytorchjob", "battered-a2", "--wait=false")
+    lab.until("battered", lambda s: len(s.attempts) == 3, "a third attempt")
+    _drain_under(lab, "battered", node)
+    lab.until("battered", lambda s: _stage(s, "sample") is not None, "the end of the training")
     asked = ("nvidia.com/gpu.product", "NVIDIA-H100-80GB-HBM3")
-    lab.told("evicted", "the missing GPU", *asked)
-    lab.warned("evicted", "sample", *asked)
-    return lab.status("evicted")
+    lab.told("battered", "the missing GPU", *asked)
+    lab.warned("battered", "sample", *asked)
+    return lab.status("battered")
 
 
-def silent_for_a_while(lab: Lab, _folder: Path) -> FineTuneStatus:
-    """A training pod that hangs is said to be silent; when it goes on, nothing has happened."""
-    lab.apply("silent", spec())
-    with held_at(lab, "silent", attempt=1, step=10):
-        lab.until("silent", lambda s: _condition(s, "TrainingHealthy") == "Unknown", "silence", TOLD_SECONDS)
-    return lab.succeeded("silent")
+def _drain_under(lab: Lab, name: str, node: str) -> None:
+    """Drain the node of the third attempt, which may go on elsewhere."""
+    with ThreadPoolExecutor(1) as pool:
+        with held_at(lab, name, attempt=3, step=40) as pod:
+            nodes.open_elsewhere(lab.kubectl, node)
+            drain = pool.submit(_drain, lab, node, name)
+            lab.kubectl.run("wait", "pod", pod, "--for=jsonpath={.metadata.deletionTimestamp}")
+        drain.result()
 
 
 def created_again(lab: Lab, _folder: Path) -> FineTuneStatus:
@@ -130,48 +141,30 @@ def _by_webhook(held: Lab) -> None:
     assert _state(held.status("held"), "videos") == "Succeeded"
 
 
-def drained(lab: Lab, _folder: Path) -> FineTuneStatus:
-    """The node is drained: the attempt is preempted, and the next one goes elsewhere."""
-    with nodes.joined(lab, "drained") as node, ThreadPoolExecutor(1) as pool:
-        lab.apply("drained", spec(**nodes.placed(node.name)))
-        with held_at(lab, "drained", attempt=1, step=10) as pod:
-            nodes.open_elsewhere(lab, node.name)
-            selector = f"--pod-selector={GROUP}/finetune=drained"
-            drain = pool.submit(
-                lab.kubectl.run, "drain", node.name, selector, "--delete-emptydir-data", "--force", "--timeout=60s",
-                seconds=70,
-            )  # fmt: skip
-            lab.kubectl.run("wait", "pod", pod, "--for=jsonpath={.metadata.deletionTimestamp}")
-        drain.result()
-        return lab.succeeded("drained")
-
-
 def lost_with_its_node(lab: Lab, _folder: Path) -> FineTuneStatus:
     """The node is cut off, the run goes on elsewhere; when the old pod comes back to life it harms nothing."""
-    with nodes.joined(lab, "lost") as node:
-        lab.apply("lost", spec(**nodes.placed(node.name)))
-        with held_at(lab, "lost", attempt=1, step=10) as pod:
-            nodes.open_elsewhere(lab, node.name)
-            old = processes_of(lab, pod)
-            node.lost.touch()
-            status = lab.succeeded("lost")
-        end = time.monotonic() + TOLD_SECONDS
-        while any(item.alive() for item in old):
-            assert time.monotonic() < end, f"the pod of the lost node goes on\n{lab.evidence('lost')}"
-            time.sleep(0.5)
-        node.lost.unlink()
-        lab.kubectl.run("wait", "pod", pod, "--for=delete", "--timeout=90s", seconds=100)
-        return status
+    node, lost = node_name(2), lab.cluster.node_lost(2)
+    lab.apply("lost", spec(**nodes.placed(node)))
+    held = hold(lab, "lost", attempt=1, step=10)
+    nodes.open_elsewhere(lab.kubectl, node)
+    lost.touch()
+    status = lab.succeeded("lost")
+    held.release()
+    end = time.monotonic() + TOLD_SECONDS
+    while any(item.alive() for item in held.processes):
+        assert time.monotonic() < end, f"the pod of the lost node goes on\n{lab.evidence('lost')}"
+        time.sleep(0.5)
+    lost.unlink()
+    lab.kubectl.run("wait", "pod", held.pod, "--for=delete", "--timeout=90s", seconds=100)
+    return status
 
 
 STORIES: tuple[Story, ...] = (
     lost_with_its_node,
     held_back,
-    evicted_and_deleted,
-    silent_for_a_while,
+    battered,
     created_again,
     with_a_sidecar,
-    drained,
 )
 Told = Callable[[Story], FineTuneStatus]
 Alike = Callable[[FineTuneStatus], bool]
@@ -197,23 +190,23 @@ def ends_alike(lab: Lab, left_alone: Callable[[], Weights], tmp_path: Path) -> A
     return alike
 
 
-def test_an_evicted_and_a_deleted_attempt_are_followed_by_others(told: Told, ends_alike: Alike) -> None:
-    status = told(evicted_and_deleted)
-    assert reasons(status) == ["Preempted", "BackendDeleted", "Completed"]
+def test_silence_is_no_failure_and_each_attempt_tells_its_own_end(told: Told, ends_alike: Alike) -> None:
+    status = told(battered)
+    assert reasons(status) == ["Preempted", "BackendDeleted", "Preempted", "Completed"]
     assert ends_alike(status)
+
+
+def test_evicted_and_drained_attempts_do_not_count(told: Told) -> None:
+    status = told(battered)
+    assert status.training is not None
+    assert status.training.spent <= 1
 
 
 def test_sampling_that_waits_for_a_gpu_does_not_hide_the_result_of_the_training(told: Told) -> None:
-    status = told(evicted_and_deleted)
+    status = told(battered)
     assert status.phase == "Sampling"
     assert status.artifacts is not None
     assert status.artifacts.sha256
-
-
-def test_silence_is_no_failure(told: Told, ends_alike: Alike) -> None:
-    status = told(silent_for_a_while)
-    assert reasons(status) == ["Completed"]
-    assert ends_alike(status)
 
 
 def test_a_run_of_an_old_name_waits_for_the_pods_of_the_old_run(told: Told, ends_alike: Alike) -> None:
@@ -235,14 +228,6 @@ def test_a_run_that_was_held_back_in_every_way_has_lost_nothing(told: Told, ends
     assert ends_alike(status)
 
 
-def test_a_drained_node_costs_an_attempt_that_does_not_count(told: Told, ends_alike: Alike) -> None:
-    status = told(drained)
-    assert reasons(status) == ["Preempted", "Completed"]
-    assert status.training is not None
-    assert status.training.spent == 0
-    assert ends_alike(status)
-
-
 def test_a_lost_node_costs_an_attempt_that_does_not_count_and_can_harm_nothing(
     told: Told, ends_alike: Alike, lab: Lab
 ) -> None:
@@ -258,6 +243,13 @@ def _evict(lab: Lab, pod: str) -> None:
     where = (f"--kubeconfig={lab.cluster.kubeconfig}", lab.kubectl.namespace, pod)
     command = [sys.executable, "-m", "devcluster.agent", "evict", "--by=node", *where]
     subprocess.run(command, check=True, timeout=30)
+
+
+def _drain(lab: Lab, node: str, name: str) -> None:
+    """Evict the pods of one run from the node."""
+    selector = f"--pod-selector={GROUP}/finetune={name}"
+    flags = ("--delete-emptydir-data", "--force", "--timeout=90s")
+    lab.kubectl.run("drain", node, selector, *flags, seconds=100)
 
 
 def _suspended(value: bool) -> str:

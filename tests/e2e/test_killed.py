@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from devcluster import state
+from devcluster.cluster import API_SERVER
 from devcluster.binaries import PYTORCHJOB_CRD
 from mochi_api.identity import GROUP
 from mochi_api.status import FineTuneStatus
-from tests.e2e.controlplane import APISERVER, CONTROLLERS, kill_an_operator, restarted, scale
+from tests.e2e.controlplane import CONTROLLERS, kill_an_operator, restarted, scale
 from tests.e2e.lab import RESOURCE, Lab, opened
 from tests.e2e.pods import hold
 from tests.e2e.stories import Weights, reasons, same, spec, trained_steps, weights
@@ -25,7 +26,6 @@ from tests.e2e.stories import Weights, reasons, same, spec, trained_steps, weigh
 KILLS = 20
 PAUSE_SECONDS = 4.0
 """Longest time an operator is left alone."""
-API_DOWN_SECONDS = 5.0
 HELD: Mapping[str, int] = {"collected": 50, "forgotten": 10}
 """Runs whose training is held after that step, until the operator is away."""
 RUNS = ("killed", *HELD)
@@ -52,7 +52,7 @@ def ended(hostile: Lab) -> Iterator[Ended]:
             holding = {
                 name: pool.submit(hold, hostile, name, attempt=1, step=step) for name, step in HELD.items()
             }
-            kill_again_and_again(hostile, parts)
+            kill_again_and_again(hostile)
             held = {name: future.result() for name, future in holding.items()}
         hostile.succeeded("killed")
         scale(hostile, 0)
@@ -65,13 +65,13 @@ def ended(hostile: Lab) -> Iterator[Ended]:
         yield {name: hostile.succeeded(name) for name in RUNS}
 
 
-def kill_again_and_again(lab: Lab, parts: ExitStack) -> None:
+def kill_again_and_again(lab: Lab) -> None:
     """The only operator ten times, then the API server, then one of two operators ten times."""
     seed = random.SystemRandom().randrange(10**6)
     sys.stdout.write(f"the operator is killed with seed {seed}\n")
     choice = random.Random(seed)
     kill(lab, choice, KILLS // 2)
-    parts.enter_context(restarted(lab, APISERVER, down_seconds=API_DOWN_SECONDS))
+    lab.cluster.restart(API_SERVER)
     scale(lab, 2)
     kill(lab, choice, KILLS - KILLS // 2)
 
