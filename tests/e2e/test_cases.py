@@ -31,7 +31,9 @@ def name_taken(lab: Lab, _folder: Path) -> FineTuneStatus:
     lab.warned("taken", "taken-check")
     assert lab.kubectl.json("get", "job", "taken-check")["metadata"]["labels"]["owner"] == "somebody-else"
     lab.kubectl.run("delete", "job", "taken-check")
-    status = lab.until("taken", lambda s: _reason(s, "Accepted") == "Accepted" and bool(s.stages), "a start", 90)
+    status = lab.until(
+        "taken", lambda s: _reason(s, "Accepted") == "Accepted" and bool(s.stages), "a start", 90
+    )
     lab.delete("taken")
     return status
 
@@ -72,7 +74,9 @@ def truncated_weights(lab: Lab, folder: Path) -> FineTuneStatus:
 def weights_of_another_model(lab: Lab, folder: Path) -> FineTuneStatus:
     """Right in its form, but wider than nano."""
     tensors = load_file(NANO_FOLDER / "dit.safetensors")
-    wider = {name: torch.zeros([2 * size for size in tensor.shape] or [1]) for name, tensor in tensors.items()}
+    wider = {
+        name: torch.zeros([2 * size for size in tensor.shape] or [1]) for name, tensor in tensors.items()
+    }
     save_file(wider, folder / "dit.safetensors")
     return _with_transformer(lab, "other", folder / "dit.safetensors")
 
@@ -101,7 +105,9 @@ def test_a_foreign_object_is_left_alone_and_waited_for(told: Told) -> None:
 def test_a_gpu_that_no_node_has_is_named_with_its_label(told: Told) -> None:
     status = told(no_such_gpu)
     assert status.phase == "Preprocessing"
-    assert PRODUCT in next(stage.message for stage in status.stages if stage.name == "captions")
+    captions = next(stage for stage in status.stages if stage.name == "captions")
+    assert captions.trouble is not None
+    assert PRODUCT in captions.trouble.message
 
 
 def test_a_store_that_does_not_answer_is_found_by_the_check(told: Told) -> None:

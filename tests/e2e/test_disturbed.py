@@ -39,7 +39,7 @@ def battered(lab: Lab, _folder: Path) -> FineTuneStatus:
     with held_at(lab, "battered", attempt=1, step=10):
         lab.until("battered", lambda s: _condition(s, "TrainingHealthy") == "Unknown", "silence")
     with held_at(lab, "battered", attempt=1, step=20) as pod:
-        unfinished = layout.join(layout.checkpoint(lab.run_uri("battered"), 50), "state.safetensors")
+        unfinished = layout.join(layout.checkpoint(lab.run_uri("battered"), 50, 1), "state.safetensors")
         lab.site.bucket.put_text("cut off", lab.site.bucket.key_of(unfinished))
         _evict(lab, pod)
     lab.until("battered", lambda s: len(s.attempts) == 2, "a second attempt")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from devcluster import state
-from devcluster.cluster import API_SERVER
 from devcluster.binaries import PYTORCHJOB_CRD
+from devcluster.cluster import API_SERVER
 from mochi_api.identity import GROUP
 from mochi_api.status import FineTuneStatus
 from tests.e2e.controlplane import CONTROLLERS, kill_an_operator, restarted, scale
