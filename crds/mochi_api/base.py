@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    JsonValue,
     PlainSerializer,
     WithJsonSchema,
 )
@@ -24,6 +25,12 @@ REFUSED = "refused"
 """Type of an error whose message needs no more than the field's name in front: it has the limit and the value."""
 BOUNDS_KEY = "x-mochi-bounds"
 PATTERN_KEY = "x-mochi-pattern"
+UNSTORED_KEY = "x-mochi-unstored"
+UNSTORED: dict[str, JsonValue] = {UNSTORED_KEY: True}
+"""Of a field with a default that came after the first version: the API server does not write the default into objects.
+
+An upgrade changes the CRD first, and an operator of before, which refuses what it does not know, still reads them.
+"""
 
 
 class ApiModel(BaseModel):

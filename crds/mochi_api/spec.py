@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from mochi_api.base import ApiModel, Bounds, DecimalString, Pattern
+from mochi_api.base import UNSTORED, ApiModel, Bounds, DecimalString, Pattern
 
 _BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -336,7 +336,7 @@ class PodTemplateSpec(ApiModel):
         default_factory=dict, max_length=32
     )
     """Annotations of the pods, such as `sidecar.istio.io/inject: "false"`."""
-    user_from_namespace: bool = False
+    user_from_namespace: bool = Field(default=False, json_schema_extra=UNSTORED)
     """Leave user, group and fsGroup of the pods to the namespace, as OpenShift wants it; otherwise they are 10001."""
 
 
@@ -382,7 +382,9 @@ class RunPolicySpec(ApiModel):
 
     backoff_limit: int = Field(default=3, ge=0, le=100)
     """Attempts of each step after the first. An attempt that was preempted, evicted or lost its node does not count, and one that got further than all before it starts the count anew."""
-    retry_on: list[RetryReason] = Field(default=list(get_args(RetryReason)), max_length=16)
+    retry_on: list[RetryReason] = Field(
+        default=list(get_args(RetryReason)), max_length=16, json_schema_extra=UNSTORED
+    )
     """Reasons after which a new attempt is made; by default all that may pass by themselves."""
     retry_backoff: RetryBackoffSpec = Field(default_factory=RetryBackoffSpec)
     """The wait between attempts."""

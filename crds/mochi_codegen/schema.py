@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mochi_api import identity, rules
-from mochi_api.base import BOUNDS_KEY, DECIMAL, PATTERN_KEY, Pattern, cel_text
+from mochi_api.base import BOUNDS_KEY, DECIMAL, PATTERN_KEY, UNSTORED_KEY, Pattern, cel_text
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import FineTuneStatus
 
@@ -167,6 +167,25 @@ def _marked(schema: Schema) -> Schema:
     return schema
 
 
+def _as_served(node: Schema, *, fills_in: bool) -> Schema:
+    """The schema for an API server, which fills in the defaults of the first version's fields and no others.
+
+    In the status it fills in nothing: the operator writes what there is to say, and one of another version would read
+    what it does not know.
+    """
+    kept = dict(node)
+    if kept.pop(UNSTORED_KEY, False) or not fills_in:
+        kept.pop("default", None)
+    if "properties" in kept:
+        kept["properties"] = {
+            name: _as_served(child, fills_in=fills_in) for name, child in kept["properties"].items()
+        }
+    for below in ("items", "additionalProperties"):
+        if below in kept:
+            kept[below] = _as_served(kept[below], fills_in=fills_in)
+    return kept
+
+
 def status_schema() -> Schema:
     """Schema of the status; only what the operator always writes is required."""
     return structural(FineTuneStatus.model_json_schema(by_alias=True, mode="validation"))
@@ -210,8 +229,8 @@ def _object_schema() -> Schema:
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": spec_schema(),
-            "status": status_schema(),
+            "spec": _as_served(spec_schema(), fills_in=True),
+            "status": _as_served(status_schema(), fills_in=False),
         },
         "x-kubernetes-validations": [
             {"rule": rule, "message": message, "messageExpression": expression}

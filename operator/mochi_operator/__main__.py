@@ -26,7 +26,7 @@ from mochi_operator.metrics import Metrics
 from mochi_operator.prober import Prober
 from mochi_operator.pulse import Pulse
 from mochi_operator.settings import Settings, SettingsError, from_environment
-from mochi_operator.watches import Watches
+from mochi_operator.watches import Watches, kopf_watch
 from mochi_operator.workqueue import WorkQueue
 
 _log = logging.getLogger("mochi_operator")
@@ -63,7 +63,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> None:
         )
         stack.push_async_callback(runner.cleanup)
         stack.callback(queue.close)
-        watches = Watches(settings.watch_namespaces, environment, watched)
+        watches = Watches(settings.watch_namespaces, kopf_watch(environment, watched))
         watches.start()
         stack.push_async_callback(watches.stop)
         await _until_first_ends(

@@ -61,6 +61,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.loggers = False
     chosen.networking.request_timeout = 10
     chosen.networking.connect_timeout = 5
+    chosen.networking.error_backoffs = (1, 2, 4)
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 310
     chosen.watching.connect_timeout = 30

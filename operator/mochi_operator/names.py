@@ -24,6 +24,12 @@ def child(name: str, step: str, attempt: int) -> str:
     return f"{name}-{step}" if attempt == 1 else f"{name}-{step}-{attempt}"
 
 
+def attempt_of(job: str, step: str) -> int:
+    """Number of the attempt that a Job of a step runs, from the Job's name alone."""
+    _, _, number = job.rpartition(f"-{step}-")
+    return int(number) if number.isdigit() else 1
+
+
 def child_kind(step: str) -> str:
     """Kind of what runs an attempt of a step, as people call it."""
     return "PyTorchJob" if step == "train" else "Job"

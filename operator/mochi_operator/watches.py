@@ -1,4 +1,4 @@
-"""Kopf's watches in threads of their own, one for each namespace that is looked after, or one for all.
+"""Watches in threads of their own, one for each namespace that is looked after, or one for all.
 
 Kopf ends when the API server forbids one of its watches, as it does in a namespace whose Role was deleted with it. Apart,
 such a namespace costs only itself: its watches are started again after a pause, and meanwhile the resync stands in.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import kopf
 
 from mochi_operator import handlers
-from mochi_operator.connection import Login, LoginError
+from mochi_operator.connection import Login
 from mochi_operator.handlers import Wake
 
 _log = logging.getLogger(__name__)
@@ -22,18 +23,24 @@ _log = logging.getLogger(__name__)
 PAUSE_SECONDS = 15.0
 STOP_SECONDS = 5.0
 
+Scope = tuple[str, ...]
+"""One namespace, or none for the whole cluster."""
+Watch = Callable[[Scope, threading.Event], Coroutine[Any, Any, None]]
+"""Watches a scope until the flag is set; ends early when it is not allowed to."""
+
 
 class Watches:
-    """Calls `wake` in the event loop that started it."""
+    """Keeps every scope watched."""
 
-    def __init__(self, namespaces: Sequence[str], environment: Mapping[str, str], wake: Wake) -> None:
-        self._environment = environment
-        self._wake = wake
+    def __init__(
+        self, namespaces: Sequence[str], watch: Watch, *, pause_seconds: float = PAUSE_SECONDS
+    ) -> None:
+        self._watch = watch
+        self._pause_seconds = pause_seconds
         self._stopped = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        scopes: list[tuple[str, ...]] = [(name,) for name in namespaces] or [()]
+        scopes: list[Scope] = [(name,) for name in namespaces] or [()]
         self._threads = [
-            threading.Thread(target=self._watch, args=(scope,), name=f"watch-{'-'.join(scope)}", daemon=True)
+            threading.Thread(target=self._keep, args=(scope,), name=f"watch-{'-'.join(scope)}", daemon=True)
             for scope in scopes
         ]
 
@@ -45,29 +52,39 @@ class Watches:
     async def stop(self) -> None:
         """Stop watching; a thread that does not end in time ends with the process."""
         self._stopped.set()
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join, STOP_SECONDS)
+        await asyncio.gather(*(asyncio.to_thread(thread.join, STOP_SECONDS) for thread in self._threads))
 
-    def _watch(self, scope: tuple[str, ...]) -> None:
+    def _keep(self, scope: Scope) -> None:
         where = ", ".join(scope) or "all namespaces"
         while not self._stopped.is_set():
+            why = "nobody knows why"
             try:
-                asyncio.run(self._kopf(scope))
-            except (Exception, LoginError) as error:
-                _log.warning("the watches of %s have ended: %s", where, error or type(error).__name__)
+                asyncio.run(self._watch(scope, self._stopped))
+            except Exception as error:
+                # Whatever it is, it must not end the watches of the other scopes.
+                why = str(error) or type(error).__name__
             if not self._stopped.is_set():
-                _log.info("the watches of %s start again after %g s", where, PAUSE_SECONDS)
-                self._stopped.wait(PAUSE_SECONDS)
+                _log.warning(
+                    "the watches of %s have ended (%s); again in %g s", where, why, self._pause_seconds
+                )
+                self._stopped.wait(self._pause_seconds)
 
-    async def _kopf(self, scope: tuple[str, ...]) -> None:
+
+def kopf_watch(environment: Mapping[str, str], wake: Wake) -> Watch:
+    """Kopf as a `Watch`; `wake` is called in the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+
+    def tell(key: tuple[str, str]) -> None:
+        loop.call_soon_threadsafe(wake, key)
+
+    async def watch(scope: Scope, stopped: threading.Event) -> None:
         await kopf.operator(
-            registry=handlers.registry(self._tell, Login(self._environment).for_watches),
+            registry=handlers.registry(tell, Login(environment).for_watches),
             settings=handlers.settings(),
             standalone=True,
             clusterwide=not scope,
             namespaces=scope,
-            stop_flag=self._stopped,
+            stop_flag=stopped,
         )
 
-    def _tell(self, key: tuple[str, str]) -> None:
-        self._loop.call_soon_threadsafe(self._wake, key)
+    return watch

@@ -14,7 +14,7 @@ from mochi_api.outcomes import Reason
 from mochi_api.reading import lenient
 from mochi_api.runfile import STAGES, Stage
 from mochi_api.status import FineTuneStatus, Phase, StageState, StageStatus, TrainingStatus
-from mochi_operator import conditions
+from mochi_operator import conditions, names
 from mochi_operator.state import Attempt, Items, Numbers, Result, State, Step, Trouble
 from mochi_operator.timestamps import EPOCH, parse, render
 
@@ -103,7 +103,7 @@ def _made_up(entry: StageStatus) -> tuple[Attempt, ...]:
     running = entry.state == "Running"
     return (
         Attempt(
-            number=1,
+            number=names.attempt_of(entry.job_name, entry.name),
             child=entry.job_name,
             started=started,
             ended=None if running else parse(entry.completion_time) or started,

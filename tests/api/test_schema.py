@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mochi_codegen import generated, schema
+from mochi_codegen import generated, reference, schema
 from tests.api.wrong_specs import spec
 
 
@@ -67,6 +67,18 @@ def test_defaults_are_filled_down_to_the_leaves() -> None:
     assert document["training"]["checkpoint"] == {"everySteps": 200, "keepLast": 3}
     assert document["workers"]["gpuProducts"] == ["NVIDIA-H100-80GB-HBM3"]
     assert "lora" not in document["training"]
+
+
+def test_the_api_server_fills_nothing_into_a_status() -> None:
+    assert [path for path, node in _all() if path.startswith("status") and "default" in node] == []
+
+
+def test_the_default_of_a_later_field_is_on_the_page_and_not_in_the_crd() -> None:
+    served = dict(_all())["spec.runPolicy.retryOn"]
+    assert "default" not in served
+    assert not [key for key in served if key.startswith("x-mochi")]
+    row = next(line for line in reference.finetune_page().splitlines() if "`spec.runPolicy.retryOn`" in line)
+    assert "'StorageError'" in row
 
 
 def test_generated_files_agree_with_the_types(project: Any) -> None:

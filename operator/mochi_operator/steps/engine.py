@@ -196,43 +196,39 @@ def fail_attempt(case: Case, draft: Draft, kind: StepKind, finding: Finding, chi
 
     The failed object is deleted only after the status tells why, or a kill in between would lose the reason.
     """
-    step = draft.state.steps[kind.name]
-    attempt, reason = step.attempts[0], finding.reason or Reason.UNKNOWN
-    last_step = _last_step(draft, kind, finding)
-    ended = replace(
-        attempt,
-        ended=case.now,
-        reason=reason,
-        message=finding.message,
-        exit_code=finding.exit_code,
-        last_step=last_step,
-    )
-    account = budget.account(step, reason, last_step, case.spec.run_policy)
+    step, reason = draft.state.steps[kind.name], finding.reason or Reason.UNKNOWN
+    reached = _last_step(draft, kind, finding)
+    account = budget.account(step, reason, reached, case.spec.run_policy)
     step = replace(
-        step.with_newest(ended),
+        step.with_newest(_failed(case, step.attempts[0], finding, reached)),
         spent=account.spent,
         furthest=account.furthest,
         trouble=None,
         items=_items_of_failure(step, finding),
     )
     draft = _with_report(draft, finding.outcome)
-    text = f"attempt {attempt.number}: {finding.message}"
+    text = f"attempt {step.number}: {finding.message}"
     if account.refusal:
-        action = _action(finding, reason)
-        return telling.given_up(
-            case,
-            draft.with_step(replace(step, given_up=True)),
-            kind,
-            reason,
-            f"{text}; {account.refusal}",
-            action,
-        )
-    wait = timedelta(seconds=account.wait_seconds)
-    draft = draft.with_step(replace(step, not_before=case.now + wait))
+        draft, text = draft.with_step(replace(step, given_up=True)), f"{text}; {account.refusal}"
+        return telling.given_up(case, draft, kind, reason, text, _action(finding, reason))
+    wait = account.wait_seconds
+    draft = draft.with_step(replace(step, not_before=case.now + timedelta(seconds=wait)))
     if child is not None and not child.deleting:
         draft = draft.deleting(child.ref)
-    draft = telling.retrying(draft, kind, reason, text, account.wait_seconds)
-    return draft.waking(min(SOON_SECONDS, account.wait_seconds)).settle()
+    draft = telling.retrying(draft, kind, reason, text, wait)
+    return draft.waking(min(SOON_SECONDS, wait)).settle()
+
+
+def _failed(case: Case, attempt: Attempt, finding: Finding, last_step: int) -> Attempt:
+    """The attempt as the history keeps it."""
+    return replace(
+        attempt,
+        ended=case.now,
+        reason=finding.reason or Reason.UNKNOWN,
+        message=finding.message,
+        exit_code=finding.exit_code,
+        last_step=last_step,
+    )
 
 
 def _last_step(draft: Draft, kind: StepKind, finding: Finding) -> int:

@@ -70,7 +70,12 @@ def _made(case: Case, start: Start) -> tuple[str, str]:
 
 
 def _free_number(case: Case, step: Stage, number: int) -> int:
-    """The next number of which no pod of an earlier run of this name is left; a dead node can keep one for ever."""
+    """The next number of which no pod of an earlier run of this name is left; a dead node can keep one for ever.
+
+    Only the training's pods have names that follow from the number; those of Jobs end at random.
+    """
+    if step != "train":
+        return number
     kept = {pod.attempt for pod in case.family.leftover_pods if pod.step == step}
     return next(found for found in range(number, number + len(kept) + 1) if found not in kept)
 

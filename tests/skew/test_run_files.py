@@ -1,0 +1,115 @@
+"""A run file is understood by the trainer of another version, and says the same to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from mochi_api.runfile import RunFileError, parse
+from tests.skew.pinned import Checkout
+from tests.skew.specs import SPECS
+from tests.skew.trees import default_values, known, places
+
+OLD_STEPS = ("trim", "captions", "videos", "train", "sample")
+CASES = [f"{name}/{step}" for name in SPECS for step in OLD_STEPS]
+
+
+@pytest.fixture(scope="module")
+def of_old(old: Checkout) -> dict[str, str]:
+    """Run files by the pinned operator."""
+    files: dict[str, str] = old.ask("run_files", SPECS)
+    return files
+
+
+@pytest.fixture(scope="module")
+def of_new(new: Checkout) -> dict[str, str]:
+    """Run files by the operator of this commit."""
+    files: dict[str, str] = new.ask("run_files", SPECS)
+    return files
+
+
+@pytest.fixture(scope="module")
+def in_old(old: Checkout, of_old: dict[str, str], of_new: dict[str, str]) -> dict[str, Any]:
+    """What the pinned trainer makes of the files of both."""
+    return {
+        "old": old.ask("meanings", of_old),
+        "new": old.ask("meanings", {case: of_new[case] for case in CASES}),
+    }
+
+
+@pytest.fixture(scope="module")
+def in_new(new: Checkout, of_old: dict[str, str], of_new: dict[str, str]) -> dict[str, Any]:
+    """What the trainer of this commit makes of the files of both."""
+    return {"old": new.ask("meanings", of_old), "new": new.ask("meanings", of_new)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_file_of_this_operator_means_the_same_to_the_pinned_trainer(
+    case: str, in_old: dict[str, Any]
+) -> None:
+    assert isinstance(in_old["new"][case], dict), in_old["new"][case]
+    assert in_old["new"][case] == in_old["old"][case]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_file_of_the_pinned_operator_means_the_same_to_this_trainer(
+    case: str, in_new: dict[str, Any]
+) -> None:
+    assert isinstance(in_new["old"][case], dict), in_new["old"][case]
+    assert in_new["old"][case] == in_new["new"][case]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_trainers_see_the_same_values(case: str, in_old: dict[str, Any], in_new: dict[str, Any]) -> None:
+    assert known(in_new["new"][case], in_old["new"][case]) == in_old["new"][case]
+
+
+def test_the_rich_spec_leaves_no_field_of_the_run_file_to_a_default(
+    of_old: dict[str, str], of_new: dict[str, str]
+) -> None:
+    case = "lora-rich/train"
+    told = places(yaml.safe_load(of_old[case])) - {
+        ".run.attempt",
+        ".world.replicas",
+        ".world.gpusPerPod",
+        ".world",
+    }
+    assert told <= places(yaml.safe_load(of_new[case]))
+
+
+@pytest.fixture(scope="module")
+def specs(old: Checkout, new: Checkout) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both versions know of a spec: the pinned one first."""
+    return old.ask("defaults", list(SPECS.values())), new.ask("defaults", list(SPECS.values()))
+
+
+def test_no_default_of_the_spec_has_changed(specs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    before, now = (default_values(side["schema"]) for side in specs)
+    assert before, "the pinned spec has defaults"
+    assert {field: now.get(field, "gone") for field in before} == before
+
+
+def test_what_a_spec_leaves_out_is_filled_in_as_before(specs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    before, now = (side["filled"] for side in specs)
+    assert [known(spec, same) for spec, same in zip(now, before, strict=True)] == before
+
+
+def test_a_field_that_the_image_does_not_know_is_one_clear_refusal(of_new: dict[str, str]) -> None:
+    document = yaml.safe_load(of_new["lora-nano/train"])
+    document["training"]["ema"] = "0.999"
+    with pytest.raises(RunFileError) as refusal:
+        parse(yaml.safe_dump(document), strict=False)
+    said = str(refusal.value)
+    assert "spec.training.ema" in said
+    assert "workers.image" in said
+    assert said.count("ema") == 1
+
+
+def test_a_field_of_the_surroundings_that_the_image_does_not_know_is_ignored(of_new: dict[str, str]) -> None:
+    document = yaml.safe_load(of_new["lora-nano/train"])
+    plain = parse(yaml.safe_dump(document), strict=False)
+    document["world"] = {**document.get("world", {}), "racks": 2}
+    document["queue"] = "batch"
+    assert parse(yaml.safe_dump(document), strict=False) == plain
