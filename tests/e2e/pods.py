@@ -39,10 +39,13 @@ class Held:
         send(self.processes, signal.SIGCONT)
 
 
-def hold(lab: Lab, name: str, *, attempt: int, step: int) -> Held:
-    """Stop the training pod of `name` once its checkpoint of `step` is complete. So no test depends on who is faster."""
-    pod = f"{name}-a{attempt}-worker-0"
-    _until_saved(lab, name, step)
+def hold(lab: Lab, name: str, *, attempt: int, step: int, rank: int = 0) -> Held:
+    """Stop a training pod once its attempt has a complete checkpoint of `step` or more.
+
+    So no test depends on who is faster: whatever is done to the pod, it meets in the middle of its work.
+    """
+    pod = f"{name}-a{attempt}-worker-{rank}"
+    _until_saved(lab, name, attempt, step)
     found = processes_of(lab, pod)
     send(found, signal.SIGSTOP)
     assert any(item.alive() for item in found), f"pod {pod} has ended already\n{lab.evidence(name)}"
@@ -59,21 +62,22 @@ def held_at(lab: Lab, name: str, *, attempt: int, step: int) -> Iterator[str]:
         held.release()
 
 
-def _until_saved(lab: Lab, name: str, step: int) -> None:
-    """Wait for a complete checkpoint after `step` or more; only the store is asked, for the API server may be down."""
+def _until_saved(lab: Lab, name: str, attempt: int, step: int) -> None:
+    """Wait for a checkpoint of the attempt; only the store is asked, for the API server may be down."""
     run = lab.run_uri(name)
     end = time.monotonic() + RUN_SECONDS
-    while not any(saved >= step for saved in complete_checkpoints(lab, run)):
+    while not any(saved >= step for saved in saved_steps(lab, run, attempt)):
         assert time.monotonic() < end, f"{name}: no checkpoint of step {step}\n{lab.evidence(name)}"
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
-def complete_checkpoints(lab: Lab, run: str) -> list[int]:
-    """Steps of the checkpoints that have their manifest."""
+def saved_steps(lab: Lab, run: str, attempt: int) -> list[int]:
+    """Steps of the checkpoints of an attempt that are complete: they have their manifest."""
     bucket = lab.site.bucket
     keys = [key for key, _ in bucket.keys(bucket.key_of(layout.join(run, "checkpoints")) + "/")]
-    saved = [Path(key).parent.name for key in keys if key.endswith(f"/{layout.MANIFEST}")]
-    return sorted(int(name.removeprefix("step-")) for name in saved)
+    folders = {Path(key).parent.name for key in keys if key.endswith(f"/{layout.MANIFEST}")}
+    steps = sorted(int(name.split("-")[1]) for name in folders)
+    return [step for step in steps if Path(layout.checkpoint(run, step, attempt)).name in folders]
 
 
 def _runs(pid: int, pod: str, program: str) -> bool:

@@ -16,8 +16,9 @@ from mochi_api import layout
 from mochi_api.status import FineTuneStatus
 from tests.e2e.lab import RUN_SECONDS, Lab
 
+STEPS = 120
 SPEC: Mapping[str, Any] = {
-    "training.steps": 60,
+    "training.steps": STEPS,
     "training.checkpoint.everySteps": 10,
     "preprocessing.videos.reconstructEvery": 0,
     "sampling.prompts": [],

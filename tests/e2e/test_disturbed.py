@@ -39,7 +39,7 @@ def battered(lab: Lab, _folder: Path) -> FineTuneStatus:
     with held_at(lab, "battered", attempt=1, step=10):
         lab.until("battered", lambda s: _condition(s, "TrainingHealthy") == "Unknown", "silence")
     with held_at(lab, "battered", attempt=1, step=20) as pod:
-        unfinished = layout.join(layout.checkpoint(lab.run_uri("battered"), 50, 1), "state.safetensors")
+        unfinished = layout.join(layout.checkpoint(lab.run_uri("battered"), 110, 1), "state.safetensors")
         lab.site.bucket.put_text("cut off", lab.site.bucket.key_of(unfinished))
         _evict(lab, pod)
     lab.until("battered", lambda s: len(s.attempts) == 2, "a second attempt")
@@ -184,7 +184,7 @@ def ends_alike(lab: Lab, left_alone: Callable[[], Weights], tmp_path: Path) -> A
     """Whether a run has the weights of the one that was left alone, trained step by step."""
 
     def alike(status: FineTuneStatus) -> bool:
-        assert trained_steps(lab, status) == list(range(1, 61))
+        assert trained_steps(lab, status) == list(range(1, STEPS + 1))
         return same(weights(lab, status, tmp_path), left_alone())
 
     return alike

@@ -21,12 +21,12 @@ from mochi_api.status import FineTuneStatus
 from tests.e2e.controlplane import CONTROLLERS, kill_an_operator, restarted, scale
 from tests.e2e.lab import RESOURCE, Lab, opened
 from tests.e2e.pods import hold
-from tests.e2e.stories import Weights, reasons, same, spec, trained_steps, weights
+from tests.e2e.stories import STEPS, Weights, reasons, same, spec, trained_steps, weights
 
 KILLS = 20
 PAUSE_SECONDS = 4.0
 """Longest time an operator is left alone."""
-HELD: Mapping[str, int] = {"collected": 50, "forgotten": 10}
+HELD: Mapping[str, int] = {"collected": 100, "forgotten": 10}
 """Runs whose training is held after that step, until the operator is away."""
 RUNS = ("killed", *HELD)
 COLLECTED_SECONDS = 120.0
@@ -129,7 +129,7 @@ def test_an_attempt_that_the_status_does_not_know_is_adopted(ended: Ended, hosti
 def test_each_run_ends_with_the_weights_of_one_left_alone(
     name: str, ended: Ended, hostile: Lab, left_alone: Callable[[], Weights], tmp_path: Path
 ) -> None:
-    assert trained_steps(hostile, ended[name]) == list(range(1, 61))
+    assert trained_steps(hostile, ended[name]) == list(range(1, STEPS + 1))
     assert same(weights(hostile, ended[name], tmp_path), left_alone())
 
 

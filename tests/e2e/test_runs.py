@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pytest
 from safetensors.torch import load_file
 
 from demo.kubectl import KubectlError
+from devcluster.processes import send
 from mochi_api import layout
 from mochi_api.identity import GROUP
 from mochi_api.status import FineTuneStatus
 from tests.e2e.lab import Lab
+from tests.e2e.pods import hold
+from tests.e2e.stories import trained_steps
 
 
 def _condition(status: FineTuneStatus, kind: str) -> Any:
@@ -99,27 +103,25 @@ def test_a_second_run_reuses_the_embeddings_and_survives_the_loss_of_its_pod(
     assert ended.training.attempt == 2
     assert ended.attempts[-1].reason == "Preempted"
     assert ended.artifacts is not None
-    lines = lab.text(layout.join(ended.artifacts.run_uri, layout.METRICS)).splitlines()
-    steps = [row["step"] for row in map(json.loads, lines) if row["step"] > 0 and row.get("loss") is not None]
-    assert steps == list(range(1, 121))
+    assert trained_steps(lab, ended) == list(range(1, 121))
     assert "reused" in " ".join(event["message"] for event in lab.events("second"))
 
 
-def test_full_training_in_two_pods_goes_on_while_the_operator_is_killed(
+def test_full_training_in_two_pods_begins_anew_as_a_whole_when_one_of_them_is_killed(
     lab: Lab, first: FineTuneStatus, tmp_path: Path
 ) -> None:
     lab.apply(
         "full",
         {"mode": "full", "training.lora": None, "workers": {"replicas": 2}, "training.learningRate": "0.001"},
     )
-    lab.until("full", lambda s: s.phase in ("Starting", "Training"), "the training pods")
-    operator = lab.kubectl.within(lab.site.operator_namespace)
-    operator.run(
-        "delete", "pod", "-l", "app.kubernetes.io/name=mochi-operator", "--grace-period=0", "--force"
-    )
+    killed = hold(lab, "full", attempt=1, step=8, rank=1)
+    send(killed.processes, signal.SIGKILL)
     ended = lab.succeeded("full")
     assert ended.training is not None
-    assert (ended.training.attempt, ended.training.step) == (1, 24)
+    assert (ended.training.attempt, ended.training.step) == (2, 24)
+    assert ended.attempts[-1].exit_code == 128 + signal.SIGKILL
+    assert killed.pod in ended.attempts[-1].message
+    assert trained_steps(lab, ended) == list(range(1, 25))
     assert ended.artifacts is not None
     tensors = load_file(lab.fetch(ended.artifacts.weights_uri, tmp_path / "dit.safetensors"))
     assert "blocks.0.attn.qkv_x.weight" in tensors
