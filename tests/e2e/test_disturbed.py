@@ -21,7 +21,18 @@ from mochi_api.status import FineTuneStatus
 from tests.e2e import nodes, webhooks
 from tests.e2e.lab import RESOURCE, Lab
 from tests.e2e.pods import held_at, hold
-from tests.e2e.stories import LIMIT, Story, Weights, reasons, same, spec, trained_steps, under_way, weights
+from tests.e2e.stories import (
+    LIMIT,
+    STEPS,
+    Story,
+    Weights,
+    reasons,
+    same,
+    spec,
+    trained_steps,
+    under_way,
+    weights,
+)
 
 OUTAGE_SECONDS = float(os.environ.get("MOCHI_E2E_OUTAGE_SECONDS", "0"))
 """How much longer than until it is told the webhook is down; 300 by hand shows that time changes nothing."""
