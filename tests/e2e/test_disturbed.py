@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from devcluster.parts import node_name
 from mochi_api import layout
 from mochi_api.identity import GROUP
+from mochi_api.outcomes import ROWS, Reason
 from mochi_api.status import FineTuneStatus
 from tests.e2e import nodes, webhooks
 from tests.e2e.lab import RESOURCE, Lab
@@ -153,21 +155,29 @@ def _by_webhook(held: Lab) -> None:
 
 
 def lost_with_its_node(lab: Lab, _folder: Path) -> FineTuneStatus:
-    """The node is cut off, the run goes on elsewhere; when the old pod comes back to life it harms nothing."""
+    """The node is cut off, the run goes on elsewhere; when the old pod comes back to life it writes nothing."""
     node, lost = node_name(2), lab.cluster.node_lost(2)
     lab.apply("lost", spec(**nodes.placed(node)))
     held = hold(lab, "lost", attempt=1, step=10)
+    uid = lab.kubectl.json("get", "pod", held.pod)["metadata"]["uid"]
     nodes.open_elsewhere(lab.kubectl, node)
     lost.touch()
     status = lab.succeeded("lost")
     held.release()
-    end = time.monotonic() + TOLD_SECONDS
-    while any(item.alive() for item in held.processes):
-        assert time.monotonic() < end, f"the pod of the lost node goes on\n{lab.evidence('lost')}"
-        time.sleep(0.5)
+    assert _exit_code(lost.parent / "pods" / uid) == ROWS[Reason.SUPERSEDED].exit_code
     lost.unlink()
     lab.kubectl.run("wait", "pod", held.pod, "--for=delete", "--timeout=90s", seconds=100)
     return status
+
+
+def _exit_code(pod: Path) -> int:
+    """How the training container of a pod has ended, of which its node can tell nobody."""
+    end = time.monotonic() + TOLD_SECONDS
+    while not (found := list(pod.glob("containers/pytorch/*/exit.json"))):
+        assert time.monotonic() < end, f"the pod of the lost node goes on: {pod}"
+        time.sleep(0.5)
+    code: int = json.loads(found[0].read_text())["code"]
+    return code
 
 
 STORIES: tuple[Story, ...] = (
