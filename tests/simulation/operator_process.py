@@ -1,0 +1,100 @@
+"""The one module that knows how the operator is put together: its real parts on a simulated edge, as `__main__` wires them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from mochi_api.progress import Progress
+from mochi_operator.backend.pytorchjob import PyTorchJobBackend
+from mochi_operator.controller import Controller
+from mochi_operator.gather import Gatherer, Key
+from mochi_operator.metrics import Metrics
+from mochi_operator.pulse import Pulse
+from mochi_operator.settings import Settings
+from mochi_operator.workqueue import WorkQueue
+
+from tests.simulation.apiserver import Client, Server
+from tests.simulation.kernel import START, Kernel
+from tests.simulation.telephone import Telephone
+
+SETTINGS = Settings(trainer_image="registry.example/mochi-trainer:1", workers=2)
+
+
+class HttpProgressOf:
+    """`ProgressSource`: what rank 0 says when its address answers."""
+
+    def __init__(self, telephone: Telephone) -> None:
+        self._telephone = telephone
+
+    async def read(self, address: str) -> Progress | None:
+        """One question; it takes a moment, or two seconds without an answer."""
+        heard = await self._telephone.ask(address)
+        if heard is None:
+            return None
+        now = self._telephone.unix_seconds()
+        age = heard.step_age_seconds
+        return Progress(
+            step=heard.done,
+            total_steps=heard.total,
+            loss=heard.loss,
+            step_seconds=heard.step_seconds,
+            last_step_time=None if age is None else now - age,
+            checkpoint_step=heard.checkpoint_step,
+            checkpoint_uri=heard.checkpoint_uri,
+        )
+
+
+class OperatorProcess:
+    """One operator, from its start until it is killed."""
+
+    def __init__(self, kernel: Kernel, server: Server, telephone: Telephone, name: str, died: Callable[[], None]) -> None:
+        self._kernel = kernel
+        self.name = name
+        self.alive = True
+        self.skew = 0.0
+        """Seconds by which its clock is wrong."""
+        self._died = died
+        self.client = Client(server, name, self._crash)
+        self._queue = WorkQueue[Key](random.Random(kernel.rng.getrandbits(32)))
+        backend, metrics = PyTorchJobBackend(), Metrics()
+        gatherer = Gatherer(self.client, backend, HttpProgressOf(telephone), SETTINGS, self.clock)
+        controller = Controller(
+            self.client, gatherer, backend, self._queue, metrics, Pulse(lambda: kernel.seconds, 300.0)
+        )
+        loops = [controller.resync((), SETTINGS.resync_seconds), *(controller.work() for _ in range(SETTINGS.workers))]
+        self._tasks = [kernel.loop.create_task(item) for item in loops]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def clock(self) -> datetime:
+        """The wall clock of its machine."""
+        return START + timedelta(seconds=self._kernel.loop.time() + self.skew)
+
+    def wake(self, key: Key) -> None:
+        """A watch reports something about this run."""
+        if self.alive:
+            self._queue.add(key)
+
+    def kill(self) -> None:
+        """SIGKILL: whatever it was doing ends here."""
+        if self.alive:
+            self.alive = False
+            self._queue.close()
+            for task in self._tasks:
+                task.cancel()
+
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Its loops, to be awaited at the end."""
+        return self._tasks
+
+    def _crash(self) -> None:
+        self.kill()
+        self._died()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self.alive and not task.cancelled():
+            self._kernel.violate("no loop of the operator ends", repr(task.exception()))
