@@ -65,9 +65,9 @@ class Work:
 class Script:
     """How long things take, and what goes wrong, by run, step and attempt."""
 
-    stage_seconds: float = 12.0
-    tick_seconds: float = 8.0
-    load_seconds: float = 6.0
+    stage_seconds: float = 7.0
+    tick_seconds: float = 5.0
+    load_seconds: float = 4.0
     slow_load: float = 0.0
     total_steps: int = 20
     mishaps: dict[tuple[str, int], Mishap] = field(default_factory=dict)
@@ -363,8 +363,12 @@ class Gang:
     def _finish(self) -> None:
         if self.broken or any(member.ended for member in self.members.values()):
             return
+        if self.work.claim > self.attempt:
+            self._superseded()
+            return
         mute = self.mishap is not None and self.mishap.kind == "mute"
         self.work.trained = True
+        self.work.checkpoints[self.step] = (self.attempt, True)
         for member in sorted(self.members.values(), key=lambda item: -item.rank):
             outcome = _result("train", self.work, self.step) if member.rank == 0 else Outcome(reason=Reason.COMPLETED)
             member.exit(0, None if mute and member.rank == 0 else outcome)
