@@ -131,7 +131,7 @@ class Client:
             FineTuneStatus.model_validate(status)
         except ValidationError as error:
             self._kernel.violate("the CRD takes each status", str(error))
-            raise RefusedError(f"status is invalid (HTTP 422): {error}", final=True) from error
+            raise RefusedError(f"status is invalid: {error}", cause="invalid", code=422) from error
         self._server.on_status(self._actor, found, status)
         self._store.edit(found, status=status)
         await self._answered(None)
@@ -205,10 +205,13 @@ class Client:
             case "quota":
                 raise RefusedError(
                     f'{kind.plural} "{name}" is forbidden: exceeded quota: objects, requested: count/{kind.plural}=1',
-                    final=False,
+                    cause="quota",
+                    code=403,
                 )
             case "policy":
-                raise RefusedError(f'{kind.plural} "{name}" is forbidden: policy says no', final=False)
+                raise RefusedError(
+                    f'{kind.plural} "{name}" is forbidden: policy says no', cause="admission", code=403
+                )
             case "webhook":
                 raise UnavailableError(
                     'Internal error occurred: failed calling webhook "validate.example": connection refused (HTTP 500)'

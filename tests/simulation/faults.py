@@ -108,8 +108,9 @@ def refusal(world: World, moment: Moment) -> None:
     kinds = kernel.rng.choice([[JOBS.name], [PYTORCHJOBS.name], [CONFIGMAPS.name], [JOBS.name, PYTORCHJOBS.name]])
     how = kernel.rng.choice(["quota", "webhook", "policy"])
     kernel.later(moment.start, _say_and, world, f"{how} for {kinds}", refusals.update, dict.fromkeys(kinds, how))
+    longest = 40 if how == "policy" else 240
     for kind in kinds:
-        kernel.later(moment.end(240, world), refusals.pop, kind, None)
+        kernel.later(moment.end(longest, world), refusals.pop, kind, None)
 
 
 def absent(world: World, moment: Moment) -> None:

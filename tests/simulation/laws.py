@@ -149,7 +149,7 @@ class Laws:
         for other in self.nodes.running():
             if other is runtime or owner(other.pod)["uid"] == child or other.words.get("run-uid") != uid:
                 continue
-            if label(other.pod, identity.LABEL_STAGE) == step and other.node.reachable:
+            if label(other.pod, identity.LABEL_STAGE) == step and not other.was_lost:
                 self.kernel.violate("one live attempt of a step", f"{runtime.name} runs beside {other.name}")
 
     def _uid_of_run_file(self, runtime: Runtime) -> str:

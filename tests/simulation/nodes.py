@@ -59,6 +59,8 @@ class Runtime:
     sidecar_alive: bool = False
     terminating: bool = False
     gone: bool = False
+    was_lost: bool = False
+    """Whether its node has ever been away: nobody can wait for such a pod."""
     words: dict[str, Any] = field(default_factory=dict)
     """More of the pod's status: reason, message, conditions."""
 
@@ -348,8 +350,10 @@ class Nodes:
         node.reachable = False
         self.kernel.note("nodes", f"{node.name} is lost ({'power' if power else 'network'})")
         for runtime in self.bound():
-            if runtime.node is node and power:
-                self._stop(runtime)
+            if runtime.node is node:
+                runtime.was_lost = True
+                if power:
+                    self._stop(runtime)
         self.kernel.later(tolerated, self._taint_evicts, node)
 
     def _taint_evicts(self, node: Node) -> None:

@@ -7,11 +7,11 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from mochi_api.progress import Progress
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.controller import Controller
 from mochi_operator.gather import Gatherer, Key
 from mochi_operator.metrics import Metrics
+from mochi_operator.prober import Prober
 from mochi_operator.pulse import Pulse
 from mochi_operator.settings import Settings
 from mochi_operator.workqueue import WorkQueue
@@ -21,30 +21,6 @@ from tests.simulation.kernel import START, Kernel
 from tests.simulation.telephone import Telephone
 
 SETTINGS = Settings(trainer_image="registry.example/mochi-trainer:1", workers=2)
-
-
-class HttpProgressOf:
-    """`ProgressSource`: what rank 0 says when its address answers."""
-
-    def __init__(self, telephone: Telephone) -> None:
-        self._telephone = telephone
-
-    async def read(self, address: str) -> Progress | None:
-        """One question; it takes a moment, or two seconds without an answer."""
-        heard = await self._telephone.ask(address)
-        if heard is None:
-            return None
-        now = self._telephone.unix_seconds()
-        age = heard.step_age_seconds
-        return Progress(
-            step=heard.done,
-            total_steps=heard.total,
-            loss=heard.loss,
-            step_seconds=heard.step_seconds,
-            last_step_time=None if age is None else now - age,
-            checkpoint_step=heard.checkpoint_step,
-            checkpoint_uri=heard.checkpoint_uri,
-        )
 
 
 class OperatorProcess:
@@ -60,7 +36,10 @@ class OperatorProcess:
         self.client = Client(server, name, self._crash)
         self._queue = WorkQueue[Key](random.Random(kernel.rng.getrandbits(32)))
         backend, metrics = PyTorchJobBackend(), Metrics()
-        gatherer = Gatherer(self.client, backend, HttpProgressOf(telephone), SETTINGS, self.clock)
+        self._prober = Prober(
+            telephone, self.client, self.clock, self.wake, told_seconds=SETTINGS.progress_seconds
+        )
+        gatherer = Gatherer(self.client, backend, self._prober, SETTINGS, self.clock)
         controller = Controller(
             self.client, gatherer, backend, self._queue, metrics, Pulse(lambda: kernel.seconds, 300.0)
         )
@@ -85,6 +64,7 @@ class OperatorProcess:
             self._queue.close()
             for task in self._tasks:
                 task.cancel()
+            self._tasks.append(self._kernel.loop.create_task(self._prober.close()))
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:

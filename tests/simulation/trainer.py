@@ -105,7 +105,8 @@ class Trainer:
             return Job(self, runtime, work, stage, attempt)
         child = owner(pod)["uid"]
         gang = self.gangs.get(child)
-        if gang is None:
+        if gang is None or gang.complete:
+            # A pod that was made again meets nobody in the group that has begun without it.
             gang = self.gangs[child] = Gang(self, work, attempt, self._replicas(runtime))
         return Rank(self, runtime, work, attempt, gang)
 
