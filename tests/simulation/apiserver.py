@@ -57,6 +57,8 @@ class Server:
         self.manners = Manners()
         self.calls: list[tuple[str, str]] = []
         """Operator process and verb of every call."""
+        self.refused: dict[str, tuple[float, float, str]] = {}
+        """By the name of the object: first and last time of its refusal, and a word of it."""
         self.on_create: Callable[[str, Object], None] = lambda actor, item: None
         self.on_delete: Callable[[str, Object], None] = lambda actor, item: None
         self.on_status: Callable[[str, Object, Manifest], None] = lambda actor, item, status: None
@@ -201,7 +203,13 @@ class Client:
             raise NotServedError("the server could not find the requested resource (HTTP 404)")
 
     def _refused(self, kind: Kind, name: str) -> None:
-        match self._server.manners.refusals.get(kind.name):
+        how = self._server.manners.refusals.get(kind.name)
+        if how is not None:
+            now = self._kernel.seconds
+            first, last, word = self._server.refused.get(name, (now, now, how))
+            again = now - last < 45 and word == how
+            self._server.refused[name] = (first if again else now, now, how)
+        match how:
             case "quota":
                 raise RefusedError(
                     f'{kind.plural} "{name}" is forbidden: exceeded quota: objects, requested: count/{kind.plural}=1',
@@ -210,7 +218,7 @@ class Client:
                 )
             case "policy":
                 raise RefusedError(
-                    f'{kind.plural} "{name}" is forbidden: policy says no', cause="admission", code=403
+                    f'{kind.plural} "{name}" is forbidden: the policy says no', cause="admission", code=403
                 )
             case "webhook":
                 raise UnavailableError(

@@ -202,15 +202,16 @@ class JobController(Reconciler):
         failed = set(counted["failed"])
         active = [pod for pod in pods if not _terminal(pod)]
         live = [pod for pod in active if "deletionTimestamp" not in pod["metadata"]]
-        if counted["succeeded"]:
+        doomed = has_condition(item, "FailureTarget")
+        if counted["succeeded"] and not doomed:
             if not active:
                 self.put(item, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
             return
         limit = item["spec"].get("backoffLimit", 6)
-        if len(failed) > limit or self._final(item, pods):
+        if doomed or len(failed) > limit or self._final(item, pods):
             for pod in live:
                 self.store.delete(pod)
-            if not has_condition(item, "FailureTarget"):
+            if not doomed:
                 self.put(item, "FailureTarget", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
             if not active:
                 self.put(item, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")

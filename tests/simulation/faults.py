@@ -56,20 +56,20 @@ def _climate(world: World, calm: float) -> None:
     weather.slow_start = rng.choice([1, 1, 10, 40])
     weather.slow_term = rng.choice([0, 0, 0, 5, 60])
     weather.collector = rng.choice([0, 0, 0, 0, 2, 30])
-    if weather.collector:
-        # A result that was collected before it was read is run again, and counts.
-        world.laws.ledger.lasting.add(Reason.ARTIFACTS_MISSING)
-        world.laws.ledger.lasting.add(Reason.UNKNOWN)
     world.telephone.cut = kernel.chance(0.15)
     world.telephone.noise = rng.choice([0, 0, 0.2])
+    world.skew = rng.choice([0, 0, 0, -45, 8])
     kernel.later(calm, _clear, world)
 
 
 def _clear(world: World) -> None:
     """The calm: API server, watches, controllers, nodes as they should be."""
     manners, delivery = world.server.manners, world.watches.delivery
+    for process in world.alive():
+        process.client.crash_in = None
     manners.error_rate = manners.slow_rate = 0.0
     manners.absent.clear()
+    world.server.refused.clear()
     manners.refusals.clear()
     delivery.lost = delivery.twice = delivery.late = 0.0
     world.gc.latest = 2.0
@@ -84,8 +84,6 @@ def _clear(world: World) -> None:
     for node in list(world.nodes.nodes):
         node.cordoned = False
         world.nodes.back(node)
-    for process in world.alive():
-        process.skew = 0.0
 
 
 # The API server and the watches.
@@ -108,7 +106,7 @@ def refusal(world: World, moment: Moment) -> None:
     kinds = kernel.rng.choice([[JOBS.name], [PYTORCHJOBS.name], [CONFIGMAPS.name], [JOBS.name, PYTORCHJOBS.name]])
     how = kernel.rng.choice(["quota", "webhook", "policy"])
     kernel.later(moment.start, _say_and, world, f"{how} for {kinds}", refusals.update, dict.fromkeys(kinds, how))
-    longest = 40 if how == "policy" else 240
+    longest = _longest(world, how == "policy", 40, Reason.POD_REFUSED)
     for kind in kinds:
         kernel.later(moment.end(longest, world), refusals.pop, kind, None)
 
@@ -171,15 +169,14 @@ def _one_of_two(world: World, name: str) -> None:
 
 def clock_jump(world: World, moment: Moment) -> None:
     """The wall clock of the operator's machine is wrong for a while."""
-    skew = world.kernel.rng.choice([-90, -30, -3, 3, 20, 45])
+    skew = world.kernel.rng.choice([-90, -30, -3, 3, 15])
     world.kernel.later(moment.start, _skew, world, skew)
-    world.kernel.later(moment.end(200, world), _skew, world, 0)
+    world.kernel.later(moment.end(200, world), _skew, world, -skew)
 
 
 def _skew(world: World, seconds: int) -> None:
-    world.kernel.note("world", f"the operators' clock is {seconds:+d} s off")
-    for process in world.alive():
-        process.skew = seconds
+    world.kernel.note("world", f"the operators' clock jumps by {seconds:+d} s")
+    world.skew = min(20.0, world.skew + seconds)
 
 
 # Controllers and queues.
@@ -195,7 +192,7 @@ def controller_down(world: World, moment: Moment) -> None:
 def pods_refused(world: World, moment: Moment) -> None:
     """Quota, a webhook or a policy stands in the way of pods."""
     how = world.kernel.rng.choice(["quota", "quota", "webhook", "webhook", "policy"])
-    longest = 40 if how == "policy" else 240
+    longest = _longest(world, how == "policy", 40, Reason.POD_REFUSED)
     _set_for(world, moment, longest, world.admission, "refusal", how)
 
 
@@ -208,6 +205,7 @@ def _hold(world: World, end: float) -> None:
     child = _some_child(world)
     if child is not None:
         world.kernel.note("queue", f"suspends {child['metadata']['name']}")
+        world.laws.ledger.disrupted(*_address(child))
         hold(world.store, child, suspended=True)
         world.kernel.later(max(1.0, end - world.kernel.seconds), _release, world, child)
 
@@ -238,8 +236,7 @@ def _evict(world: World) -> None:
         case 2:
             world.nodes.press(runtime)
         case _:
-            world.kernel.note("user", f"deletes pod {runtime.name}")
-            world.store.delete(runtime.pod)
+            world.nodes.remove_by_hand(runtime)
 
 
 def drained(world: World, moment: Moment) -> None:
@@ -260,17 +257,7 @@ def _drain(world: World, end: float) -> None:
 
 
 def _evict_for_drain(world: World, runtime: Runtime) -> None:
-    if runtime.phase in ("Succeeded", "Failed"):
-        _collected(world, runtime)
     world.nodes.disrupt(runtime, "EvictionByEvictionAPI", "Eviction API: evicting")
-
-
-def _collected(world: World, runtime: Runtime) -> None:
-    """A finished pod is taken away; if nobody had read its result, that is a failure."""
-    uid, step = str(runtime.words.get("run-uid")), label(runtime.pod, identity.LABEL_STAGE)
-    attempt = int(label(runtime.pod, identity.LABEL_ATTEMPT) or 1)
-    reason = Reason.ARTIFACTS_MISSING if runtime.phase == "Succeeded" else Reason.UNKNOWN
-    world.laws.ledger.failed(uid, step, attempt, reason)
 
 
 def node_lost(world: World, moment: Moment) -> None:
@@ -306,7 +293,8 @@ def cordoned(world: World, moment: Moment) -> None:
 
 def image_trouble(world: World, moment: Moment) -> None:
     """The registry does not answer."""
-    _set_for(world, moment, 110, world.nodes.weather, "image_trouble", True)
+    longest = _longest(world, True, 110, Reason.IMAGE_UNAVAILABLE)
+    _set_for(world, moment, longest, world.nodes.weather, "image_trouble", True)
 
 
 def finished_pod_collected(world: World, moment: Moment) -> None:
@@ -318,7 +306,6 @@ def _collect_one(world: World) -> None:
     found = [item for item in world.nodes.bound() if item.phase in ("Succeeded", "Failed")]
     if found:
         runtime = world.kernel.rng.choice(found)
-        _collected(world, runtime)
         world.kernel.note("podgc", f"takes {runtime.name}")
         world.store.delete(runtime.pod)
 
@@ -359,6 +346,62 @@ def slow_loading(world: World, moment: Moment) -> None:
 
 
 # Users.
+
+
+def busy_annotator(world: World, moment: Moment) -> None:
+    """Somebody's tool writes to the run all the time, so that every status write may come too late."""
+    world.kernel.later(moment.start, _annotate, world, moment.end(60, world))
+
+
+def _annotate(world: World, end: float) -> None:
+    for run in world.runs():
+        world.store.edit(run, meta={"annotations": {"beat": f"{world.kernel.seconds:.3f}"}})
+    if world.kernel.seconds < end:
+        world.kernel.later(world.kernel.between(0.02, 1.5), _annotate, world, end)
+
+
+def run_file_deleted(world: World, moment: Moment) -> None:
+    """Somebody deletes a ConfigMap."""
+    world.kernel.later(moment.start, _delete_run_file, world)
+
+
+def _delete_run_file(world: World) -> None:
+    found = [item for item in world.store.all(CONFIGMAPS.name) if owner(item)]
+    if found:
+        item = world.kernel.rng.choice(found)
+        world.kernel.note("user", f"deletes ConfigMap {item['metadata']['name']}")
+        world.laws.ledger.failed(*_address(item), Reason.MISSING_OBJECT)
+        world.laws.ledger.failed(*_address(item), Reason.BACKEND_DELETED)
+        world.store.delete(item)
+
+
+def look_alike(world: World, moment: Moment) -> None:
+    """Somebody copies a child with its labels under another name, without its owner."""
+    world.kernel.later(moment.start, _copy, world)
+
+
+def _copy(world: World) -> None:
+    child = _some_child(world)
+    if child is not None:
+        name = f"copy-of-{child['metadata']['name']}"
+        meta = {"name": name, "namespace": NAMESPACE, "labels": child["metadata"]["labels"]}
+        if world.store.get(child["kind"], NAMESPACE, name) is None:
+            world.kernel.note("user", f"copies {child['metadata']['name']}")
+            spec = {**child["spec"], "suspend": True, "runPolicy": {"suspend": True}}
+            world.store.add({"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": meta, "spec": spec})
+
+
+def removed(world: World, moment: Moment) -> None:
+    """`kubectl delete`, for good."""
+    world.kernel.later(moment.start, _remove, world)
+
+
+def _remove(world: World) -> None:
+    runs = world.runs()
+    if runs:
+        run = world.kernel.rng.choice(runs)
+        world.kernel.note("user", f"deletes {run['metadata']['name']}")
+        world.store.delete(run)
 
 
 def edited(world: World, moment: Moment) -> None:
@@ -412,9 +455,7 @@ def child_deleted(world: World, moment: Moment) -> None:
 def _delete_child(world: World) -> None:
     child = _some_child(world)
     if child is not None:
-        uid, step = owner(child)["uid"], label(child, identity.LABEL_STAGE)
-        attempt = int(label(child, identity.LABEL_ATTEMPT) or 1)
-        world.laws.ledger.failed(uid, step, attempt, Reason.BACKEND_DELETED)
+        world.laws.ledger.failed(*_address(child), Reason.BACKEND_DELETED)
         world.kernel.note("user", f"deletes {child['kind']} {child['metadata']['name']}")
         world.store.delete(child)
 
@@ -448,6 +489,22 @@ def _unsquat(world: World, kind: str, name: str) -> None:
 
 
 # Helpers.
+
+
+def _address(item: Object) -> tuple[str, str, int]:
+    """Run, step and attempt of a child or of a pod."""
+    attempt = int(label(item, identity.LABEL_ATTEMPT) or 1)
+    return label(item, identity.LABEL_UID), label(item, identity.LABEL_STAGE), attempt
+
+
+def _longest(world: World, final: bool, short: float, reason: Reason) -> float:
+    """How long a trouble lasts: what ends a run if it lasts is mostly short, and else a cause that the run may name."""
+    if not final:
+        return 240
+    if world.kernel.chance(0.75):
+        return short
+    world.laws.ledger.lasting.add(reason)
+    return 400
 
 
 def _some_child(world: World) -> Object | None:
@@ -491,7 +548,11 @@ _TABLE: tuple[tuple[Fault, int], ...] = (
     (hopeless, 1),
     (slow_loading, 1),
     (edited, 3),
-    (recreated, 2),
+    (recreated, 3),
+    (removed, 1),
+    (busy_annotator, 2),
+    (run_file_deleted, 1),
+    (look_alike, 1),
     (child_deleted, 2),
     (foreign, 1),
 )

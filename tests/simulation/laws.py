@@ -38,22 +38,41 @@ class Ledger:
         """Attempts whose child was created."""
         self.limits: dict[str, int] = {}
         """The smallest backoffLimit that a run ever had."""
+        self.final: dict[str, set[Reason]] = {}
+        """Reasons that a run's policy does not try again."""
+        self.may_be_late: set[str] = set()
+        """Runs with a deadline."""
+        self._disrupted: set[tuple[str, str, int]] = set()
 
     def failed(self, uid: str, step: str, attempt: int, reason: Reason) -> None:
         """An attempt really failed for this reason."""
         self.failures.setdefault((uid, step), {}).setdefault(attempt, set()).add(reason)
 
-    def excuses(self, uid: str, reason: Reason) -> bool:
-        """Whether a run may have failed for good with this reason."""
+    def disrupted(self, uid: str, step: str, attempt: int) -> None:
+        """The cluster has taken pods of this attempt away."""
+        self._disrupted.add((uid, step, attempt))
+
+    def explains(self, uid: str, step: str, attempt: int, reason: Reason) -> bool:
+        """Whether this attempt may have ended for this reason."""
+        if reason is Reason.DEADLINE_EXCEEDED:
+            return uid in self.may_be_late
         if reason in self.lasting:
             return True
+        if (uid, step, attempt) in self._disrupted and reason in (*DISRUPTIONS, Reason.COLLECTIVE_TIMEOUT):
+            return True
+        return reason in self.failures.get((uid, step), {}).get(attempt, ())
+
+    def excuses(self, uid: str, reason: Reason) -> bool:
+        """Whether a run may have failed for good with this reason."""
+        if reason in self.lasting or (reason is Reason.DEADLINE_EXCEEDED and uid in self.may_be_late):
+            return True
         if reason in DISRUPTIONS:
-            return False
+            return reason in self.final.get(uid, ())
         for (run, _), attempts in self.failures.items():
             if run != uid or not any(reason in found for found in attempts.values()):
                 continue
             spent = sum(bool(found - DISRUPTIONS) for found in attempts.values())
-            if not ROWS[reason].retryable or spent > self.limits.get(uid, 0):
+            if not ROWS[reason].retryable or reason in self.final.get(uid, ()) or spent > self.limits.get(uid, 0):
                 return True
         return False
 
@@ -172,13 +191,27 @@ class Laws:
         found = self.store.get(by["kind"], runtime.pod["metadata"]["namespace"], by["name"])
         return found if found is not None and found["metadata"]["uid"] == by["uid"] else None
 
+    def evidence_lost(self, pod: Object, phase: str) -> None:
+        """A pod is gone; unless its end is in the status already, nobody can say any more how it ended."""
+        uid, step = label(pod, identity.LABEL_UID), label(pod, identity.LABEL_STAGE)
+        run = self._run(uid)
+        if run is None or any(
+            entry["number"] == _attempt(pod) and entry.get("reason")
+            for entry in _histories(run.get("status") or {}).get(step, ())
+        ):
+            return
+        self.ledger.disrupted(uid, step, _attempt(pod))
+        if phase in ("Succeeded", "Failed"):
+            reason = Reason.ARTIFACTS_MISSING if phase == "Succeeded" else Reason.UNKNOWN
+            self.ledger.failed(uid, step, _attempt(pod), reason)
+
     # The end.
 
     def at_the_end(self, stated: Callable[[Object], str]) -> None:
         """Everything has calmed down: each run has ended truly, and holds nothing."""
         for run in self.store.all(FINETUNES.name):
             name = run["metadata"]["name"]
-            for problem in (self._end(run, stated), self._held(run), self._forgotten(run)):
+            for problem in (self._end(run, stated), self._held(run), self._forgotten(run), self._untrue(run)):
                 if problem:
                     self.kernel.violate("every run ends, or says what it waits for", f"{name}: {problem}")
 
@@ -207,13 +240,22 @@ class Laws:
                 return f"pod {runtime.name} holds its place after the end"
         return ""
 
+    def _untrue(self, run: Object) -> str:
+        """Each attempt in the history ended for a reason that it really had."""
+        uid = run["metadata"]["uid"]
+        for step, entries in _histories(run.get("status") or {}).items():
+            for entry in entries:
+                reason = entry.get("reason")
+                if not reason or reason == Reason.COMPLETED or "does not know" in entry.get("message", ""):
+                    continue
+                if not self.ledger.explains(uid, step, entry["number"], Reason(reason)):
+                    known = {n: sorted(found) for n, found in self.ledger.failures.get((uid, step), {}).items()}
+                    return f"{step} attempt {entry['number']} ended {reason}, {entry.get('message')!r}; true: {known}"
+        return ""
+
     def _forgotten(self, run: Object) -> str:
         status, uid = run.get("status") or {}, run["metadata"]["uid"]
-        lists = {"train": status.get("attempts") or []}
-        for stage in status.get("stages") or ():
-            if stage.get("attempts"):
-                lists[stage["name"]] = stage["attempts"]
-        for step, entries in lists.items():
+        for step, entries in _histories(status).items():
             known = {entry["number"] for entry in entries}
             lost = self.ledger.made.get((uid, step), set()) - known
             if lost and len(known) < KEPT:
@@ -222,6 +264,12 @@ class Laws:
 
     def _run(self, uid: str) -> Object | None:
         return next((item for item in self.store.all(FINETUNES.name) if item["metadata"]["uid"] == uid), None)
+
+
+def _histories(status: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The attempts of each step."""
+    found = {stage["name"]: stage.get("attempts") or [] for stage in status.get("stages") or ()}
+    return {**found, "train": status.get("attempts") or []}
 
 
 def _finished(run: Object) -> bool:

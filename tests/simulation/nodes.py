@@ -14,6 +14,8 @@ from tests.simulation.store import Object, Store
 POD = PODS.name
 GPU = "nvidia.com/gpu"
 IMAGE_RETRY_SECONDS = 20.0
+Lost = Callable[[Object, str], None]
+"""Called with a pod that is gone, and the phase it was in: what it could have told is gone with it."""
 
 
 class Program(Protocol):
@@ -27,6 +29,8 @@ class Program(Protocol):
 
 
 Start = Callable[["Runtime"], Program]
+Hurt = Callable[[Object, bool], None]
+"""Called with a pod that the cluster takes away; True when its program was killed without a word."""
 
 
 @dataclass
@@ -89,7 +93,9 @@ class Weather:
 class Nodes:
     """Scheduler, kubelets and the pod garbage collector."""
 
-    def __init__(self, kernel: Kernel, store: Store, start: Start) -> None:
+    def __init__(self, kernel: Kernel, store: Store, start: Start, hurt: Hurt, lost: Lost) -> None:
+        self.hurt = hurt
+        self.lost = lost
         self.kernel = kernel
         self.store = store
         self.weather = Weather()
@@ -138,6 +144,7 @@ class Nodes:
         if runtime is not None:
             runtime.gone = True
             self._stop(runtime)
+            self.lost(pod, str((pod.get("status") or {}).get("phase")))
 
     def _schedule(self, pod: Object) -> None:
         found = self.store.fresh(pod)
@@ -227,6 +234,8 @@ class Nodes:
         """The main container has ended."""
         if not runtime.alive:
             return
+        if code == 137 and not message and reason != "OOMKilled":
+            self.hurt(runtime.pod, True)
         runtime.alive = False
         started = runtime.state.get("running", {}).get("startedAt", self.kernel.stamp())
         runtime.state = {
@@ -246,6 +255,7 @@ class Nodes:
         if runtime.terminating:
             self._finish_termination(runtime)
         elif self.weather.collector and runtime.phase in ("Failed", "Succeeded"):
+            self.hurt(runtime.pod, False)
             self.kernel.later(self.kernel.between(0.1, self.weather.collector), self.store.delete, runtime.pod)
 
     def publish(self, runtime: Runtime) -> None:
@@ -333,7 +343,14 @@ class Nodes:
             self.exited(runtime, 137, "")
         self.publish(runtime)
 
+    def remove_by_hand(self, runtime: Runtime) -> None:
+        """`kubectl delete pod`."""
+        self.kernel.note("user", f"deletes pod {runtime.name}")
+        self.hurt(runtime.pod, False)
+        self.store.delete(runtime.pod)
+
     def _mark(self, runtime: Runtime, reason: str, message: str) -> None:
+        self.hurt(runtime.pod, False)
         runtime.words["disruption"] = {"reason": reason, "message": message}
         self.kernel.note("nodes", f"{runtime.name}: {reason}")
         if runtime.node.reachable:
@@ -352,6 +369,7 @@ class Nodes:
         for runtime in self.bound():
             if runtime.node is node:
                 runtime.was_lost = True
+                self.hurt(runtime.pod, False)
                 if power:
                     self._stop(runtime)
         self.kernel.later(tolerated, self._taint_evicts, node)

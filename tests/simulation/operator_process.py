@@ -26,13 +26,12 @@ SETTINGS = Settings(trainer_image="registry.example/mochi-trainer:1", workers=2)
 class OperatorProcess:
     """One operator, from its start until it is killed."""
 
-    def __init__(self, kernel: Kernel, server: Server, telephone: Telephone, name: str, died: Callable[[], None]) -> None:
+    def __init__(self, kernel: Kernel, server: Server, telephone: Telephone, name: str, died: Callable[[], None], skew: Callable[[], float]) -> None:
         self._kernel = kernel
         self.name = name
         self.alive = True
-        self.skew = 0.0
-        """Seconds by which its clock is wrong."""
         self._died = died
+        self._skew = skew
         self.client = Client(server, name, self._crash)
         self._queue = WorkQueue[Key](random.Random(kernel.rng.getrandbits(32)))
         backend, metrics = PyTorchJobBackend(), Metrics()
@@ -50,7 +49,7 @@ class OperatorProcess:
 
     def clock(self) -> datetime:
         """The wall clock of its machine."""
-        return START + timedelta(seconds=self._kernel.loop.time() + self.skew)
+        return START + timedelta(seconds=self._kernel.loop.time() + self._skew())
 
     def wake(self, key: Key) -> None:
         """A watch reports something about this run."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.simulation.faults import unleash
 from tests.simulation.kernel import Kernel
+from tests.simulation.silences import Silences
 from tests.simulation.world import World
 
 GPU_POD = {"gpus": 1}
@@ -23,6 +24,7 @@ def prepare(world: World, *, kind: bool) -> None:
     if not kind:
         unleash(world, names, calm)
     kernel.later(calm + 1.0, _calmed, world)
+    Silences(world).look()
 
 
 def _calmed(world: World) -> None:
@@ -51,5 +53,18 @@ def spec(kernel: Kernel) -> dict[str, Any]:
             "retryBackoff": {"initialSeconds": kernel.rng.choice([2, 5, 10]), "maxSeconds": 40},
             "stallTimeoutSeconds": kernel.rng.choice([60, 120, 200]),
             "gracePeriodSeconds": kernel.rng.choice([10, 30, 60]),
+            **_limits(kernel),
         },
     }  # fmt: skip
+
+
+def _limits(kernel: Kernel) -> dict[str, Any]:
+    """Some runs have a deadline, and some try again for few reasons only."""
+    match kernel.rng.randrange(20):
+        case 0:
+            return {"activeDeadlineSeconds": kernel.rng.randrange(100, 500)}
+        case 1:
+            return {"preRunningDeadlineSeconds": kernel.rng.randrange(60, 200)}
+        case 2:
+            return {"retryOn": ["Preempted", "NodeLost", "ArtifactsMissing", "BackendDeleted", "CollectiveTimeout"]}
+    return {}

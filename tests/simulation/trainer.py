@@ -166,6 +166,7 @@ class Job:
         kind, reason = self.mishap.kind, self.mishap.reason
         if kind == "hang":
             self.moving, self.moved = False, self.trainer.kernel.seconds
+            self.trainer.tell(self.work.uid, self.stage, self.attempt, Reason.STALLED)
             self.trainer.kernel.note("trainer", f"{self.runtime.name} hangs")
         elif kind == "oom":
             self.exit(137, None, "OOMKilled")
@@ -173,6 +174,7 @@ class Job:
             self.exit(1 if reason is Reason.BUG else 134, None)
         else:
             code = ROWS[reason].exit_code
+            self.trainer.tell(self.work.uid, self.stage, self.attempt, reason)
             self.exit(1 if code is None else code, Outcome(reason=reason, message="as scripted", rank=self.rank))
 
     def exit(self, code: int, outcome: Outcome | None, reason: str = "") -> None:
@@ -349,6 +351,7 @@ class Gang:
         kernel = self.trainer.kernel
         if self.mishap.kind == "hang":
             kernel.note("trainer", f"{self.work.uid} attempt {self.attempt} hangs at step {self.step}")
+            self.trainer.tell(self.work.uid, "train", self.attempt, Reason.STALLED)
             for member in self.members.values():
                 member.moving, member.moved = False, kernel.seconds
             return

@@ -34,6 +34,8 @@ class Watches:
         self._store = store
         self._wake = wake
         self.delivery = Delivery()
+        self.told = 0
+        """Events that arrived."""
         store.listeners.append(self._changed)
 
     def relist(self) -> None:
@@ -56,4 +58,8 @@ class Watches:
         for _ in range(2 if kernel.chance(self.delivery.twice) else 1):
             late = kernel.chance(self.delivery.late)
             wait = kernel.between(1, self.delivery.latest) if late else kernel.between(0.01, 0.2)
-            kernel.later(wait, self._wake, (meta["namespace"], name))
+            kernel.later(wait, self._arrive, (meta["namespace"], name))
+
+    def _arrive(self, key: tuple[str, str]) -> None:
+        self.told += 1
+        self._wake(key)

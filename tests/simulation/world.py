@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_api import identity
-from mochi_api.outcomes import Reason
+from mochi_api.outcomes import ROWS, Reason
 from mochi_operator.cluster import FINETUNES
 
 from tests.simulation.apiserver import Server
@@ -24,7 +24,7 @@ from tests.simulation.laws import Laws, finished
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.nodes import Nodes, Program, Runtime
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.store import Object, Store
+from tests.simulation.store import Object, Store, label
 from tests.simulation.telephone import Telephone
 from tests.simulation.trainer import Trainer
 from tests.simulation.watches import Watches
@@ -45,7 +45,7 @@ class World:
         self.kernel = kernel = Kernel(seed, loop)
         self.store = store = Store(kernel)
         self.server = Server(kernel, store)
-        self.nodes = Nodes(kernel, store, self._start)
+        self.nodes = Nodes(kernel, store, self._start, self._hurt, self._lost)
         self.trainer = Trainer(kernel, store, self.nodes.exited, self._mishap)
         self.laws = Laws(kernel, store, self.nodes, self.trainer)
         self.admission = Admission()
@@ -56,6 +56,8 @@ class World:
         self.telephone = Telephone(kernel, self.nodes)
         self.watches = Watches(kernel, store, self._wake)
         self.operators: list[OperatorProcess] = []
+        self.skew = 0.0
+        """Seconds by which the clock of the operators' machines is wrong."""
         self.stated_waits: dict[str, str] = {}
         """Words that the status of a run must hold, when the run is meant to wait for ever."""
         self._names = 0
@@ -77,7 +79,11 @@ class World:
                 "spec": spec,
             }
         )
-        self.laws.ledger.limits[run["metadata"]["uid"]] = spec["runPolicy"]["backoffLimit"]
+        uid, policy = run["metadata"]["uid"], spec["runPolicy"]
+        self.laws.ledger.limits[uid] = policy["backoffLimit"]
+        self.laws.ledger.final[uid] = {reason for reason in ROWS if reason not in policy.get("retryOn", ROWS)}
+        if policy.get("activeDeadlineSeconds") or policy.get("preRunningDeadlineSeconds"):
+            self.laws.ledger.may_be_late.add(uid)
         return run
 
     def start_operator(self) -> OperatorProcess:
@@ -85,7 +91,7 @@ class World:
         self._names += 1
         name = f"op-{self._names}"
         self.kernel.note(name, "starts")
-        process = OperatorProcess(self.kernel, self.server, self.telephone, name, self._operator_died)
+        process = OperatorProcess(self.kernel, self.server, self.telephone, name, self._operator_died, lambda: self.skew)
         self.operators.append(process)
         return process
 
@@ -123,6 +129,16 @@ class World:
     def _mishap(self, uid: str, step: str, attempt: int, reason: Reason) -> None:
         self.laws.ledger.failed(uid, step, attempt, reason)
 
+    def _hurt(self, pod: Object, killed: bool) -> None:
+        uid, step = label(pod, identity.LABEL_UID), label(pod, identity.LABEL_STAGE)
+        attempt = int(label(pod, identity.LABEL_ATTEMPT) or 1)
+        self.laws.ledger.disrupted(uid, step, attempt)
+        if killed:
+            self.laws.ledger.failed(uid, step, attempt, Reason.UNKNOWN)
+
+    def _lost(self, pod: Object, phase: str) -> None:
+        self.laws.evidence_lost(pod, phase)
+
     # How it ends.
 
     def look(self, began: float) -> None:
@@ -140,6 +156,7 @@ class World:
         self.laws.at_the_end(self._stated)
         if not waiting and not self.kernel.violations:
             self.server.calls.clear()
+            self.watches.told = 0
             self.kernel.later(QUIET_SECONDS, self._quiet)
         else:
             self.kernel.end()
@@ -156,7 +173,7 @@ class World:
     def _quiet(self) -> None:
         """A settled system makes no calls but the resync's."""
         per_sweep = 1 + len(self.runs())
-        allowed = per_sweep * (QUIET_SECONDS // 60 + 1)
+        allowed = per_sweep * (QUIET_SECONDS // 60 + 1) + self.watches.told
         for process in self.alive():
             verbs = [verb for actor, verb in self.server.calls if actor == process.name]
             writes = sorted({verb for verb in verbs if verb not in ("get", "list", "log")})
