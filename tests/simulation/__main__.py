@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tests.simulation.world import Result, simulate
+from tests.simulation.simulate import Result, simulate
 
 
 def main() -> int:
@@ -21,7 +21,9 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.replay is not None:
         return _replay(chosen.replay, kind=chosen.kind, trace=chosen.trace)
-    return _many(range(chosen.start, chosen.start + chosen.seeds), kind=chosen.kind, keep_going=chosen.keep_going)
+    return _many(
+        range(chosen.start, chosen.start + chosen.seeds), kind=chosen.kind, keep_going=chosen.keep_going
+    )
 
 
 def _replay(seed: int, *, kind: bool, trace: bool) -> int:
@@ -46,7 +48,9 @@ def _many(seeds: range, *, kind: bool, keep_going: bool) -> int:
                 _say(f"replay it: python -m tests.simulation --replay {seed} --trace")
                 break
         if count % 500 == 0:
-            _say(f"{count} seeds, {failing} fail, {events / count:.0f} events each, {time.monotonic() - begun:.0f} s")
+            _say(
+                f"{count} seeds, {failing} fail, {events / count:.0f} events each, {time.monotonic() - begun:.0f} s"
+            )
     _say(
         f"{count} seeds, {failing} fail, {events} events ({events / count:.0f} a seed, at least {fewest}), "
         f"{time.monotonic() - begun:.1f} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -13,7 +13,6 @@ from mochi_api.status import FineTuneStatus
 from mochi_operator.cluster import (
     EVENTS,
     FINETUNES,
-    PYTORCHJOBS,
     AlreadyExistsError,
     Kind,
     Manifest,
@@ -22,9 +21,10 @@ from mochi_operator.cluster import (
     StaleError,
     UnavailableError,
 )
-
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store
+
+Answer = TypeVar("Answer")
 
 CALL_SECONDS = 10.0
 """As long the operator's own client waits for an answer."""
@@ -62,7 +62,9 @@ class Server:
         self.on_create: Callable[[str, Object], None] = lambda actor, item: None
         self.on_delete: Callable[[str, Object], None] = lambda actor, item: None
         self.on_status: Callable[[str, Object, Manifest], None] = lambda actor, item, status: None
-        self.log_of: Callable[[str, str, str, int], str | None] = lambda namespace, pod, container, seconds: None
+        self.log_of: Callable[[str, str, str, int], str | None] = lambda namespace, pod, container, seconds: (
+            None
+        )
 
 
 class Client:
@@ -79,7 +81,9 @@ class Client:
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         await self._arrive("get", kind, name)
-        found = None if kind.name in self._server.manners.absent else self._store.get(kind.name, namespace, name)
+        found = (
+            None if kind.name in self._server.manners.absent else self._store.get(kind.name, namespace, name)
+        )
         return await self._answered(found)
 
     async def list(
@@ -172,7 +176,7 @@ class Client:
         if manners.error_rate and kernel.chance(manners.error_rate / 2):
             await self._fail("before")
 
-    async def _answered(self, answer: Any) -> Any:
+    async def _answered(self, answer: Answer) -> Answer:
         """The way back: the effect is there, the answer may not be."""
         kernel, manners = self._kernel, self._server.manners
         if self.crash_in is not None and self.crash_in <= 0:
@@ -224,9 +228,6 @@ class Client:
                 raise UnavailableError(
                     'Internal error occurred: failed calling webhook "validate.example": connection refused (HTTP 500)'
                 )
-
-
-KIND_OF_TRAINING = PYTORCHJOBS.name
 
 
 def _has_labels(item: Object, labels: Mapping[str, str]) -> bool:

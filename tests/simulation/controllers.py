@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_operator.cluster import EVENTS, FINETUNES, JOBS, PODS, PYTORCHJOBS
-
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store, ended, has_condition, owner
 
@@ -72,7 +71,10 @@ class PodMaker:
             {
                 "apiVersion": "v1",
                 "kind": EVENTS.name,
-                "metadata": {"name": f"{meta['name']}.{self.kernel.rng.getrandbits(48):x}", "namespace": meta["namespace"]},
+                "metadata": {
+                    "name": f"{meta['name']}.{self.kernel.rng.getrandbits(48):x}",
+                    "namespace": meta["namespace"],
+                },
                 "involvedObject": {"kind": parent["kind"], "name": meta["name"], "uid": meta["uid"]},
                 "type": "Warning",
                 "reason": "FailedCreate",
@@ -208,19 +210,25 @@ class JobController(Reconciler):
                 self.put(item, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
             return
         limit = item["spec"].get("backoffLimit", 6)
-        if doomed or len(failed) > limit or self._final(item, pods):
+        if doomed or len(failed) > limit:
             for pod in live:
                 self.store.delete(pod)
             if not doomed:
-                self.put(item, "FailureTarget", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+                self.put(
+                    item,
+                    "FailureTarget",
+                    "BackoffLimitExceeded",
+                    "Job has reached the specified backoff limit",
+                )
             if not active:
-                self.put(item, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+                self.put(
+                    item, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+                )
             return
-        waits = active if "podFailurePolicy" in item["spec"] else live
-        if not waits:
-            self._make(item, len(failed))
+        if not live:
+            self._make(item)
 
-    def _make(self, item: Object, failures: int) -> None:
+    def _make(self, item: Object) -> None:
         name = item["metadata"]["name"] + "-" + "".join(self.kernel.rng.choice(ALPHABET) for _ in range(5))
         labels = {"batch.kubernetes.io/job-name": item["metadata"]["name"]}
         if not self.pods.make(item, name, item["spec"]["template"], labels, held=True):
@@ -230,33 +238,20 @@ class JobController(Reconciler):
         """Pods that have ended, kept in the status as the real one keeps counts."""
         status = item.get("status") or {}
         known: dict[str, list[str]] = status.get("simulatedEnds") or {"failed": [], "succeeded": []}
-        ignored = "podFailurePolicy" in item["spec"]
         fresh: dict[str, list[str]] = {key: list(uids) for key, uids in known.items()}
         for pod in pods:
             uid, phase = pod["metadata"]["uid"], (pod.get("status") or {}).get("phase")
             if phase == "Succeeded" and uid not in fresh["succeeded"]:
                 fresh["succeeded"].append(uid)
-            elif _counts_as_failed(pod, ignored) and uid not in fresh["failed"]:
+            elif _counts_as_failed(pod) and uid not in fresh["failed"]:
                 fresh["failed"].append(uid)
         if fresh != known:
             self.store.edit(item, status={**status, "simulatedEnds": fresh})
         return fresh
 
-    @staticmethod
-    def _final(item: Object, pods: list[Object]) -> bool:
-        """Whether a podFailurePolicy ends the Job at once."""
-        for rule in (item["spec"].get("podFailurePolicy") or {}).get("rules") or ():
-            codes = rule.get("onExitCodes")
-            if rule["action"] == "FailJob" and codes is not None:
-                if any(_exit_code(pod) in codes["values"] for pod in pods):
-                    return True
-        return False
 
-
-def _counts_as_failed(pod: Object, has_policy: bool) -> bool:
+def _counts_as_failed(pod: Object) -> bool:
     phase = (pod.get("status") or {}).get("phase")
-    if has_policy:
-        return phase == "Failed" and not has_condition(pod, "DisruptionTarget")
     return phase == "Failed" or ("deletionTimestamp" in pod["metadata"] and phase != "Succeeded")
 
 
@@ -288,7 +283,9 @@ class TrainingOperator(Reconciler):
         names = [f"{item['metadata']['name']}-worker-{index}" for index in range(replicas["replicas"])]
         phases = {pod["metadata"]["name"]: (pod.get("status") or {}).get("phase") for pod in pods}
         if any(phase == "Failed" for phase in phases.values()):
-            self.put(item, "Failed", "PyTorchJobFailed", "PyTorchJob is failed because 1 Worker replica(s) failed.")
+            self.put(
+                item, "Failed", "PyTorchJobFailed", "PyTorchJob is failed because 1 Worker replica(s) failed."
+            )
             return
         if all(phases.get(name) == "Succeeded" for name in names):
             self.put(item, "Succeeded", "PyTorchJobSucceeded")
@@ -349,7 +346,6 @@ class GarbageCollector:
             self.store.delete(item)
 
 
-
 def reference(parent: Object) -> dict[str, Any]:
     """The controlling owner's reference."""
     return {
@@ -389,11 +385,3 @@ def _owned_by(item: Object, uid: str) -> bool:
 
 def _terminal(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _exit_code(pod: Object) -> int | None:
-    for entry in (pod.get("status") or {}).get("containerStatuses") or ():
-        if entry["name"] != "istio-proxy":
-            code: int | None = entry["state"].get("terminated", {}).get("exitCode")
-            return code
-    return None

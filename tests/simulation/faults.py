@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from mochi_api import identity
 from mochi_api.outcomes import Reason
-from mochi_operator.cluster import CONFIGMAPS, FINETUNES, JOBS, PODS, PYTORCHJOBS
-
+from mochi_operator.cluster import CONFIGMAPS, FINETUNES, JOBS, PYTORCHJOBS
 from tests.simulation.controllers import children, hold
 from tests.simulation.nodes import Node, Runtime
 from tests.simulation.store import Object, ended, label, owner
@@ -45,7 +44,12 @@ def unleash(world: World, names: list[str], calm: float) -> None:
 
 def _climate(world: World, calm: float) -> None:
     """What lasts for the whole time of faults."""
-    kernel, manners, delivery, weather = world.kernel, world.server.manners, world.watches.delivery, world.nodes.weather
+    kernel, manners, delivery, weather = (
+        world.kernel,
+        world.server.manners,
+        world.watches.delivery,
+        world.nodes.weather,
+    )
     rng = kernel.rng
     manners.error_rate = rng.choice([0, 0, 0, 0.01, 0.03, 0.1])
     manners.slow_rate = rng.choice([0, 0, 0.02, 0.1])
@@ -103,9 +107,13 @@ def relist(world: World, moment: Moment) -> None:
 def refusal(world: World, moment: Moment) -> None:
     """The API server refuses what the operator creates."""
     kernel, refusals = world.kernel, world.server.manners.refusals
-    kinds = kernel.rng.choice([[JOBS.name], [PYTORCHJOBS.name], [CONFIGMAPS.name], [JOBS.name, PYTORCHJOBS.name]])
+    kinds = kernel.rng.choice(
+        [[JOBS.name], [PYTORCHJOBS.name], [CONFIGMAPS.name], [JOBS.name, PYTORCHJOBS.name]]
+    )
     how = kernel.rng.choice(["quota", "webhook", "policy"])
-    kernel.later(moment.start, _say_and, world, f"{how} for {kinds}", refusals.update, dict.fromkeys(kinds, how))
+    kernel.later(
+        moment.start, _say_and, world, f"{how} for {kinds}", refusals.update, dict.fromkeys(kinds, how)
+    )
     longest = _longest(world, how == "policy", 40, Reason.POD_REFUSED)
     for kind in kinds:
         kernel.later(moment.end(longest, world), refusals.pop, kind, None)
@@ -185,7 +193,16 @@ def _skew(world: World, seconds: int) -> None:
 def controller_down(world: World, moment: Moment) -> None:
     """A controller does nothing for a while."""
     controller = world.kernel.rng.choice([world.jobs, world.training_operator])
-    world.kernel.later(moment.start, _say_and, world, f"{controller.kind} controller is down", setattr, controller, "down", True)
+    world.kernel.later(
+        moment.start,
+        _say_and,
+        world,
+        f"{controller.kind} controller is down",
+        setattr,
+        controller,
+        "down",
+        True,
+    )
     world.kernel.later(moment.end(200, world), controller.up)
 
 
@@ -327,7 +344,13 @@ def final_mishap(world: World, moment: Moment) -> None:
     """A step goes wrong for good."""
     kernel = world.kernel
     reason = kernel.rng.choice(
-        [Reason.OUT_OF_MEMORY, Reason.BUG, Reason.INVALID_INPUT, Reason.DATASET_REJECTED, Reason.ACCESS_DENIED]
+        [
+            Reason.OUT_OF_MEMORY,
+            Reason.BUG,
+            Reason.INVALID_INPUT,
+            Reason.DATASET_REJECTED,
+            Reason.ACCESS_DENIED,
+        ]
     )
     kind = "oom" if reason is Reason.OUT_OF_MEMORY and kernel.chance(0.5) else "fail"
     world.trainer.script.mishaps[kernel.rng.choice(STEPS[1:]), 1] = Mishap(kind, reason, kernel.rng.random())
@@ -388,7 +411,9 @@ def _copy(world: World) -> None:
         if world.store.get(child["kind"], NAMESPACE, name) is None:
             world.kernel.note("user", f"copies {child['metadata']['name']}")
             spec = {**child["spec"], "suspend": True, "runPolicy": {"suspend": True}}
-            world.store.add({"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": meta, "spec": spec})
+            world.store.add(
+                {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": meta, "spec": spec}
+            )
 
 
 def removed(world: World, moment: Moment) -> None:
@@ -456,6 +481,7 @@ def _delete_child(world: World) -> None:
     child = _some_child(world)
     if child is not None:
         world.laws.ledger.failed(*_address(child), Reason.BACKEND_DELETED)
+        world.laws.ledger.disrupted(*_address(child))
         world.kernel.note("user", f"deletes {child['kind']} {child['metadata']['name']}")
         world.store.delete(child)
 
@@ -464,7 +490,11 @@ def foreign(world: World, moment: Moment) -> None:
     """An object of somebody else has the name of a child; it stays for a while, or for good."""
     kernel = world.kernel
     kind, name = kernel.rng.choice(
-        [(JOBS.name, "dissolve-videos"), (CONFIGMAPS.name, "dissolve-captions-run"), (PYTORCHJOBS.name, "dissolve-a1")]
+        [
+            (JOBS.name, "dissolve-videos"),
+            (CONFIGMAPS.name, "dissolve-captions-run"),
+            (PYTORCHJOBS.name, "dissolve-a1"),
+        ]
     )
     kernel.later(0.0, _squat, world, kind, name)
     if kernel.chance(0.25):
@@ -508,14 +538,21 @@ def _longest(world: World, final: bool, short: float, reason: Reason) -> float:
 
 
 def _some_child(world: World) -> Object | None:
-    found = [item for run in world.runs() for item in children(world.store, run["metadata"]["uid"]) if not ended(item)]
+    found = [
+        item
+        for run in world.runs()
+        for item in children(world.store, run["metadata"]["uid"])
+        if not ended(item)
+    ]
     return world.kernel.rng.choice(found) if found else None
 
 
 def _set_for(world: World, moment: Moment, longest: float, target: object, name: str, value: object) -> None:
     before = getattr(target, name)
     world.kernel.later(moment.start, _say_and, world, f"{name} = {value}", setattr, target, name, value)
-    world.kernel.later(moment.end(longest, world), _say_and, world, f"{name} = {before}", setattr, target, name, before)
+    world.kernel.later(
+        moment.end(longest, world), _say_and, world, f"{name} = {before}", setattr, target, name, before
+    )
 
 
 def _say_and(world: World, text: str, act: Callable[..., object], *arguments: object) -> None:

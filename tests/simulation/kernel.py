@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mochi_operator.timestamps import render
-
 from tests.simulation.loop import VirtualLoop
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

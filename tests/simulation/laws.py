@@ -8,7 +8,6 @@ from typing import Any
 from mochi_api import identity
 from mochi_api.outcomes import DISRUPTIONS, ROWS, Reason
 from mochi_operator.cluster import CONFIGMAPS, FINETUNES, JOBS, PODS, PYTORCHJOBS
-
 from tests.simulation.controllers import children
 from tests.simulation.kernel import Kernel
 from tests.simulation.nodes import Nodes, Runtime
@@ -72,7 +71,11 @@ class Ledger:
             if run != uid or not any(reason in found for found in attempts.values()):
                 continue
             spent = sum(bool(found - DISRUPTIONS) for found in attempts.values())
-            if not ROWS[reason].retryable or reason in self.final.get(uid, ()) or spent > self.limits.get(uid, 0):
+            if (
+                not ROWS[reason].retryable
+                or reason in self.final.get(uid, ())
+                or spent > self.limits.get(uid, 0)
+            ):
                 return True
         return False
 
@@ -181,9 +184,15 @@ class Laws:
         uid = str(owner(mounted).get("uid", ""))
         parent = self._parent(runtime)
         if parent is not None and owner(parent).get("uid") != uid:
-            self.kernel.violate("a pod has its own run's file", f"{runtime.name} mounts {name} of {uid or 'nobody'}")
-        elif mounted["metadata"]["labels"].get(identity.LABEL_ATTEMPT) != label(runtime.pod, identity.LABEL_ATTEMPT):
-            self.kernel.violate("a pod has its own run's file", f"{runtime.name} mounts {name} of another attempt")
+            self.kernel.violate(
+                "a pod has its own run's file", f"{runtime.name} mounts {name} of {uid or 'nobody'}"
+            )
+        elif mounted["metadata"]["labels"].get(identity.LABEL_ATTEMPT) != label(
+            runtime.pod, identity.LABEL_ATTEMPT
+        ):
+            self.kernel.violate(
+                "a pod has its own run's file", f"{runtime.name} mounts {name} of another attempt"
+            )
         return uid
 
     def _parent(self, runtime: Runtime) -> Object | None:
@@ -249,7 +258,9 @@ class Laws:
                 if not reason or reason == Reason.COMPLETED or "does not know" in entry.get("message", ""):
                     continue
                 if not self.ledger.explains(uid, step, entry["number"], Reason(reason)):
-                    known = {n: sorted(found) for n, found in self.ledger.failures.get((uid, step), {}).items()}
+                    known = {
+                        n: sorted(found) for n, found in self.ledger.failures.get((uid, step), {}).items()
+                    }
                     return f"{step} attempt {entry['number']} ended {reason}, {entry.get('message')!r}; true: {known}"
         return ""
 
@@ -349,7 +360,10 @@ def _history(old: list[dict[str, Any]] | None, new: list[dict[str, Any]] | None)
         if found is None:
             if len(numbers) < KEPT or item["number"] > numbers[-1]:
                 return f"attempt {item['number']} is lost from the history {numbers}"
-        elif item.get("reason") and (found.get("reason"), found.get("endTime")) != (item["reason"], item.get("endTime")):
+        elif item.get("reason") and (found.get("reason"), found.get("endTime")) != (
+            item["reason"],
+            item.get("endTime"),
+        ):
             return f"the end of attempt {item['number']} is told anew: {found.get('reason')} for {item['reason']}"
     return ""
 
@@ -361,5 +375,3 @@ def _plain(known: Mapping[str, Mapping[int, set[Reason]]]) -> dict[str, dict[int
 def pods_of(store: Store, uid: str) -> list[Object]:
     """Pods of all children of a run."""
     return [pod for child in children(store, uid) for pod in store.owned(PODS.name, child["metadata"]["uid"])]
-
-

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mochi_operator.cluster import CONFIGMAPS, PODS
-
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store
 
@@ -179,7 +178,10 @@ class Nodes:
     def _unschedulable(self, pod: Object) -> None:
         message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
         condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        status = {"phase": "Pending", "conditions": [{**condition, "lastTransitionTime": self.kernel.stamp()}]}
+        status = {
+            "phase": "Pending",
+            "conditions": [{**condition, "lastTransitionTime": self.kernel.stamp()}],
+        }
         if not (pod.get("status") or {}).get("conditions"):
             self.store.edit(pod, status=status)
         self.kernel.later(self.kernel.between(3, 6), self._schedule, pod)
@@ -256,13 +258,19 @@ class Nodes:
             self._finish_termination(runtime)
         elif self.weather.collector and runtime.phase in ("Failed", "Succeeded"):
             self.hurt(runtime.pod, False)
-            self.kernel.later(self.kernel.between(0.1, self.weather.collector), self.store.delete, runtime.pod)
+            self.kernel.later(
+                self.kernel.between(0.1, self.weather.collector), self.store.delete, runtime.pod
+            )
 
     def publish(self, runtime: Runtime) -> None:
         """Write what is true into the pod's status, if the kubelet can."""
         if runtime.gone or not runtime.node.reachable:
             return
-        main = {"name": runtime.pod["spec"]["containers"][0]["name"], "state": runtime.state, "restartCount": 0}
+        main = {
+            "name": runtime.pod["spec"]["containers"][0]["name"],
+            "state": runtime.state,
+            "restartCount": 0,
+        }
         status: dict[str, Any] = {"phase": runtime.phase, "conditions": _conditions(runtime)}
         status["containerStatuses"] = [*_sidecar(runtime, "ordinary"), main]
         if runtime.sidecar == "native":
@@ -358,7 +366,11 @@ class Nodes:
             return
         found = self.store.fresh(runtime.pod)
         if found is not None:
-            before = [c for c in (found.get("status") or {}).get("conditions") or () if c["type"] != "DisruptionTarget"]
+            before = [
+                c
+                for c in (found.get("status") or {}).get("conditions") or ()
+                if c["type"] != "DisruptionTarget"
+            ]
             status = {**(found.get("status") or {}), "conditions": [*before, _disruption(runtime)]}
             self.store.edit(found, status=status)
 
@@ -379,7 +391,9 @@ class Nodes:
             return
         for runtime in self.bound():
             if runtime.node is node and runtime.phase in ("Pending", "Running"):
-                self._mark(runtime, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+                self._mark(
+                    runtime, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"
+                )
                 self.store.delete(runtime.pod)
 
     def back(self, node: Node) -> None:

@@ -15,7 +15,6 @@ from mochi_operator.prober import Prober
 from mochi_operator.pulse import Pulse
 from mochi_operator.settings import Settings
 from mochi_operator.workqueue import WorkQueue
-
 from tests.simulation.apiserver import Client, Server
 from tests.simulation.kernel import START, Kernel
 from tests.simulation.telephone import Telephone
@@ -26,7 +25,15 @@ SETTINGS = Settings(trainer_image="registry.example/mochi-trainer:1", workers=2)
 class OperatorProcess:
     """One operator, from its start until it is killed."""
 
-    def __init__(self, kernel: Kernel, server: Server, telephone: Telephone, name: str, died: Callable[[], None], skew: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        server: Server,
+        telephone: Telephone,
+        name: str,
+        died: Callable[[], None],
+        skew: Callable[[], float],
+    ) -> None:
         self._kernel = kernel
         self.name = name
         self.alive = True
@@ -42,7 +49,10 @@ class OperatorProcess:
         controller = Controller(
             self.client, gatherer, backend, self._queue, metrics, Pulse(lambda: kernel.seconds, 300.0)
         )
-        loops = [controller.resync((), SETTINGS.resync_seconds), *(controller.work() for _ in range(SETTINGS.workers))]
+        loops = [
+            controller.resync((), SETTINGS.resync_seconds),
+            *(controller.work() for _ in range(SETTINGS.workers)),
+        ]
         self._tasks = [kernel.loop.create_task(item) for item in loops]
         for task in self._tasks:
             task.add_done_callback(self._ended)

@@ -66,5 +66,13 @@ def _limits(kernel: Kernel) -> dict[str, Any]:
         case 1:
             return {"preRunningDeadlineSeconds": kernel.rng.randrange(60, 200)}
         case 2:
-            return {"retryOn": ["Preempted", "NodeLost", "ArtifactsMissing", "BackendDeleted", "CollectiveTimeout"]}
+            return {
+                "retryOn": [
+                    "Preempted",
+                    "NodeLost",
+                    "ArtifactsMissing",
+                    "BackendDeleted",
+                    "CollectiveTimeout",
+                ]
+            }
     return {}

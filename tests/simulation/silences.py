@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mochi_api import identity
-
 from tests.simulation.controllers import children
 from tests.simulation.laws import finished
 from tests.simulation.store import Object, ended, label
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.world import World
 
 LOOK_SECONDS = 10.0
 LONGEST_SECONDS = 100.0
@@ -90,8 +87,11 @@ def _of_pod(pod: Object) -> Iterator[tuple[Trouble, str]]:
         if condition.get("reason") == "Unschedulable":
             yield ("unschedulable", name), "Insufficient"
     for entry in status.get("containerStatuses") or ():
-        if "ImagePull" in entry["state"].get("waiting", {}).get("reason", ""):
+        reason = entry["state"].get("waiting", {}).get("reason", "")
+        if "ImagePull" in reason:
             yield ("image", name), "registry"
+        elif reason == "ContainerCreating":
+            yield ("volume", name), name
 
 
 def _is_current(run: Object, child: Object) -> bool:
@@ -99,7 +99,7 @@ def _is_current(run: Object, child: Object) -> bool:
     if ended(child) or "deletionTimestamp" in child["metadata"]:
         return False
     status, step = run.get("status") or {}, label(child, identity.LABEL_STAGE)
-    stage = next((item for item in status.get("stages") or () if item["name"] == step), {})
+    stage: dict[str, Any] = next((item for item in status.get("stages") or () if item["name"] == step), {})
     entries = (status if step == "train" else stage).get("attempts") or [{}]
     number = str(entries[0].get("number", ""))
     return number == label(child, identity.LABEL_ATTEMPT) and not entries[0].get("reason")

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from mochi_operator.timestamps import render
-
 from tests.simulation.kernel import Kernel
 
 Object = dict[str, Any]
@@ -58,7 +57,9 @@ class Store:
         self._tell(manifest["kind"], None, stored)
         return stored
 
-    def edit(self, current: Object, *, meta: Mapping[str, Any] | None = None, **sections: Any) -> Object | None:
+    def edit(
+        self, current: Object, *, meta: Mapping[str, Any] | None = None, **sections: Any
+    ) -> Object | None:
         """Replace top-level sections, and merge into the metadata, of the object as it is now; None when it is gone."""
         kind, old = current["kind"], self.fresh(current)
         if old is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from mochi_api.heartbeat import Heartbeat
-
 from tests.simulation.kernel import START, Kernel
 from tests.simulation.nodes import Nodes, Runtime
 from tests.simulation.trainer import Job, Rank
@@ -60,9 +60,9 @@ class Telephone:
         )
 
 
-def _training(rank: Rank, now: float) -> dict[str, object]:
+def _training(rank: Rank, now: float) -> dict[str, Any]:
     gang, work = rank.gang, rank.work
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     if gang.step_at is not None:
         found |= {"step_age_seconds": now - gang.step_at, "loss": 0.5, "step_seconds": 1.6}
     newest = work.newest()

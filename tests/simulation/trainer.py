@@ -15,7 +15,6 @@ from mochi_api.outcomes import (
     StageResult,
     TrainingResult,
 )
-
 from tests.simulation.kernel import Kernel
 from tests.simulation.nodes import Runtime
 from tests.simulation.store import Store, label, owner
@@ -175,7 +174,9 @@ class Job:
         else:
             code = ROWS[reason].exit_code
             self.trainer.tell(self.work.uid, self.stage, self.attempt, reason)
-            self.exit(1 if code is None else code, Outcome(reason=reason, message="as scripted", rank=self.rank))
+            self.exit(
+                1 if code is None else code, Outcome(reason=reason, message="as scripted", rank=self.rank)
+            )
 
     def exit(self, code: int, outcome: Outcome | None, reason: str = "") -> None:
         """End with a code and a last word."""
@@ -314,7 +315,9 @@ class Gang:
             return
         self.work.claim = self.attempt
         self.step, self.activity = self.work.newest(), "training"
-        self.trainer.kernel.note("trainer", f"{self.work.uid} attempt {self.attempt} goes on from step {self.step}")
+        self.trainer.kernel.note(
+            "trainer", f"{self.work.uid} attempt {self.attempt} goes on from step {self.step}"
+        )
         self._next()
 
     def _next(self) -> None:
@@ -362,7 +365,12 @@ class Gang:
     def _superseded(self) -> None:
         for member in self.members.values():
             if not member.ended:
-                member.exit(12, Outcome(reason=Reason.SUPERSEDED, message="a newer attempt has taken over", rank=member.rank))
+                member.exit(
+                    12,
+                    Outcome(
+                        reason=Reason.SUPERSEDED, message="a newer attempt has taken over", rank=member.rank
+                    ),
+                )
 
     def _finish(self) -> None:
         if self.broken or any(member.ended for member in self.members.values()):
@@ -374,7 +382,11 @@ class Gang:
         self.work.trained = True
         self.work.checkpoints[self.step] = (self.attempt, True)
         for member in sorted(self.members.values(), key=lambda item: -item.rank):
-            outcome = _result("train", self.work, self.step) if member.rank == 0 else Outcome(reason=Reason.COMPLETED)
+            outcome = (
+                _result("train", self.work, self.step)
+                if member.rank == 0
+                else Outcome(reason=Reason.COMPLETED)
+            )
             member.exit(0, None if mute and member.rank == 0 else outcome)
 
 
@@ -384,12 +396,14 @@ def _result(stage: str, work: Work, step: int = 0) -> Outcome:
         return done.model_copy(update={"check_result": CheckResult(clips=3)})
     if stage == "sample":
         root = f"s3://runs/x/runs/{work.uid}"
-        result = SampleResult(sample_uris=[f"{root}/samples/a.mp4"], report_uri=f"{root}/report.html")
+        result = SampleResult(sampleURIs=[f"{root}/samples/a.mp4"], reportURI=f"{root}/report.html")
         return done.model_copy(update={"sample_result": result})
     if stage == "train":
         training = TrainingResult(
-            artifact_uri=work.artifact(), sha256="ab" * 32, size_bytes=7, final_step=step, final_loss=0.25,
-            checkpoint_uri=work.checkpoint_uri(step),
+            artifactURI=work.artifact(), sha256="ab" * 32, size_bytes=7, final_step=step, final_loss=0.25,
+            checkpointURI=work.checkpoint_uri(step),
         )  # fmt: skip
         return done.model_copy(update={"training_result": training})
-    return done.model_copy(update={"stage_result": StageResult(cache_key=f"key-{stage}", items_total=3, items_done=3)})
+    return done.model_copy(
+        update={"stage_result": StageResult(cache_key=f"key-{stage}", items_total=3, items_done=3)}
+    )

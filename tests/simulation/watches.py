@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from mochi_api import identity
 from mochi_operator.cluster import FINETUNES, JOBS, PODS, PYTORCHJOBS
-
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store, label
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from dataclasses import dataclass
 from typing import Any
 
 from mochi_api import identity
 from mochi_api.outcomes import ROWS, Reason
 from mochi_operator.cluster import FINETUNES
-
 from tests.simulation.apiserver import Server
 from tests.simulation.controllers import (
     Admission,
@@ -91,7 +87,9 @@ class World:
         self._names += 1
         name = f"op-{self._names}"
         self.kernel.note(name, "starts")
-        process = OperatorProcess(self.kernel, self.server, self.telephone, name, self._operator_died, lambda: self.skew)
+        process = OperatorProcess(
+            self.kernel, self.server, self.telephone, name, self._operator_died, lambda: self.skew
+        )
         self.operators.append(process)
         return process
 
@@ -146,7 +144,9 @@ class World:
         waiting = [run for run in self.runs() if not finished(run)]
         meant = all(run["metadata"]["name"] in self.stated_waits for run in waiting)
         kernel = self.kernel
-        if meant and (not waiting or kernel.seconds - began > 1200) or kernel.seconds - began > LIMIT_SECONDS:
+        if (
+            meant and (not waiting or kernel.seconds - began > 1200)
+        ) or kernel.seconds - began > LIMIT_SECONDS:
             kernel.later(SETTLING_SECONDS, self._judge, bool(waiting))
         else:
             kernel.later(LOOK_SECONDS, self.look, began)
@@ -164,11 +164,16 @@ class World:
     def _stated(self, run: Object) -> str:
         """What is wrong with a run that has not ended: nothing when it says what it is meant to wait for."""
         status = run.get("status") or {}
-        told = [f"{item['type']}={item['status']} {item['reason']}: {item['message']}" for item in status.get("conditions") or ()]
+        told = [
+            f"{item['type']}={item['status']} {item['reason']}: {item['message']}"
+            for item in status.get("conditions") or ()
+        ]
         word = self.stated_waits.get(run["metadata"]["name"])
         if word is not None and any(word in text for text in told):
             return ""
-        return f"it has not ended ({word or 'nothing'} keeps it), phase {status.get('phase')}: " + "; ".join(told)
+        return f"it has not ended ({word or 'nothing'} keeps it), phase {status.get('phase')}: " + "; ".join(
+            told
+        )
 
     def _quiet(self) -> None:
         """A settled system makes no calls but the resync's."""
@@ -181,84 +186,3 @@ class World:
                 text = f"{len(verbs)} calls in {QUIET_SECONDS:g} s, {allowed:g} allowed; writes: {writes}"
                 self.kernel.violate("a settled system makes no calls", text)
         self.kernel.end()
-
-
-class Defects(logging.Handler):
-    """A defect that the controller logs and lives on with is a violation all the same."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(logging.ERROR)
-        self._kernel = kernel
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        error = record.exc_info[1] if record.exc_info else None
-        self._kernel.violate("the operator has no defect", f"{record.getMessage()}: {error!r}{_place(error)}")
-
-
-def _place(error: BaseException | None) -> str:
-    trace = error.__traceback__ if error is not None else None
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" at {trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one seed."""
-
-    seed: int
-    violations: tuple[str, ...]
-    events: int
-    calls: int
-    digest: str
-    trace: str
-    seconds: float
-    phases: tuple[str, ...]
-
-
-def simulate(seed: int, *, kind: bool = False, trace: bool = False) -> Result:
-    """The world of this seed, from its beginning to its end; `kind` leaves all faults out."""
-    from tests.simulation.scenario import prepare  # the scenario knows the world, and not the other way round
-
-    loop = VirtualLoop()
-    asyncio.set_event_loop(None)
-    world = World(seed, loop)
-    logger, handler = logging.getLogger("mochi_operator"), Defects(world.kernel)
-    before = (logger.level, logger.propagate)
-    logger.addHandler(handler)
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    loop.set_exception_handler(lambda _, context: _defect(world, context))
-    try:
-        prepare(world, kind=kind)
-        loop.run_until_complete(world.kernel.over)
-    finally:
-        logger.removeHandler(handler)
-        logger.level, logger.propagate = before
-        _close(world, loop)
-    kernel = world.kernel
-    return Result(
-        seed=seed,
-        violations=tuple(kernel.violations),
-        events=len(kernel.lines),
-        calls=len(world.server.calls),
-        digest=kernel.digest(),
-        trace=kernel.readable() if trace or kernel.violations else "",
-        seconds=kernel.seconds,
-        phases=tuple((run.get("status") or {}).get("phase", "") for run in world.runs()),
-    )
-
-
-def _defect(world: World, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    world.kernel.violate("the simulation has no defect", f"{context.get('message')}: {error!r}{_place(error)}")
-
-
-def _close(world: World, loop: VirtualLoop) -> None:
-    tasks = [task for process in world.operators for task in process.tasks]
-    for process in world.operators:
-        process.kill()
-    if tasks:
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    loop.close()
