@@ -26,7 +26,8 @@ class Moment:
 
     def end(self, longest: float, world: World) -> float:
         """A time between start and the calm, after at most so long."""
-        return self.start + world.kernel.between(2, max(2.5, min(longest, self.calm - self.start)))
+        most = max(2.5, min(longest, self.calm - self.start))
+        return self.start + world.kernel.between(most / 4, most)
 
 
 Fault = Callable[[World, Moment], None]
@@ -284,12 +285,15 @@ def node_lost(world: World, moment: Moment) -> None:
 
 def _lose(world: World, moment: Moment) -> None:
     kernel = world.kernel
-    node = kernel.rng.choice([item for item in world.nodes.nodes if item.exists])
+    node = kernel.rng.choice([item for item in world.nodes.nodes if item.exists and item.reachable])
     if not node.reachable:
         return
     world.nodes.lose(node, power=kernel.chance(0.6), tolerated=kernel.between(20, 100))
     end = max(1.0, moment.end(240, world) - kernel.seconds)
-    if kernel.chance(0.4):
+    if kernel.chance(0.3):
+        node.dead_for_good = True
+        world.nodes.replace(node)
+    elif kernel.chance(0.4):
         kernel.later(end, _replaced, world, node)
     else:
         kernel.later(end, world.nodes.back, node)
@@ -572,7 +576,7 @@ _TABLE: tuple[tuple[Fault, int], ...] = (
     (second_operator, 3),
     (clock_jump, 2),
     (controller_down, 2),
-    (pods_refused, 3),
+    (pods_refused, 4),
     (held_by_queue, 3),
     (evicted, 6),
     (drained, 2),

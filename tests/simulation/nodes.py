@@ -41,6 +41,8 @@ class Node:
     reachable: bool = True
     """Whether the kubelet talks to the API server."""
     cordoned: bool = False
+    dead_for_good: bool = False
+    """Nobody brings it back, and nobody deletes its Node object."""
     exists: bool = True
 
 
@@ -398,7 +400,7 @@ class Nodes:
 
     def back(self, node: Node) -> None:
         """The node talks again: what was deleted meanwhile ends, what was killed is reported."""
-        if node.reachable or not node.exists:
+        if node.reachable or not node.exists or node.dead_for_good:
             return
         node.reachable = True
         self.kernel.note("nodes", f"{node.name} is back")
@@ -428,15 +430,20 @@ class Nodes:
         for runtime in self.bound():
             if runtime.node is node:
                 self._stop(runtime)
-                self._mark(runtime, "DeletionByPodGC", "PodGC: node no longer exists")
-                found = self.store.fresh(runtime.pod)
-                if found is not None:
-                    self.store.edit(found, status={**(found.get("status") or {}), "phase": "Failed"})
-                    self.store.remove(found)
+                self._collect_from(runtime)
+
+    def _collect_from(self, runtime: Runtime) -> None:
+        """A pod that had not ended has failed; one that had is only removed."""
+        if runtime.phase in ("Pending", "Running"):
+            self._mark(runtime, "DeletionByPodGC", "PodGC: node no longer exists")
+            found = self.store.fresh(runtime.pod)
+            if found is not None:
+                self.store.edit(found, status={**(found.get("status") or {}), "phase": "Failed"})
+        self.store.remove(runtime.pod)
 
     def replace(self, node: Node) -> None:
-        """A new machine takes the place of a deleted one."""
-        if not node.exists:
+        """A new machine takes the place of one that is deleted or stays dead."""
+        if not node.exists or node.dead_for_good:
             fresh = Node(f"{node.name}x", node.gpus)
             self.nodes.append(fresh)
             self.kernel.note("nodes", f"{fresh.name} joins")

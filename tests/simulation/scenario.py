@@ -19,6 +19,7 @@ def prepare(world: World, *, kind: bool) -> None:
     names = ["dissolve", "bus"] if kernel.chance(0.25) else ["dissolve"]
     for name in names:
         kernel.later(kernel.between(0, 5), world.submit, name, spec(kernel))
+    world.another = lambda: world.submit(f"later-{len(kernel.lines)}", spec(kernel))
     world.start_operator()
     calm = kernel.between(100, 420)
     if not kind:
