@@ -20,11 +20,12 @@ def lenient(model: type[Model], raw: object) -> Model | None:
 
     A part is as small as possible: a field where it has a default, otherwise the list item or the object it is in.
     """
-    document = copy.deepcopy(raw)
+    document: object = raw
     while True:
         try:
             return model.model_validate(document)
         except ValidationError as error:
+            document = copy.deepcopy(raw) if document is raw else document
             places = [
                 problem["loc"][:-1] if problem["type"] == "missing" else problem["loc"]
                 for problem in error.errors()

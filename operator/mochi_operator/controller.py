@@ -98,7 +98,7 @@ class Controller:
                 _log.warning("runs of %s cannot be listed: %s", namespace or "all namespaces", error)
                 continue
             listed = True
-            for key in found | self._known.get(namespace, set()):
+            for key in sorted(found | self._known.get(namespace, set())):
                 self._queue.add(key)
             self._known[namespace] = found
         return listed

@@ -97,7 +97,7 @@ def _stage(entry: StageStatus, name: Stage) -> Step:
 
 
 def _made_up(entry: StageStatus) -> tuple[Attempt, ...]:
-    if entry.state == "Pending":
+    if entry.state == "Pending" or not entry.job_name:
         return ()
     started = parse(entry.start_time) or EPOCH
     running = entry.state == "Running"

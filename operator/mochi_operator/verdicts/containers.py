@@ -16,6 +16,8 @@ _NODE_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
 _EFFECTS = (Reason.COLLECTIVE_TIMEOUT, Reason.SUPERSEDED, *DISRUPTIONS)
 """Ends that often follow from the end of another rank."""
 _KIND = "failed"
+_KILLED = 137
+"""Exit code of a program that was killed."""
 
 
 def one_failed(view: View) -> Finding | None:
@@ -98,6 +100,13 @@ def _from_disruption(pod: Pod) -> Finding | None:
     return _failure(pod, reason, f"{pod.name}: {pod.message or pod.disruption_message or pod.disruption}")
 
 
+def _from_deletion(pod: Pod) -> Finding | None:
+    """Somebody deleted the pod before its container ran, or it was killed at the end of its grace period."""
+    if pod.gone_by is None or pod.main.exit_code not in (None, _KILLED):
+        return None
+    return _failure(pod, Reason.PREEMPTED, f"{pod.name}: the pod was deleted")
+
+
 def _from_code(pod: Pod) -> Finding | None:
     row = row_of_exit_code(pod.main.exit_code) if pod.main.exit_code else None
     if row is None or row.reason == Reason.UNKNOWN:
@@ -120,6 +129,7 @@ _POD_CHECKS: Sequence[Callable[[Pod], Finding | None]] = (
     _from_outcome,
     _from_kernel,
     _from_disruption,
+    _from_deletion,
     _from_code,
     _from_foreign,
 )

@@ -1,0 +1,79 @@
+"""What a seed asks for: the runs, and the faults that befall them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.simulation.faults import unleash
+from tests.simulation.kernel import Kernel
+from tests.simulation.silences import Silences
+from tests.simulation.world import World
+
+GPU_POD = {"gpus": 1}
+
+
+def prepare(world: World, *, kind: bool) -> None:
+    """One or two runs, an operator, and the faults of this seed; the calm comes after a few minutes."""
+    kernel = world.kernel
+    world.trainer.script.knows_check = kernel.chance(0.8)
+    names = ["dissolve", "bus"] if kernel.chance(0.25) else ["dissolve"]
+    for name in names:
+        kernel.later(kernel.between(0, 5), world.submit, name, spec(kernel))
+    world.another = lambda: world.submit(f"later-{len(kernel.lines)}", spec(kernel))
+    world.start_operator()
+    calm = kernel.between(100, 420)
+    if not kind:
+        unleash(world, names, calm)
+    kernel.later(calm + 1.0, _calmed, world)
+    Silences(world).look()
+
+
+def _calmed(world: World) -> None:
+    world.kernel.calm = True
+    world.kernel.note("world", "is calm")
+    world.ensure_operator()
+    world.look(world.kernel.seconds)
+
+
+def spec(kernel: Kernel) -> dict[str, Any]:
+    """The spec of a small run on GPUs."""
+    full = kernel.chance(0.5)
+    return {
+        "mode": "full" if full else "lora",
+        "model": {"preset": "nano"},
+        "dataset": {"source": {"s3": {"uri": "s3://clips/x/"}}},
+        "storage": {"outputURI": "s3://runs/x/"},
+        "preprocessing": {
+            "frames": 7, "width": 64, "height": 64, "captions": GPU_POD, "videos": GPU_POD,
+        },
+        "training": {"steps": 20},
+        "sampling": GPU_POD,
+        "workers": {"gpusPerPod": 1, "gpuProducts": [], **({"replicas": 2} if full else {})},
+        "runPolicy": {
+            "backoffLimit": kernel.rng.choice([2, 3, 3, 4]),
+            "retryBackoff": {"initialSeconds": kernel.rng.choice([2, 5, 10]), "maxSeconds": 40},
+            "stallTimeoutSeconds": kernel.rng.choice([60, 120, 200]),
+            "gracePeriodSeconds": kernel.rng.choice([10, 30, 60]),
+            **_limits(kernel),
+        },
+    }  # fmt: skip
+
+
+def _limits(kernel: Kernel) -> dict[str, Any]:
+    """Some runs have a deadline, and some try again for few reasons only."""
+    match kernel.rng.randrange(20):
+        case 0:
+            return {"activeDeadlineSeconds": kernel.rng.randrange(100, 500)}
+        case 1:
+            return {"preRunningDeadlineSeconds": kernel.rng.randrange(60, 200)}
+        case 2:
+            return {
+                "retryOn": [
+                    "Preempted",
+                    "NodeLost",
+                    "ArtifactsMissing",
+                    "BackendDeleted",
+                    "CollectiveTimeout",
+                ]
+            }
+    return {}
