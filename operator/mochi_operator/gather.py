@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 10.0
 """A child without pods is normal for so long; after it, Events say why."""
 
+STARTING_SECONDS = 30.0
+"""A pod that has a node starts within that time, or Events say why not."""
+
 Key = tuple[str, str]
 """Namespace and name of a run."""
 
@@ -100,7 +103,7 @@ class Gatherer:
     async def _family(self, run: Run) -> Family:
         listed = await self._listed(run)
         own = [raw for raw in listed.pods if not observe.is_leftover_pod(raw, run)]
-        pods = tuple(observe.pod(raw) for raw in own)
+        pods = tuple([await self._warned_pod(run, observe.pod(raw)) for raw in own])
         children = [observe.child(raw) for raw in listed.jobs if observe.owner_uid(raw) == run.uid]
         children += [
             self._backend.observe(raw) for raw in listed.trainings if observe.owner_uid(raw) == run.uid
@@ -133,16 +136,32 @@ class Gatherer:
     async def _warned(self, run: Run, child: Child, pods: Sequence[Pod]) -> Child:
         """The child; while it lacks pods, with what its controller says about it."""
         made = sum(pod.owner_uid == child.ref.uid for pod in pods)
-        young = (self._clock() - child.created).total_seconds() < PATIENCE_SECONDS
-        if child.state != "Active" or child.suspended or child.deleting or made >= child.pods or young:
+        idle = child.state != "Active" or child.suspended or child.deleting
+        if idle or made >= child.pods or self._age(child.created) < PATIENCE_SECONDS:
             return child
-        fields = {"involvedObject.uid": child.ref.uid, "type": "Warning"}
-        try:
-            events = await self._cluster.list(EVENTS, run.namespace, fields=fields)
-        except ClusterError as error:
-            _log.warning("events of %s %s cannot be read: %s", child.ref.kind, child.ref.name, error)
-            return child
+        events = await self._warnings(run.namespace, child.ref.uid)
+        if events is None:
+            return replace(child, blind=True)
         return replace(child, warning=observe.newest_warning(events, child.ref.name))
+
+    async def _warned_pod(self, run: Run, pod: Pod) -> Pod:
+        """The pod; while it has a node and does not start, with what its kubelet says about it."""
+        if not pod.starting or self._age(pod.created) < STARTING_SECONDS:
+            return pod
+        events = await self._warnings(run.namespace, pod.uid)
+        return replace(pod, warning=observe.newest_pod_warning(events or ()))
+
+    async def _warnings(self, namespace: str, uid: str) -> list[Manifest] | None:
+        """Warnings about one object; None when they cannot be read."""
+        fields = {"involvedObject.uid": uid, "type": "Warning"}
+        try:
+            return await self._cluster.list(EVENTS, namespace, fields=fields)
+        except ClusterError as error:
+            _log.warning("events of %s in %s cannot be read: %s", uid, namespace, error)
+            return None
+
+    def _age(self, moment: datetime) -> float:
+        return (self._clock() - moment).total_seconds()
 
     def _note_quiet(self, key: Key, run: Run, state: State, family: Family) -> None:
         """A run that has ended, and of which nothing runs, need not be listed again."""

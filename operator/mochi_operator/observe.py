@@ -13,7 +13,7 @@ from mochi_api import identity
 from mochi_api.rules import name_problem, violations
 from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
-from mochi_operator.snapshot import Child, ChildState, Container, CreateWarning, ObjectRef, Pod, Run
+from mochi_operator.snapshot import Child, ChildState, Container, EventWarning, ObjectRef, Pod, Run
 from mochi_operator.timestamps import EPOCH, parse
 
 Raw = Mapping[str, Any]
@@ -145,17 +145,28 @@ def container(raw: Raw) -> Container:
     )
 
 
-def newest_warning(events: Iterable[Raw], child: str) -> CreateWarning | None:
+def newest_warning(events: Iterable[Raw], child: str) -> EventWarning | None:
     """The newest Warning that says why a controller could make no pod of `child`.
 
     The random end of the pod's name is cut off, or the same refusal would read differently at every try.
     """
-    found = [event for event in events if str(event.get("reason", "")).startswith("FailedCreate")]
-    if not found:
+    warning = _newest(event for event in events if str(event.get("reason", "")).startswith("FailedCreate"))
+    if warning is None:
         return None
-    newest = max(found, key=lambda event: _event_time(event) or EPOCH)
-    text = re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', str(newest.get("message", "")))
-    return CreateWarning(message=text, seen=_event_time(newest))
+    text = re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', warning.message)
+    return EventWarning(message=text, seen=warning.seen)
+
+
+def newest_pod_warning(events: Iterable[Raw]) -> EventWarning | None:
+    """What a kubelet cannot do for a pod that has a node: a volume, a sandbox, a network."""
+    return _newest(event for event in events if event.get("reason") != "FailedScheduling")
+
+
+def _newest(events: Iterable[Raw]) -> EventWarning | None:
+    newest = max(events, key=lambda event: _event_time(event) or EPOCH, default=None)
+    if newest is None:
+        return None
+    return EventWarning(message=str(newest.get("message", "")), seen=_event_time(newest))
 
 
 def _event_time(event: Raw) -> datetime | None:

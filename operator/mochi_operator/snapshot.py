@@ -43,8 +43,8 @@ class ObjectRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CreateWarning:
-    """The newest Warning event in which a controller says why it could make no pod."""
+class EventWarning:
+    """The newest Warning event in which a controller or a kubelet says what it cannot do."""
 
     message: str
     seen: datetime | None
@@ -66,8 +66,10 @@ class Child:
     state: ChildState = "Active"
     message: str = ""
     finished: datetime | None = None
-    warning: CreateWarning | None = None
-    """Read only while there are fewer pods than there should be."""
+    warning: EventWarning | None = None
+    """Why its controller makes no pod; read only while there are fewer than there should be."""
+    blind: bool = False
+    """Whether that could not be read this time: what was known of it still holds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +115,15 @@ class Pod:
     """Ours; without any state while its kubelet has told nothing of it."""
     foreign: tuple[Container, ...] = ()
     """Sidecars and init containers that others injected."""
+    warning: EventWarning | None = None
+    """What its kubelet cannot do for it; read only while it has a node and does not start."""
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has a node, and nothing is known of its containers but that they are being made."""
+        made = self.main.waiting_reason in ("", "ContainerCreating", "PodInitializing")
+        waits = self.main.started is None and not self.ended and self.gone_by is None
+        return waits and made and bool(self.node) and not self.unschedulable
 
     @property
     def running(self) -> bool:

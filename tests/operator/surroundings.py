@@ -143,12 +143,18 @@ class Surroundings:
             self.stop(pod)
 
     def complain(
-        self, child: Manifest, message: str, *, seen: datetime | None = None, name: str = "e"
+        self,
+        child: Manifest,
+        message: str,
+        *,
+        seen: datetime | None = None,
+        name: str = "e",
+        reason: str = "FailedCreate",
     ) -> None:
-        """A controller can make no pod and says so in an Event."""
+        """A controller can make no pod, or a kubelet cannot start one, and says so in an Event."""
         event = {
             "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": NAMESPACE},
-            "involvedObject": {"uid": child["metadata"]["uid"]}, "type": "Warning", "reason": "FailedCreate",
+            "involvedObject": {"uid": child["metadata"]["uid"]}, "type": "Warning", "reason": reason,
             "message": message,
         }  # fmt: skip
         self._cluster.put(event | ({"lastTimestamp": render(seen)} if seen is not None else {}))

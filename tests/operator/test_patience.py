@@ -6,7 +6,7 @@ import pytest
 
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES
-from mochi_operator.cluster import PODS, RefusedError
+from mochi_operator.cluster import CONFIGMAPS, PODS, RefusedError
 from tests.operator.fake_cluster import OUTAGE
 from tests.operator.world import NAMESPACE, World, lora, well
 
@@ -233,6 +233,7 @@ async def test_an_event_of_long_ago_ends_no_run():
 async def test_pods_that_nobody_makes_are_a_failed_attempt_after_five_minutes():
     world = World()
     await childless(world)
+    world.clock.advance(30)
     await world.turn()
     assert "kube-controller-manager is silent" in world.condition("Preprocessed")["message"]
     world.clock.advance(301)
@@ -293,6 +294,42 @@ async def test_an_image_that_comes_after_all_is_used():
     pod["status"] = {"phase": "Pending"}
     await world.until(lambda world: world.phase == "Succeeded")
     assert world.attempts("trim") == [Reason.COMPLETED]
+
+
+@pytest.mark.parametrize("step", STAGES)
+async def test_a_pod_whose_run_file_is_gone_is_told_and_made_again(step):
+    """Its kubelet waits for the ConfigMap without end, and says so in Events of the pod only."""
+    world = World()
+    pod = await held(world, step, "ContainerCreating", "")
+    pod["spec"]["nodeName"] = "node-7"
+    name = child_of(step)[1]
+    text = f'MountVolume.SetUp failed for volume "run" : configmap "{name}-run" not found'
+    world.cluster.remove(CONFIGMAPS, NAMESPACE, f"{name}-run")
+    for _ in range(5):
+        world.clock.advance(14)
+        world.around.complain(pod, text, seen=world.clock.now, reason="FailedMount")
+        await world.turn()
+    assert text in world.condition(CONDITION[step])["message"]
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.attempts(step) == [Reason.BACKEND_DELETED, Reason.COMPLETED]
+
+
+async def test_what_could_not_be_read_this_time_still_holds():
+    """One read of Events that fails must not start the patience with a refused pod anew."""
+    world = World()
+    job = await childless(world)
+    world.around.complain(job, "violates PodSecurity", seen=world.clock.now)
+    await world.turn()
+    since = world.status["stages"][1]["trouble"]["since"]
+    world.clock.advance(20)
+    world.cluster.outage = lambda verb, kind, name: "before" if kind.name == "Event" else ""
+    await world.turn()
+    assert world.status["stages"][1]["trouble"]["since"] == since
+    assert "PodSecurity" in world.condition("Preprocessed")["message"]
+    world.cluster.outage = lambda verb, kind, name: ""
+    world.clock.advance(41)
+    await world.turn()
+    assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
 
 
 async def test_a_missing_secret_is_named():

@@ -12,7 +12,7 @@ from mochi_operator.snapshot import (
     Case,
     Child,
     Container,
-    CreateWarning,
+    EventWarning,
     Family,
     ObjectRef,
     Pod,
@@ -209,14 +209,14 @@ SECURITY = 'pods "x" is forbidden: violates PodSecurity "restricted:latest"'
     ],
 )
 def test_what_refuses_a_pod_for_good_is_told_from_what_passes(said, kind, reason):
-    finding = creation.refused_pods(view(warning=CreateWarning(message=said, seen=START)))
+    finding = creation.refused_pods(view(warning=EventWarning(message=said, seen=START)))
     assert finding is not None
     assert (finding.kind, finding.reason) == (kind, reason)
     assert said in finding.message
 
 
 def test_an_event_that_is_older_than_a_pod_says_nothing():
-    warning = CreateWarning(message=SECURITY, seen=START)
+    warning = EventWarning(message=SECURITY, seen=START)
     later = pod(created=START + timedelta(seconds=1))
     assert creation.refused_pods(view(later, expected=2, warning=warning)) is None
     earlier = pod(created=START - timedelta(seconds=1))
@@ -224,7 +224,7 @@ def test_an_event_that_is_older_than_a_pod_says_nothing():
 
 
 def test_an_event_that_nobody_has_repeated_for_long_says_nothing():
-    warning = CreateWarning(message=SECURITY, seen=START)
+    warning = EventWarning(message=SECURITY, seen=START)
     assert creation.refused_pods(view(warning=warning, now=START + timedelta(minutes=21))) is None
     assert creation.refused_pods(view(warning=warning, now=START + timedelta(minutes=19))) is not None
 
@@ -232,12 +232,47 @@ def test_an_event_that_nobody_has_repeated_for_long_says_nothing():
 @pytest.mark.parametrize("kind", ["Job", "PyTorchJob"])
 def test_a_controller_that_is_silent_is_named(kind):
     ref = ObjectRef(kind=kind, name="j", uid="u")
-    finding = creation.silent_controller(view(ref=ref))
+    assert creation.silent_controller(view(ref=ref)) is None, "it has only just been made"
+    finding = creation.silent_controller(view(ref=ref, now=LATER))
     assert finding is not None
+    assert creation.silent_controller(view(ref=ref, now=LATER, blind=True)) is None, "it may have said why"
     assert (finding.reason, finding.patience) == (Reason.BACKEND_UNAVAILABLE, 300)
     name = {"Job": "kube-controller-manager", "PyTorchJob": "the Kubeflow training operator"}[kind]
     assert name in finding.message
-    assert creation.silent_controller(view(pod(), ref=ref)) is None
+    assert creation.silent_controller(view(pod(), ref=ref, now=LATER)) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ('MountVolume.SetUp failed for volume "run" : configmap "j-run" not found', Reason.BACKEND_DELETED),
+        ('MountVolume.SetUp failed for volume "w" : secret "weights" not found', Reason.MISSING_OBJECT),
+        ("AttachVolume.Attach failed: Multi-Attach error for volume", None),
+        (None, None),
+    ],
+)
+def test_a_pod_that_has_a_node_and_does_not_start_is_told_with_its_kubelets_words(said, reason):
+    warning = None if said is None else EventWarning(message=said, seen=START)
+    given = pod(Container(name="pytorch", waiting_reason="ContainerCreating"), node="node-7", warning=warning)
+    assert images.not_starting(view(given, now=START + timedelta(seconds=59))) is None
+    finding = images.not_starting(view(given, now=LATER))
+    assert finding is not None
+    assert (finding.reason, "node-7" in finding.message) == (reason, True)
+    assert (said or "are being made") in finding.message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pod(RUNNING, node="n"),
+        pod(node=""),
+        pod(node="n", gone_by=LATER),
+        pod(ended(1), node="n"),
+        pod(Container(name="pytorch", waiting_reason="ErrImagePull"), node="n"),
+    ],
+)
+def test_a_pod_that_runs_ends_or_waits_for_something_known_is_not_called_slow_to_start(given):
+    assert images.not_starting(view(given, now=LATER)) is None
 
 
 def test_a_pod_on_a_dead_node_is_lost_half_a_minute_after_its_grace_period():

@@ -33,7 +33,8 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     containers.child_failed,  # its pod is gone, but the child knows
     nodes.lost,  # a node does not answer
     images.cannot_start,  # an image, a Secret, a security context
-    images.claim_missing,  # a volume
+    images.claim_missing,  # a claim
+    images.not_starting,  # a volume, or whatever else its kubelet lacks
     creation.refused_pods,  # quota, admission, webhooks
     creation.silent_controller,  # nobody makes pods
     waiting.unschedulable,  # no node fits
@@ -104,12 +105,12 @@ def _watch_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draf
     findings = list(_findings(view))
     late = waiting.too_long(view, findings)
     finding = late or next(iter(findings), None)
-    step = trouble.kept(case, draft.state.steps[kind.name], finding)
+    step = trouble.kept(case, draft.state.steps[kind.name], finding, blind=view.child.blind)
     if finding is not None and trouble.lasts_too_long(case, step, finding):
         return fail_attempt(case, draft, kind, finding, view.child)
     if view.attempt.ran is None and view.all_run:
         step = step.with_newest(replace(view.attempt, ran=case.now))
-    draft = telling.going(case, draft.with_step(step), kind, view, finding)
+    draft = telling.going(case, draft.with_step(step), kind, view, finding or trouble.remembered(step))
     return draft.waking(trouble.look_again(case, step, finding)).settle()
 
 

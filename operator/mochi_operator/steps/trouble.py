@@ -14,14 +14,23 @@ WATCH_SECONDS = 30.0
 """An attempt is looked at so often, whatever the watches report."""
 
 
-def kept(case: Case, step: Step, finding: Finding | None) -> Step:
-    """The step with what is found now; the same trouble keeps the time since it was first seen."""
+def kept(case: Case, step: Step, finding: Finding | None, *, blind: bool = False) -> Step:
+    """The step with what is found now; the same trouble keeps the time since it was first seen.
+
+    `blind` when not everything could be read: then nothing found does not mean that nothing is.
+    """
     if finding is None:
-        return replace(step, trouble=None)
+        return step if blind else replace(step, trouble=None)
     old = step.trouble
     if old is not None and old.kind == finding.kind:
         return replace(step, trouble=replace(old, message=finding.message))
     return replace(step, trouble=Trouble(kind=finding.kind, message=finding.message, since=case.now))
+
+
+def remembered(step: Step) -> Finding | None:
+    """What was found before, when not everything could be read this time."""
+    old = step.trouble
+    return None if old is None else Finding(kind=old.kind, message=old.message)
 
 
 def lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:

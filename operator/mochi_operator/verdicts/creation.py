@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from mochi_api.outcomes import Reason
-from mochi_operator.snapshot import CreateWarning, Pod, Refusal
+from mochi_operator.snapshot import EventWarning, Pod, Refusal
 from mochi_operator.verdicts.finding import Finding, View
 
 REFUSED_SECONDS = 60.0
 """Admission that refuses an object for so long means it; a policy may just be rolled out."""
 SILENT_SECONDS = 300.0
 """A controller that makes no pod for so long, without a word, does not run."""
+QUIET_SECONDS = 30.0
+"""A controller that has made no pod for so long is worth a word."""
 STALE = timedelta(minutes=20)
 """An Event that was last seen so long ago says nothing about now; controllers try again at least so often."""
 
@@ -51,7 +53,8 @@ def refused_pods(view: View) -> Finding | None:
 
 def silent_controller(view: View) -> Finding | None:
     """Nobody makes the pods, and nobody says why."""
-    if view.pods or view.child.state != "Active":
+    quiet = view.case.age(view.child.created) >= QUIET_SECONDS and not view.child.blind
+    if view.pods or view.child.state != "Active" or not quiet:
         return None
     ref = view.child.ref
     message = (
@@ -65,7 +68,7 @@ def silent_controller(view: View) -> Finding | None:
 _CONTROLLERS = {"Job": "kube-controller-manager", "PyTorchJob": "the Kubeflow training operator"}
 
 
-def _stale(view: View, warning: CreateWarning) -> bool:
+def _stale(view: View, warning: EventWarning) -> bool:
     """Whether pods were made since, or nobody has complained for long."""
     if warning.seen is None:
         return False

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from mochi_api.outcomes import Reason
+from mochi_operator import names
 from mochi_operator.snapshot import Container, Pod
 from mochi_operator.verdicts.finding import Finding, View
 
@@ -14,6 +15,8 @@ IMAGE_SECONDS = 180.0
 OBJECT_SECONDS = 60.0
 """A missing Secret, ConfigMap or claim may still be on its way for so long."""
 CREATE_SECONDS = 180.0
+STARTING_SECONDS = 60.0
+"""A pod with a node that has not started for so long is worth a word; large images take minutes."""
 
 _IMAGE_REASONS = (
     "ErrImagePull",
@@ -40,6 +43,25 @@ def claim_missing(view: View) -> Finding | None:
             return Finding(
                 kind="object", reason=Reason.MISSING_OBJECT, message=message, patience=OBJECT_SECONDS
             )
+    return None
+
+
+def not_starting(view: View) -> Finding | None:
+    """A pod has a node and does not start: a volume, a sandbox, a large image; its kubelet says so in Events only."""
+    for pod in view.pods:
+        if not pod.starting or view.case.age(pod.created) < STARTING_SECONDS:
+            continue
+        said = pod.warning.message if pod.warning is not None else "its containers are being made"
+        message = f"{pod.name} does not start on {pod.node}: {said}"
+        if names.run_config(view.attempt.child) in said and "not found" in said:
+            return Finding(
+                kind="object", reason=Reason.BACKEND_DELETED, message=message, patience=OBJECT_SECONDS
+            )
+        if _MISSING.search(said) is not None:
+            return Finding(
+                kind="object", reason=Reason.MISSING_OBJECT, message=message, patience=OBJECT_SECONDS
+            )
+        return Finding(kind="starting", message=message)
     return None
 
 
