@@ -112,6 +112,7 @@ class Client:
         if self._store.get(kind.name, namespace, name) is not None:
             raise AlreadyExistsError(f'{kind.plural} "{name}" already exists (HTTP 409)')
         self._refused(kind, name)
+        self._server.refused.pop(name, None)
         self._server.on_create(self._actor, manifest)
         self._store.add(manifest)
         await self._answered(None)

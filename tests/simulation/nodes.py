@@ -388,6 +388,11 @@ class Nodes:
                     self._stop(runtime)
         self.kernel.later(tolerated, self._taint_evicts, node)
 
+    def _told_phase(self, runtime: Runtime) -> str:
+        """The phase as the API server knows it; the kubelet may know better, but cannot say so."""
+        found = self.store.fresh(runtime.pod)
+        return "" if found is None else str((found.get("status") or {}).get("phase"))
+
     def _taint_evicts(self, node: Node) -> None:
         if node.reachable:
             return
@@ -434,7 +439,7 @@ class Nodes:
 
     def _collect_from(self, runtime: Runtime) -> None:
         """A pod that had not ended has failed; one that had is only removed."""
-        if runtime.phase in ("Pending", "Running"):
+        if self._told_phase(runtime) in ("Pending", "Running"):
             self._mark(runtime, "DeletionByPodGC", "PodGC: node no longer exists")
             found = self.store.fresh(runtime.pod)
             if found is not None:
