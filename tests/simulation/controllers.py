@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mochi_operator.cluster import EVENTS, FINETUNES, JOBS, PODS, PYTORCHJOBS
+from mochi_operator.cluster import FINETUNES, JOBS, PODS, PYTORCHJOBS
+from tests.simulation.complaints import complain
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store, ended, has_condition, owner
 
@@ -60,31 +61,8 @@ class PodMaker:
         return True
 
     def warn(self, parent: Object, message: str) -> None:
-        """A Warning FailedCreate; the same one again only moves its time."""
-        meta, now = parent["metadata"], self.kernel.stamp()
-        for event in self.store.all(EVENTS.name):
-            if event["involvedObject"]["uid"] == meta["uid"] and event["message"] == message:
-                self.store.edit(event, lastTimestamp=now, count=event["count"] + 1)
-                return
-        self.kernel.note("controller", f"FailedCreate {meta['name']}: {message}")
-        self.store.add(
-            {
-                "apiVersion": "v1",
-                "kind": EVENTS.name,
-                "metadata": {
-                    "name": f"{meta['name']}.{self.kernel.rng.getrandbits(48):x}",
-                    "namespace": meta["namespace"],
-                },
-                "involvedObject": {"kind": parent["kind"], "name": meta["name"], "uid": meta["uid"]},
-                "type": "Warning",
-                "reason": "FailedCreate",
-                "message": message,
-                "count": 1,
-                "firstTimestamp": now,
-                "lastTimestamp": now,
-                "source": {"component": "job-controller"},
-            }
-        )
+        """No pod can be made."""
+        complain(self.kernel, self.store, parent, "FailedCreate", message, "controller")
 
 
 _REFUSALS = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mochi_operator.cluster import CONFIGMAPS, PODS
+from tests.simulation.complaints import complain
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store
 
@@ -216,6 +217,8 @@ class Nodes:
             name = (volume.get("configMap") or {}).get("name")
             if name and self.store.get(CONFIGMAPS.name, meta["namespace"], name) is None:
                 self._waiting(runtime, "ContainerCreating", "")
+                said = f'MountVolume.SetUp failed for volume "run" : configmap "{name}" not found'
+                complain(self.kernel, self.store, runtime.pod, "FailedMount", said, "kubelet")
                 return False
         return True
 
