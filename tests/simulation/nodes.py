@@ -400,7 +400,7 @@ class Nodes:
         if node.reachable:
             return
         for runtime in self.bound():
-            if runtime.node is node and runtime.phase in ("Pending", "Running"):
+            if runtime.node is node and self._told_phase(runtime) in ("Pending", "Running"):
                 self._mark(
                     runtime, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"
                 )

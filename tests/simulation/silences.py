@@ -60,7 +60,7 @@ class Silences:
             yield from self._of_child(child)
         for refused, (_, last, how) in server.refused.items():
             if not current and refused.startswith(f"{name}-") and self._world.kernel.seconds - last < 20:
-                yield (how, refused), _WORDS[how]
+                yield (f"{how} for itself", refused), _WORDS[how]
 
     def _of_child(self, child: Object) -> Iterator[tuple[Trouble, str]]:
         name = child["metadata"]["name"]
@@ -71,6 +71,12 @@ class Silences:
         if not pods:
             refusal = self._world.admission.refusal
             controller = self._world.jobs if child["kind"] == "Job" else self._world.training_operator
+            told = any(
+                event["involvedObject"]["uid"] == child["metadata"]["uid"]
+                for event in self._world.store.all("Event")
+            )
+            if controller.down and told:
+                return  # the last that it said is all that anybody can know
             if controller.down:
                 yield ("controller", name), "no pod is made"
             elif refusal:
