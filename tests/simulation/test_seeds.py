@@ -18,7 +18,7 @@ KEPT = [
     21,  # the same in a step before it
     35,  # a step given up before its first attempt was read back as one that ran
     96,  # the same in a later step
-    443,  # a pod whose run file was deleted waits for ever, and nobody says so
+    443,  # a pod whose run file was deleted waited for ever, and nobody said so
     951,  # the operator's clock jumped ahead by 90 s, and a healthy training was called Stalled
     1238,  # a run file that was deleted, again
     1408,  # the same in the first step
