@@ -129,7 +129,7 @@ class StageStatus(ApiModel):
     failures: Annotated[list[FailedItem], Field(max_length=8)] = Field(default_factory=list)
     """The first of them; the report has all."""
     message: Text = ""
-    """What went wrong, if anything did, or what it waits for."""
+    """What went wrong, if anything did; what it waits for is in `trouble`."""
     attempt: int = 0
     """Number of the newest attempt, from 1."""
     spent: int = 0

@@ -54,7 +54,9 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> None:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connector.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        prober = Prober(HttpHeartbeats(session), cluster, _now, wake, told_seconds=settings.progress_seconds)
+        prober = Prober(
+            HttpHeartbeats(session), cluster, time.monotonic, wake, told_seconds=settings.progress_seconds
+        )
         stack.push_async_callback(prober.close)
         gatherer = Gatherer(cluster, backend, prober, settings, _now)
         controller = Controller(cluster, gatherer, backend, queue, metrics, pulse)

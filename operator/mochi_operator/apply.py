@@ -79,7 +79,12 @@ async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> R
 async def _existing(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Refusal | None:
     kind, name, run = KINDS[manifest["kind"]], manifest["metadata"]["name"], snapshot.run
     found = await cluster.get(kind, run.namespace, name)
-    if found is None or observe.owner_uid(found) == run.uid:
+    if found is None:
+        ref = ObjectRef(kind=kind.name, name=name, uid="")
+        return Refusal(
+            ref=ref, cause="unavailable", message="one of that name has just gone; it is made again"
+        )
+    if observe.owner_uid(found) == run.uid:
         return None
     ref = ObjectRef(kind=kind.name, name=name, uid=found["metadata"]["uid"])
     if observe.is_leftover(found, run):

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Protocol
 
 from mochi_api.heartbeat import LINE_SECONDS, Heartbeat, newest
@@ -66,13 +65,13 @@ class SignsOfLife(Protocol):
 
 
 class Prober:
-    """`SignsOfLife` of real pods. Asks the pods it is aimed at, and remembers the newest answer of each."""
+    """`SignsOfLife` of real pods, timed by `clock`, which tells seconds and never jumps. Asks the pods it is aimed at, and remembers the newest answer of each."""
 
     def __init__(
         self,
         source: HeartbeatSource,
         cluster: Cluster,
-        clock: Callable[[], datetime],
+        clock: Callable[[], float],
         wake: Callable[[Key], None],
         *,
         told_seconds: float,
@@ -85,7 +84,8 @@ class Prober:
         self._targets: dict[Key, Target] = {}
         self._readings: dict[Key, Reading] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._told: dict[Key, datetime] = {}
+        self._told: dict[Key, float] = {}
+        self._came: dict[Key, float] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
     def aim(self, key: Key, target: Target | None) -> None:
@@ -101,7 +101,10 @@ class Prober:
 
     def reading(self, key: Key) -> Reading | None:
         """What is known of the pod that `key` is aimed at."""
-        return self._readings.get(key)
+        reading = self._readings.get(key)
+        if reading is None:
+            return None
+        return replace(reading, age_seconds=self._clock() - self._came.get(key, self._clock()))
 
     async def close(self) -> None:
         """Stop asking."""
@@ -117,6 +120,7 @@ class Prober:
         self._targets.pop(key, None)
         self._readings.pop(key, None)
         self._told.pop(key, None)
+        self._came.pop(key, None)
 
     async def _follow(self, key: Key, target: Target) -> None:
         """Ask one pod again and again until somebody aims elsewhere."""
@@ -130,6 +134,8 @@ class Prober:
                 reading = self._missed(self._readings[key], log_readable=False)
             news = self._is_news(key, self._readings[key], reading)
             self._readings[key] = reading
+            if not reading.silent:
+                self._came[key] = self._clock()
             if news:
                 self._told[key] = self._clock()
                 self._wake(key)
@@ -138,7 +144,7 @@ class Prober:
     async def _asked(self, target: Target, before: Reading) -> Reading:
         beat = await self._source.ask(target.address) if target.address else None
         if beat is not None:
-            return Reading(pod_uid=target.uid, heartbeat=beat, received=self._clock())
+            return Reading(pod_uid=target.uid, heartbeat=beat)
         try:
             text = await self._cluster.log(
                 target.namespace,
@@ -153,7 +159,7 @@ class Prober:
         beat = newest(text) if text is not None else None
         if beat is None:
             return self._missed(before, log_readable=text is not None)
-        return Reading(pod_uid=target.uid, heartbeat=beat, received=self._clock(), by_log=True)
+        return Reading(pod_uid=target.uid, heartbeat=beat, by_log=True)
 
     @staticmethod
     def _missed(before: Reading, *, log_readable: bool) -> Reading:
@@ -164,4 +170,4 @@ class Prober:
         if before.heartbeat is None or bool(before.silent) != bool(now.silent):
             return True
         told = self._told.get(key)
-        return told is None or (self._clock() - told).total_seconds() >= self._told_seconds
+        return told is None or self._clock() - told >= self._told_seconds

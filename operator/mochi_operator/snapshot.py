@@ -161,8 +161,8 @@ class Reading:
     pod_uid: str
     heartbeat: Heartbeat | None = None
     """The newest one."""
-    received: datetime | None = None
-    """When it came, by our own clock."""
+    age_seconds: float = 0.0
+    """Since it came, by a clock of ours that does not jump."""
     silent: int = 0
     """Questions in a row that brought none."""
     log_readable: bool = False

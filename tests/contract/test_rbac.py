@@ -54,7 +54,9 @@ class _NoAnswer:
 async def _calls_of_a_life() -> set[Right]:
     """A run that meets every kind of trouble at least once."""
     world = World()
-    prober = Prober(_NoAnswer(), world.cluster, world.clock, lambda key: None, told_seconds=30)
+    prober = Prober(
+        _NoAnswer(), world.cluster, lambda: world.clock.now.timestamp(), lambda key: None, told_seconds=30
+    )
     world.watched_by(prober)
     for kind, name in (("Job", "dissolve-check"), ("PyTorchJob", "dissolve-a1")):
         world.cluster.put(_foreign(kind, name))

@@ -16,7 +16,6 @@ from mochi_operator.cluster import (
     Kind,
     Manifest,
     NotServedError,
-    RefusedError,
     StaleError,
     UnavailableError,
 )
@@ -59,7 +58,7 @@ class FakeCluster:
         """By pod."""
         self.absent: set[str] = set()
         """Kinds that are not installed."""
-        self.refuse: Callable[[Manifest], RefusedError | None] = lambda manifest: None
+        self.refuse: Callable[[Manifest], ClusterError | None] = lambda manifest: None
         self.outage: Callable[[str, Kind, str], Literal["", "before", "after"]] = lambda verb, kind, name: ""
         """Whether a call, by verb, kind and name, finds no answer, and whether it takes effect all the same."""
         self.collect_seconds = 0.0

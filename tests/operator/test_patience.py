@@ -6,7 +6,7 @@ import pytest
 
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES
-from mochi_operator.cluster import CONFIGMAPS, PODS, RefusedError
+from mochi_operator.cluster import CONFIGMAPS, PODS, AlreadyExistsError, RefusedError
 from tests.operator.fake_cluster import OUTAGE
 from tests.operator.world import NAMESPACE, World, lora, well
 
@@ -144,6 +144,24 @@ async def test_a_missing_right_in_mid_run_is_told_where_it_stands():
     assert sentence in world.condition("Preprocessed")["message"]
     world.cluster.refuse = lambda manifest: None
     await world.until(lambda world: world.phase == "Succeeded")
+
+
+async def test_a_run_file_that_goes_between_two_looks_is_made_again():
+    """The name was taken when we created it, and free when we looked who has it: the garbage collector was at work."""
+    world = World()
+
+    def vanished(manifest):
+        if manifest["metadata"]["name"] != "dissolve-check-run" or seen:
+            return None
+        seen.append(manifest)
+        return AlreadyExistsError("configmaps dissolve-check-run already exists")
+
+    seen: list = []
+    world.cluster.refuse = vanished
+    await world.turn()
+    assert world.cluster.names("Job") == [], "a pod never waits for its run file"
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.attempts("check") == [Reason.COMPLETED]
 
 
 async def test_a_run_file_that_cannot_be_made_is_told_too():

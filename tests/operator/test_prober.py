@@ -41,8 +41,11 @@ class Scene:
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock)
         self.pods = Pods()
+        self.seconds = 0.0
         self.woken: list[tuple[str, str]] = []
-        self.prober = Prober(self.pods, self.cluster, self.clock, self.woken.append, told_seconds=30)
+        self.prober = Prober(
+            self.pods, self.cluster, lambda: self.seconds, self.woken.append, told_seconds=30
+        )
 
     async def __aenter__(self) -> "Scene":
         return self
@@ -76,7 +79,8 @@ async def test_an_address_that_answers_is_the_first_way():
         scene.cluster.logs["p"] = heartbeat(done=1).to_line()
         reading = await scene.aimed(target())
         assert (reading.heartbeat.done, reading.by_log, reading.silent) == (7, False, 0)
-        assert reading.received == scene.clock.now
+        scene.seconds += 7
+        assert (reading.age_seconds, scene.prober.reading(KEY).age_seconds) == (0, 7)
         assert scene.woken == [KEY]
 
 

@@ -288,7 +288,7 @@ def test_a_pod_on_a_dead_node_is_lost_half_a_minute_after_its_grace_period():
 
 
 def reading(**changes) -> Reading:
-    return Reading(**{"pod_uid": "pod", "heartbeat": heartbeat(), "received": START, **changes})
+    return Reading(**{"pod_uid": "pod", "heartbeat": heartbeat(), **changes})
 
 
 UP = pod(RUNNING, phase="Running")
@@ -312,9 +312,14 @@ def test_a_stall_is_quiet_for_longer_than_the_policy_says(beat, seconds, stalls)
         UP,
         now=START + timedelta(seconds=seconds),
         policy={"stallTimeoutSeconds": 60},
-        reading=reading(heartbeat=beat),
+        reading=reading(heartbeat=beat, age_seconds=seconds),
     )
     assert (liveness.stalled(given) is not None) is stalls
+
+
+def test_a_clock_of_ours_that_jumps_ahead_makes_no_stall():
+    given = view(UP, now=LATER, policy={"stallTimeoutSeconds": 60}, reading=reading(age_seconds=5))
+    assert liveness.stalled(given) is None
 
 
 def test_a_sign_of_another_pod_counts_for_nothing():
@@ -331,7 +336,7 @@ def test_a_sign_of_another_pod_counts_for_nothing():
     ],
 )
 def test_silence_means_something_only_where_the_log_can_be_read(changes, found):
-    given = view(UP, reading=reading(heartbeat=None, received=None, **changes))
+    given = view(UP, reading=reading(heartbeat=None, **changes))
     assert (liveness.silent(given) is not None) is found
     assert liveness.silent(replace(given, beats=False)) is None, "an image that writes no such lines"
 

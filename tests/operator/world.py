@@ -62,6 +62,7 @@ class FakeSigns:
         self._clock = clock
         self._target: Target | None = None
         self._reading: Reading | None = None
+        self._came = clock.now
 
     def aim(self, key: tuple[str, str], target: Target | None) -> None:
         if target != self._target:
@@ -71,15 +72,17 @@ class FakeSigns:
         self._target = target
 
     def reading(self, key: tuple[str, str]) -> Reading | None:
-        if self._reading is None or self.frozen:
-            return self._reading
+        if self._reading is None:
+            return None
+        if self.frozen:
+            age = (self._clock.now - self._came).total_seconds()
+            return replace(self._reading, age_seconds=age)
+        self._came = self._clock.now
         if self.answer is None:
             silent = self._reading.silent + 1
             self._reading = replace(self._reading, silent=silent, log_readable=self.log_readable)
         else:
-            self._reading = Reading(
-                pod_uid=self._reading.pod_uid, heartbeat=self.answer, received=self._clock.now
-            )
+            self._reading = Reading(pod_uid=self._reading.pod_uid, heartbeat=self.answer)
         return self._reading
 
 

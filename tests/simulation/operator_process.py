@@ -43,7 +43,7 @@ class OperatorProcess:
         self._queue = WorkQueue[Key](random.Random(kernel.rng.getrandbits(32)))
         backend, metrics = PyTorchJobBackend(), Metrics()
         self._prober = Prober(
-            telephone, self.client, self.clock, self.wake, told_seconds=SETTINGS.progress_seconds
+            telephone, self.client, lambda: kernel.seconds, self.wake, told_seconds=SETTINGS.progress_seconds
         )
         gatherer = Gatherer(self.client, backend, self._prober, SETTINGS, self.clock)
         controller = Controller(

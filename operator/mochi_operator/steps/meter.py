@@ -31,7 +31,8 @@ def told(case: Case, draft: Draft) -> Draft:
     if not _due(case, draft.state.numbers, reading.heartbeat):
         return draft
     beat = reading.heartbeat
-    numbers = _measured(draft.state.numbers, beat, case.now, reading.received or case.now)
+    received = case.now - timedelta(seconds=reading.age_seconds)
+    numbers = _measured(draft.state.numbers, beat, case.now, received)
     draft = _health(draft.with_state(replace(draft.state, numbers=numbers)), beat)
     if beat.checkpoint_step is None or not beat.checkpoint_uri:
         return draft

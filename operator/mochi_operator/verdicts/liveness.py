@@ -16,11 +16,11 @@ SILENCE = 3
 def stalled(view: View) -> Finding | None:
     """Nothing has moved for longer than runPolicy.stallTimeoutSeconds, as rank 0 itself says."""
     reading = _reading(view)
-    if reading is None or reading.heartbeat is None or reading.received is None or reading.silent:
+    if reading is None or reading.heartbeat is None or reading.silent:
         return None
     beat, limit = reading.heartbeat, view.case.spec.run_policy.stall_timeout_seconds
     bound = limit * NOT_TOLD_FACTOR if beat.activity == NOT_TOLD else limit
-    quiet = beat.quiet_seconds + view.case.age(reading.received)
+    quiet = beat.quiet_seconds + reading.age_seconds
     started = view.first.main.started if view.first is not None else None
     if beat.activity == NOT_TOLD and beat.step_age_seconds is None and started is not None:
         quiet = view.case.age(started)
