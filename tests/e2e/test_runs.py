@@ -18,7 +18,7 @@ from mochi_api import layout
 from mochi_api.identity import GROUP
 from mochi_api.status import FineTuneStatus
 from tests.e2e.lab import Lab
-from tests.e2e.pods import hold
+from tests.e2e.pods import held_at, hold
 from tests.e2e.stories import trained_steps
 
 
@@ -35,9 +35,11 @@ def first(lab: Lab) -> FineTuneStatus:
 
 def test_a_lora_run_succeeds_stage_by_stage(first: FineTuneStatus) -> None:
     assert {stage.name: stage.state for stage in first.stages} == dict.fromkeys(
-        ("trim", "captions", "videos", "sample"), "Succeeded"
+        ("check", "trim", "captions", "videos", "sample"), "Succeeded"
     )
-    assert [(stage.items_done, stage.items_failed) for stage in first.stages[:3]] == [(3, 0)] * 3
+    assert [(stage.items_done, stage.items_failed) for stage in first.stages[:4]] == [(3, 0)] * 4
+    assert [stage.attempt for stage in first.stages] == [1] * 5
+    assert _condition(first, "Checked").status == "True"
     assert _condition(first, "Succeeded").status == "True"
     assert _condition(first, "Failed").status == "False"
     assert first.training is not None
@@ -94,10 +96,10 @@ def test_a_second_run_reuses_the_embeddings_and_survives_the_loss_of_its_pod(
     lab: Lab, first: FineTuneStatus
 ) -> None:
     lab.apply("second", {"training.steps": 120, "training.checkpoint.everySteps": 10})
-    running = lab.until("second", lambda s: s.training is not None and s.training.step >= 15, "step 15")
-    assert [stage.cache_hit for stage in running.stages[:3]] == [True] * 3
-    lab.kubectl.run("delete", "pod", "-l", f"{GROUP}/finetune=second,{GROUP}/stage=train", "--wait=false")
+    with held_at(lab, "second", attempt=1, step=20) as pod:
+        lab.kubectl.run("delete", "pod", pod, "--wait=false")
     ended = lab.succeeded("second")
+    assert [stage.cache_hit for stage in ended.stages[1:4]] == [True] * 3
     assert ended.training is not None
     assert ended.training.step == 120
     assert ended.training.attempt == 2
