@@ -20,7 +20,7 @@ from tests.e2e.lab import Lab
 from tests.e2e.pods import OPERATOR, processes_of
 
 CONTROLLERS = "kube-controller-manager"
-BACK_SECONDS = 90.0
+BACK_SECONDS = 240.0
 """Longest time until something that was killed works again."""
 _OPERATORS = f"app.kubernetes.io/name={RELEASE}"
 

@@ -27,7 +27,7 @@ from mochi_api.status import FineTuneStatus
 from tests.e2e import nodes
 
 RESOURCE = f"{PLURAL}.{GROUP}"
-RUN_SECONDS = 420.0
+RUN_SECONDS = 900.0
 """Longest time one run may take on a busy machine with two cores."""
 
 
@@ -144,9 +144,9 @@ class Lab:
 
     def delete(self, name: str) -> None:
         """Delete a run whose story is told, with all its pods."""
-        self.kubectl.run("delete", RESOURCE, name, "--ignore-not-found", "--timeout=60s", seconds=70)
+        self.kubectl.run("delete", RESOURCE, name, "--ignore-not-found", "--timeout=180s", seconds=190)
         children = ("jobs,pytorchjobs,pods", "-l", f"{GROUP}/finetune={name}")
-        self.kubectl.run("wait", "--for=delete", *children, "--timeout=60s", seconds=70)
+        self.kubectl.run("wait", "--for=delete", *children, "--timeout=180s", seconds=190)
 
     def pods(self, name: str, *selector: str) -> list[dict[str, Any]]:
         """The pods of a run, as the API server has them."""
@@ -218,7 +218,7 @@ def opened(root: Path, folder: Path, **config: Any) -> Iterator[Lab]:
             )
             for number in range(1, wanted.nodes):
                 nodes.keep_free(admin, node_name(number))
-            site = devsite.prepare(found, root, Deadline(240), steps)
+            site = devsite.prepare(found, root, Deadline(600), steps)
             site.bucket.create()
             clips.upload(site.bucket, "clips", clips.bundled())
             yield Lab(cluster=found, site=site)

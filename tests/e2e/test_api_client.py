@@ -42,7 +42,7 @@ POLICIES = Kind(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmi
 BINDINGS = Kind(_ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 WEBHOOKS = Kind(_ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
 PLACE = "api"
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 180.0
 T = TypeVar("T")
 
 

@@ -83,7 +83,7 @@ def created_again(lab: Lab, _folder: Path) -> FineTuneStatus:
     with held_at(lab, "again", attempt=1, step=10) as pod:
         slow = "devcluster/stop-delay-seconds"
         lab.kubectl.run("annotate", "pod", pod, f"{slow}=300")
-        lab.kubectl.run("delete", RESOURCE, "again", "--timeout=30s")
+        lab.kubectl.run("delete", RESOURCE, "again", "--timeout=180s", seconds=190)
         lab.apply("again", spec())
         lab.told("again", "the pod of the run before", "a deleted run of this name still has", pod)
         assert [item["metadata"]["name"] for item in lab.pods("again")] == [pod]
@@ -166,7 +166,7 @@ def lost_with_its_node(lab: Lab, _folder: Path) -> FineTuneStatus:
     held.release()
     assert _exit_code(lost.parent / "pods" / uid) == ROWS[Reason.SUPERSEDED].exit_code
     lost.unlink()
-    lab.kubectl.run("wait", "pod", held.pod, "--for=delete", "--timeout=90s", seconds=100)
+    lab.kubectl.run("wait", "pod", held.pod, "--for=delete", "--timeout=180s", seconds=190)
     return status
 
 

@@ -78,4 +78,4 @@ def test_a_bad_clip_within_the_limit_is_counted_and_the_run_goes_on(faulty: Lab,
     trim = next(stage for stage in status.stages if stage.name == "trim")
     assert (trim.items_total, trim.items_done, trim.items_failed) == (3, 2, 1)
     assert [item.clip for item in trim.failures] == ["broken.mp4"]
-    faulty.kubectl.run("delete", "mft", "tolerated", "--timeout=90s", seconds=100)
+    faulty.kubectl.run("delete", "mft", "tolerated", "--timeout=180s", seconds=190)

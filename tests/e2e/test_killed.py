@@ -29,7 +29,7 @@ PAUSE_SECONDS = 4.0
 HELD: Mapping[str, int] = {"collected": 100, "forgotten": 10}
 """Runs whose training is held after that step, until the operator is away."""
 RUNS = ("killed", *HELD)
-COLLECTED_SECONDS = 120.0
+COLLECTED_SECONDS = 300.0
 CRD = "pytorchjobs.kubeflow.org"
 
 Ended = Mapping[str, FineTuneStatus]
@@ -94,13 +94,13 @@ def wipe_the_training(lab: Lab, name: str) -> None:
 def collect_the_pods(lab: Lab, name: str, parts: ExitStack) -> None:
     """Kubernetes collects the pods of the training that has succeeded, because there are newer ones that have ended."""
     lab.kubectl.run(
-        "wait", f"pytorchjob/{name}-a1", "--for=condition=Succeeded", "--timeout=120s", seconds=130
+        "wait", f"pytorchjob/{name}-a1", "--for=condition=Succeeded", "--timeout=180s", seconds=190
     )
     image = lab.kubectl.json("get", RESOURCE, name)["status"]["resolved"]["image"]
     elsewhere = lab.kubectl.within("default")
     elsewhere.run("run", "newer", f"--image={image}", "--restart=Never", "--command", "--", "true")
     elsewhere.run(
-        "wait", "pod/newer", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s", seconds=70
+        "wait", "pod/newer", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=180s", seconds=190
     )
     parts.enter_context(restarted(lab, CONTROLLERS, "--terminated-pod-gc-threshold=1"))
     end = time.monotonic() + COLLECTED_SECONDS
@@ -134,7 +134,7 @@ def test_each_run_ends_with_the_weights_of_one_left_alone(
 
 
 def test_a_cluster_without_pytorchjobs_is_told_and_waited_for(ended: Ended, hostile: Lab) -> None:
-    hostile.kubectl.run("delete", "crd", CRD, "--timeout=60s", seconds=70)
+    hostile.kubectl.run("delete", "crd", CRD, "--timeout=180s", seconds=190)
     hostile.apply("early", spec())
     hostile.told("early", "the missing kind", "PyTorchJob", "kubeflow.org/v1")
     hostile.warned("early", "PyTorchJob", "kubeflow.org/v1")

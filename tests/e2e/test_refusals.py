@@ -75,4 +75,4 @@ def test_a_run_cannot_be_changed_under_way(lab: Lab) -> None:
     with pytest.raises(KubectlError, match=r"spec\.training is immutable: create a new MochiFineTune"):
         lab.apply("frozen", {"dataset.source.s3.uri": "s3://demo/nothing-here/", "training.steps": 25})
     lab.apply("frozen", {"dataset.source.s3.uri": "s3://demo/nothing-here/", "runPolicy.backoffLimit": 1})
-    lab.kubectl.run("delete", "mft", "frozen", "--timeout=60s", seconds=70)
+    lab.kubectl.run("delete", "mft", "frozen", "--timeout=180s", seconds=190)

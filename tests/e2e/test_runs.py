@@ -135,7 +135,7 @@ def test_full_training_in_two_pods_begins_anew_as_a_whole_when_one_of_them_is_ki
 def test_deleting_the_resource_removes_everything_made_for_it(lab: Lab, first: FineTuneStatus) -> None:
     lab.apply("gone")
     lab.until("gone", lambda s: any(stage.state == "Running" for stage in s.stages), "a running stage")
-    lab.kubectl.run("delete", "mft", "gone", "--timeout=30s", seconds=40)
+    lab.kubectl.run("delete", "mft", "gone", "--timeout=180s", seconds=190)
     kinds, selector = "jobs,pytorchjobs,configmaps,pods", f"{GROUP}/finetune=gone"
     end = time.monotonic() + 60
     while left := lab.kubectl.run("get", kinds, "-l", selector, "-o", "name"):

@@ -43,7 +43,7 @@ def folder(lab: Lab, tmp_path: Path) -> Iterator[Path]:
         (below / f"{clip.name}.txt").write_text(clip.caption)
     lab.kubectl.apply(*_manifests(lab, tmp_path))
     lab.kubectl.run(
-        "wait", f"pvc/{CLAIM}", "--for=jsonpath={.status.phase}=Bound", "--timeout=60s", seconds=70
+        "wait", f"pvc/{CLAIM}", "--for=jsonpath={.status.phase}=Bound", "--timeout=180s", seconds=190
     )
     yield below
     lab.kubectl.run("delete", f"pvc/{CLAIM}", f"pv/{CLAIM}", "--wait=false")
@@ -57,9 +57,9 @@ def test_clips_on_a_claim_are_trimmed(lab: Lab, folder: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     lab.apply("volume", {"dataset.source": {"pvc": {"claimName": CLAIM, "path": "/team/dissolve"}}})
     try:
-        status = lab.until("volume", _trimmed, "the end of trim", seconds=90)
+        status = lab.until("volume", _trimmed, "the end of trim")
     finally:
-        lab.kubectl.run("delete", "mft", "volume", "--timeout=60s", seconds=70)
+        lab.kubectl.run("delete", "mft", "volume", "--timeout=180s", seconds=190)
     trim = next(stage for stage in status.stages if stage.name == "trim")
     assert (trim.items_total, trim.items_done, trim.items_failed) == (3, 3, 0)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before

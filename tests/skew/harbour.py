@@ -22,8 +22,8 @@ Document = dict[str, Any]
 RESOURCE = f"{PLURAL}.{GROUP}"
 STANDIN = "mochi-standin"
 """Image of the trainer that follows orders."""
-WAIT_SECONDS = 240.0
-HELM_SECONDS = 120
+WAIT_SECONDS = 600.0
+HELM_SECONDS = 300
 POLL_SECONDS = 1.0
 
 

@@ -54,7 +54,7 @@ def serving(version: Checkout, address: str) -> Iterator[None]:
         yield
     finally:
         try:
-            process.communicate(timeout=20)
+            process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
