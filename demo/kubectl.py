@@ -34,7 +34,7 @@ class Kubectl:
         config = [] if self.kubeconfig is None else [f"--kubeconfig={self.kubeconfig}"]
         return [self.binary, *config, f"--namespace={self.namespace}", *args]
 
-    def run(self, *args: str, stdin: str | None = None, seconds: float = 30) -> str:
+    def run(self, *args: str, stdin: str | None = None, seconds: float = 60) -> str:
         """Standard output of `kubectl ARGS`; raise KubectlError when it fails or takes longer than `seconds`."""
         said = " ".join(["kubectl", *args])
         try:
@@ -51,12 +51,12 @@ class Kubectl:
             raise KubectlError(f"{said}: {done.stderr.strip() or f'exit code {done.returncode}'}")
         return done.stdout
 
-    def json(self, *args: str, seconds: float = 30) -> dict[str, Any]:
+    def json(self, *args: str, seconds: float = 60) -> dict[str, Any]:
         """The object that `kubectl ARGS -o json` prints."""
         answer: dict[str, Any] = json.loads(self.run(*args, "-o", "json", seconds=seconds))
         return answer
 
-    def apply(self, *manifests: Mapping[str, Any], seconds: float = 30) -> None:
+    def apply(self, *manifests: Mapping[str, Any], seconds: float = 60) -> None:
         """Apply manifests in their order."""
         document = {"apiVersion": "v1", "kind": "List", "items": [dict(manifest) for manifest in manifests]}
         self.run("apply", "-f", "-", stdin=json.dumps(document), seconds=seconds)
