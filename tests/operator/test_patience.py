@@ -212,7 +212,9 @@ async def test_pods_refused_by_admission_end_the_run_with_the_message(step):
     await world.turn()
     assert "violates PodSecurity" in world.condition(CONDITION[step])["message"]
     assert world.phase != "Failed"
-    world.clock.advance(60)
+    world.clock.advance(40)
+    world.around.complain(child, text, seen=world.clock.now, name="again")
+    world.clock.advance(20)
     await world.turn()
     assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
     assert child["metadata"]["name"] not in world.cluster.names(child["kind"])
@@ -229,11 +231,25 @@ async def test_a_child_that_waited_long_for_other_reasons_still_gets_its_minute(
     await world.turn()
     assert world.attempts("trim") == [""]
     world.clock.advance(59)
+    world.around.complain(child, "Error creating: violates PodSecurity", seen=world.clock.now, name="again")
     await world.turn()
     assert world.attempts("trim") == [""]
     world.clock.advance(2)
     await world.turn()
     assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
+
+
+async def test_a_refusal_that_is_not_repeated_ends_nothing():
+    """The policy is gone, but its controller, which waits longer each time, has not tried again yet."""
+    world = World()
+    child = await childless(world)
+    world.around.complain(child, "Error creating: violates PodSecurity", seen=world.clock.now)
+    for _ in range(5):
+        await world.turn()
+        world.clock.advance(30)
+    assert world.attempts("trim") == [""]
+    assert "violates PodSecurity" in world.condition("Preprocessed")["message"]
+    await world.until(lambda world: world.phase == "Succeeded")
 
 
 async def test_an_event_of_long_ago_ends_no_run():
@@ -345,7 +361,9 @@ async def test_what_could_not_be_read_this_time_still_holds():
     assert world.status["stages"][1]["trouble"]["since"] == since
     assert "PodSecurity" in world.condition("Preprocessed")["message"]
     world.cluster.outage = lambda verb, kind, name: ""
-    world.clock.advance(41)
+    world.clock.advance(20)
+    world.around.complain(job, "violates PodSecurity", seen=world.clock.now, name="again")
+    world.clock.advance(21)
     await world.turn()
     assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
 

@@ -22,6 +22,8 @@ KEPT = [
     951,  # the operator's clock jumped ahead by 90 s, and a healthy training was called Stalled
     1238,  # a run file that was deleted, again
     1408,  # the same in the first step
+    10490,  # a step that was only waiting when its run failed was forgotten
+    11300,  # a refusal that was lifted, and not repeated, ended the run
     476,  # an operator whose clock jumped ahead called a healthy step stalled
     1901,  # a run file that was collected between "already exists" and a look counted as made
 ]

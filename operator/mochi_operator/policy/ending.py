@@ -52,6 +52,9 @@ def _closed(draft: Draft, reason: Reason, message: str) -> Draft:
         current = step.current
         if current is not None:
             step = step.with_newest(replace(current, ended=draft.now, reason=reason, message=message))
+        if step.trouble is not None and not step.attempts:
+            items = replace(step.items, message=step.trouble.message)
+            step = replace(step, given_up=True, items=items)
         draft = draft.with_step(replace(step, trouble=None, not_before=None))
     numbers = replace(draft.state.numbers, replicas_running=0)
     return draft.with_state(replace(draft.state, numbers=numbers))

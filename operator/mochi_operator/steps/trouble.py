@@ -10,6 +10,8 @@ from mochi_operator.verdicts.finding import Finding
 
 ANNOUNCE_SECONDS = 20.0
 """A trouble that has lasted for so long becomes an Event; shorter ones are in the condition only."""
+TOLD_AGAIN = 0.4
+"""Share of the patience after which an Event must have told it again; controllers try again at growing intervals."""
 WATCH_SECONDS = 30.0
 """An attempt is looked at so often, whatever the watches report."""
 
@@ -34,8 +36,14 @@ def remembered(step: Step) -> Finding | None:
 
 
 def lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:
+    """Whether the patience with it is over; what an Event told once must have been told again well into that time."""
     assert step.trouble is not None, "a finding makes a trouble"
-    return finding.reason is not None and case.age(step.trouble.since) >= finding.patience
+    if finding.reason is None or case.age(step.trouble.since) < finding.patience:
+        return False
+    return (
+        finding.seen is None
+        or (finding.seen - step.trouble.since).total_seconds() >= finding.patience * TOLD_AGAIN
+    )
 
 
 def look_again(case: Case, step: Step, finding: Finding | None) -> float:

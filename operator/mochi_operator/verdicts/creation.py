@@ -48,7 +48,13 @@ def refused_pods(view: View) -> Finding | None:
         return Finding(kind="quota", message=message)
     if any(words in lower for words in _PASSING):
         return Finding(kind="unavailable", message=message)
-    return Finding(kind="refused", reason=Reason.POD_REFUSED, message=message, patience=REFUSED_SECONDS)
+    return Finding(
+        kind="refused",
+        reason=Reason.POD_REFUSED,
+        message=message,
+        patience=REFUSED_SECONDS,
+        seen=view.child.warning.seen,
+    )
 
 
 def silent_controller(view: View) -> Finding | None:

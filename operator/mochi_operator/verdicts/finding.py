@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from mochi_api.outcomes import Outcome, Reason
 from mochi_operator.snapshot import Case, Child, Pod
@@ -48,6 +49,8 @@ class Finding:
     """What the attempt ends with when it lasts; None: it is only told."""
     patience: float = 0.0
     """Seconds it may last."""
+    seen: datetime | None = None
+    """When it was last told, where that is not now: it lasts only if it is told again."""
     exit_code: int | None = None
     last_step: int | None = None
     outcome: Outcome | None = None
