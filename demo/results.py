@@ -15,7 +15,7 @@ from demo.bucket import Bucket
 from mochi_api import layout
 from mochi_api.status import Artifacts
 
-_LEFT_IN_S3 = ("checkpoints/", "stages/")
+_LEFT_IN_S3 = ("attempts/", "checkpoints/", "stages/")
 _OWNED_FILES = (
     Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
 )  # fmt: skip

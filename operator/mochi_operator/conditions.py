@@ -87,8 +87,18 @@ def summary(state: State) -> str:
     failed = find(state, "Failed")
     if state.result == "Failed" and failed is not None:
         return _shortened(failed.message, SUMMARY_LIMIT)
-    waits = [step.trouble.message for step in state.steps.values() if step.trouble is not None]
+    waits = [words for step in state.steps.values() if (words := _waits_for(step))]
     return _shortened(waits[0], SUMMARY_LIMIT) if waits and not state.result else ""
+
+
+def _waits_for(step: Step) -> str:
+    """Its trouble, or why the last attempt failed while the next one is waited for."""
+    if step.trouble is not None:
+        return step.trouble.message
+    if step.over or step.current is not None or not step.attempts:
+        return ""
+    last = step.attempts[0]
+    return f"{step.name}: attempt {last.number} failed, another follows: {last.message}"
 
 
 def _training_phase(train: Step) -> Phase:

@@ -97,6 +97,17 @@ async def test_reasons_that_the_policy_leaves_out_are_not_tried_again():
     assert "no further attempt is made after StorageError" in world.condition("Failed")["message"]
 
 
+async def test_between_two_attempts_the_line_for_people_says_why_the_last_one_failed():
+    world = World()
+    world.script = failing(Reason.STORAGE_ERROR, 6, until=2, message="the store does not answer")
+    await world.until(lambda world: world.phase == "Retrying")
+    assert world.status["message"] == (
+        "train: attempt 1 failed, another follows: dissolve-a1-worker-0: the store does not answer"
+    )
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.status["message"] == ""
+
+
 @pytest.mark.parametrize("step", STAGES)
 async def test_preemption_does_not_spend_the_budget_of_any_step(step):
     world = World(lora(runPolicy={"backoffLimit": 0, "retryBackoff": {"initialSeconds": 0}}))

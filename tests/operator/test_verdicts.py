@@ -180,7 +180,9 @@ def test_a_claim_that_is_missing_is_an_object_and_a_gpu_that_is_missing_is_waite
     finding = waiting.unschedulable(busy)
     assert finding is not None
     assert finding.reason is None
-    assert finding.message.endswith("Insufficient nvidia.com/gpu; it asks for 1 x nvidia.com/gpu")
+    assert finding.message == (
+        "p asks for 1 x nvidia.com/gpu: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu"
+    )
 
 
 def test_a_product_that_no_node_has_is_named_with_its_label():

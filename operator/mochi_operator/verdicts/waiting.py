@@ -25,7 +25,7 @@ def unschedulable(view: View) -> Finding | None:
     if pod is None:
         return None
     return Finding(
-        kind="unschedulable", message=f"{pod.name}: {pod.unschedulable}{_asked(view, pod.unschedulable)}"
+        kind="unschedulable", message=f"{pod.name}{_asked(view, pod.unschedulable)}: {pod.unschedulable}"
     )
 
 
@@ -67,7 +67,7 @@ def _asked(view: View, said: str) -> str:
         return ""
     if "affinity" in said and workers.gpu_products:
         products = ", ".join(workers.gpu_products)
-        return f"; it asks for a node with the label {GPU_PRODUCT_LABEL} = {products} (workers.gpuProducts)"
+        return f" asks for a node with the label {GPU_PRODUCT_LABEL} = {products} (workers.gpuProducts)"
     if workers.gpu_resource_name in said:
-        return f"; it asks for {view.gpus} x {workers.gpu_resource_name}"
+        return f" asks for {view.gpus} x {workers.gpu_resource_name}"
     return ""
