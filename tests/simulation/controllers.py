@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +73,7 @@ _REFUSALS = {
 }
 
 
-class Reconciler:
+class Reconciler(ABC):
     """A controller that looks at an object of its kind some time after anything about it has changed."""
 
     kind = ""
@@ -118,9 +119,9 @@ class Reconciler:
             if owner(pod).get("kind") == self.kind:
                 self.soon(owner(pod)["uid"])
 
+    @abstractmethod
     def sync(self, item: Object) -> None:
         """Bring one object a step further."""
-        raise NotImplementedError
 
     def orphaned(self, uid: str) -> None:
         """The object is gone."""
