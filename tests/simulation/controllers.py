@@ -123,6 +123,7 @@ class Reconciler(ABC):
     def sync(self, item: Object) -> None:
         """Bring one object a step further."""
 
+    @abstractmethod
     def orphaned(self, uid: str) -> None:
         """The object is gone."""
 
@@ -238,6 +239,9 @@ class TrainingOperator(Reconciler):
     """`kubeflow.org/v1` PyTorchJob, worker-only, `restartPolicy: Never`, `cleanPodPolicy: Running`."""
 
     kind = PYTORCHJOBS.name
+
+    def orphaned(self, uid: str) -> None:
+        """Its pods are the garbage collector's."""
 
     def sync(self, item: Object) -> None:
         pods = self.store.owned(POD, item["metadata"]["uid"])
