@@ -12,8 +12,9 @@ KEEP ?=
 CLUSTER ?= dev
 PYTEST_ARGS ?=
 NANO_ARGS ?=
+SIMULATE_ARGS ?=
 
-.PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden nano bench e2e images clean
+.PHONY: help prerequisites setup binaries demo test check lint types fmt sync verify golden nano bench simulate e2e images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -63,6 +64,9 @@ nano: $(STAMP) ## train the small model of the demo anew, on the CPU (about 45 m
 
 bench: $(STAMP) ## measurements (not part of the tests)
 	@for file in tests/bench/*.py; do echo "== $$file"; $(PY) $$file; done
+
+simulate: $(STAMP) ## 20,000 seeds of the simulated cluster (about 45 min of one core); `make test` has 500
+	@$(PY) -m tests.simulation --seeds 20000 $(SIMULATE_ARGS)
 
 e2e: setup ## only the end-to-end tests
 	@$(PY) -m pytest tests/e2e $(PYTEST_ARGS)
