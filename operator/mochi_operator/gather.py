@@ -146,7 +146,7 @@ class Gatherer:
 
     async def _warned_pod(self, run: Run, pod: Pod) -> Pod:
         """The pod; while it has a node and does not start, with what its kubelet says about it."""
-        if not pod.starting or self._age(pod.created) < STARTING_SECONDS:
+        if not pod.starting or self._age(pod.placed or pod.created) < STARTING_SECONDS:
             return pod
         events = await self._warnings(run.namespace, pod.uid)
         return replace(pod, warning=observe.newest_pod_warning(events or ()))

@@ -118,6 +118,7 @@ def pod(raw: Raw) -> Pod:
         created=_created(meta),
         gone_by=parse(meta.get("deletionTimestamp")),
         node=(raw.get("spec") or {}).get("nodeName", ""),
+        placed=parse(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
         phase=status.get("phase", "Pending"),
         ip=status.get("podIP", ""),
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else "",

@@ -102,6 +102,8 @@ class Pod:
     gone_by: datetime | None = None
     """While it is being deleted: when its kubelet should have removed it (request plus grace period)."""
     node: str = ""
+    placed: datetime | None = None
+    """When it got its node."""
     phase: str = "Pending"
     ip: str = ""
     unschedulable: str = ""

@@ -263,6 +263,12 @@ def test_a_pod_that_has_a_node_and_does_not_start_is_told_with_its_kubelets_word
     assert (said or "are being made") in finding.message
 
 
+def test_a_pod_that_waited_for_a_node_has_its_time_to_start_from_there():
+    late = pod(Container(name="pytorch"), node="n", placed=LATER)
+    assert images.not_starting(view(late, now=LATER + timedelta(seconds=59))) is None
+    assert images.not_starting(view(late, now=LATER + timedelta(seconds=60))) is not None
+
+
 @pytest.mark.parametrize(
     "given",
     [

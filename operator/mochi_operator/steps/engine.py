@@ -34,10 +34,10 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     nodes.lost,  # a node does not answer
     images.cannot_start,  # an image, a Secret, a security context
     images.claim_missing,  # a claim
-    images.not_starting,  # a volume, or whatever else its kubelet lacks
     creation.refused_pods,  # quota, admission, webhooks
     creation.silent_controller,  # nobody makes pods
     waiting.unschedulable,  # no node fits
+    images.not_starting,  # a volume, or whatever else its kubelet lacks
     waiting.peers,  # the rest of the gang does not run yet
     nodes.terminating,  # a pod is being stopped
     liveness.stalled,  # nothing moves

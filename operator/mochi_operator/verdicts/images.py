@@ -49,7 +49,7 @@ def claim_missing(view: View) -> Finding | None:
 def not_starting(view: View) -> Finding | None:
     """A pod has a node and does not start: a volume, a sandbox, a large image; its kubelet says so in Events only."""
     for pod in view.pods:
-        if not pod.starting or view.case.age(pod.created) < STARTING_SECONDS:
+        if not pod.starting or view.case.age(pod.placed or pod.created) < STARTING_SECONDS:
             continue
         said = pod.warning.message if pod.warning is not None else "its containers are being made"
         message = f"{pod.name} does not start on {pod.node}: {said}"
