@@ -42,7 +42,6 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     nodes.terminating,  # a pod is being stopped
     liveness.stalled,  # nothing moves
     liveness.silent,  # not even a sign of life
-    liveness.left_behind,  # rank 0 has ended, others have not
 )
 
 SOON_SECONDS = 2.0
@@ -127,9 +126,11 @@ def _findings(view: View) -> Iterator[Finding]:
 
 
 def _ended_well(view: View) -> bool:
-    """All containers of ours ended with 0, or the child says so; a sidecar that runs on, or fails, changes nothing."""
-    ended = sum(pod.succeeded for pod in view.pods)
-    return view.child.state == "Succeeded" or (view.expected > 0 and ended >= view.expected)
+    """Our container of rank 0, which stores the result last, ended with 0, or the child says so.
+
+    A sidecar that runs on, or fails, changes nothing, and neither does another rank that was taken away at the end.
+    """
+    return view.child.state == "Succeeded" or (view.first is not None and view.first.succeeded)
 
 
 def _unknown_command(view: View) -> bool:

@@ -46,16 +46,6 @@ def silent(view: View) -> Finding | None:
     return Finding(kind="silent", reason=Reason.STALLED, message=message, patience=limit)
 
 
-def left_behind(view: View) -> Finding | None:
-    """Rank 0 has ended well, but the others go on, and nothing tells what they do."""
-    first = view.first
-    if first is None or not first.succeeded or all(pod.ended for pod in view.pods):
-        return None
-    limit = view.case.spec.run_policy.stall_timeout_seconds
-    message = f"{first.name} has ended, but other pods of {view.attempt.child} run on"
-    return Finding(kind="left", reason=Reason.STALLED, message=message, patience=limit)
-
-
 def _reading(view: View) -> Reading | None:
     """What is known of rank 0, while the whole gang runs: ranks that wait for peers do not stall."""
     first, reading = view.first, view.case.reading
