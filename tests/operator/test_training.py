@@ -105,6 +105,21 @@ async def test_the_result_of_rank_0_is_the_end_and_ranks_that_run_on_are_cleared
     assert world.attempts("train") == [Reason.COMPLETED]
 
 
+async def test_an_attempt_that_no_status_knows_is_in_the_history_of_a_run_that_ends_meanwhile():
+    """The operator made it, was killed before it could write that, and came back after the deadline."""
+    world = await trained(World(lora(runPolicy={"activeDeadlineSeconds": 3600})))
+    world.run["status"] = {
+        key: part for key, part in world.status.items() if key not in ("attempts", "training")
+    }
+    world.cluster.touch(world.run)
+    world.restart()
+    world.clock.advance(3601)
+    await world.turn()
+    assert world.condition("Failed")["reason"] == Reason.DEADLINE_EXCEEDED
+    assert world.attempts("train") == [Reason.DEADLINE_EXCEEDED]
+    assert world.cluster.names("PyTorchJob") == []
+
+
 async def test_the_run_as_a_whole_has_a_deadline():
     world = await trained(World(lora(runPolicy={"activeDeadlineSeconds": 3600})))
     left = 3600 - (world.clock.now - START).total_seconds()

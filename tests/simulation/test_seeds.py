@@ -23,6 +23,7 @@ KEPT = [
     1238,  # a run file that was deleted, again
     1408,  # the same in the first step
     10490,  # a step that was only waiting when its run failed was forgotten
+    5210,  # an attempt whose status write was lost is in no history when the run fails before it is adopted
     13977,  # a rank made again after the end of rank 0 was waited for, and called a stall
     3234,  # a pod that had waited long for its node was called slow to start, before one that still waited
     11300,  # a refusal that was lifted, and not repeated, ended the run

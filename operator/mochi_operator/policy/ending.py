@@ -8,6 +8,7 @@ from mochi_api.outcomes import Reason
 from mochi_operator.conditions import COMPLETED
 from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Child, Family, Snapshot
+from mochi_operator.state import Attempt
 
 LOG_SECONDS = 60
 """A child whose pod has just failed may end by itself for so long, which keeps the pod's log readable."""
@@ -22,7 +23,8 @@ def failed(case: Case, draft: Draft, reason: Reason, message: str, action: str) 
     draft = draft.set_condition("Reconciling", "False", reason)
     if not draft.state.steps["train"].completed:
         draft = draft.set_condition("TrainingRunning", "False", reason, message)
-    draft = _closed(draft.with_state(replace(draft.state, result="Failed")), reason, message)
+    draft = _adopted(case.family, draft.with_state(replace(draft.state, result="Failed")))
+    draft = _closed(draft, reason, message)
     draft = draft.warning("Failed", f"{reason}: {advice}")
     return _cleaned(case.family, draft).settle()
 
@@ -44,6 +46,16 @@ def finished(snapshot: Snapshot, draft: Draft) -> Draft:
     if not draft.state.result:
         return draft
     return _cleaned(snapshot.family, draft).settle()
+
+
+def _adopted(family: Family, draft: Draft) -> Draft:
+    """Children that were made though no status could be written since are attempts too, and belong into the history."""
+    for child in sorted(family.children, key=lambda child: child.attempt):
+        step = next((step for step in draft.state.steps.values() if step.name == child.step), None)
+        if step is not None and child.attempt > step.number:
+            begun = Attempt(number=child.attempt, child=child.ref.name, started=child.created)
+            draft = draft.with_step(step.with_new(begun))
+    return draft
 
 
 def _closed(draft: Draft, reason: Reason, message: str) -> Draft:
