@@ -240,7 +240,7 @@ def _write_config(config: Config, folder: Path, programs: dict[str, Path]) -> No
     owner = processes.identity(config.owner) if config.owner is not None else None
     if launcher is None or (config.owner is not None and owner is None):
         raise ClusterError(f"there is no process {config.owner} to own the cluster")
-    state.make(folder)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     nobody = processes.Identity(0, 0)
     state.write(folder, state.State(name=config.name, supervisor=nobody))  # from here on the folder is ours
     document = {

@@ -23,7 +23,6 @@ RESTARTS = "restart"
 """Folder of requests to the supervisor: a file named after a part, which goes when the part runs again."""
 LOCK_LIMIT = 300.0
 """Seconds a command waits for another one on the same cluster."""
-MAKE_TRIES = 100
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -32,15 +31,14 @@ class StateError(Exception):
 
 
 def default_dir(name: str) -> Path:
-    """The folder of the cluster `name`. Raises `StateError` for a name that is no label."""
+    """The folder of the cluster `name`. Raises `StateError` for a name that is no label.
+
+    It shares no folder of ours with other clusters: one that ends would have to take it away while another makes it.
+    """
     if _NAME.fullmatch(name) is None:
         raise StateError(f"cluster name must be 1 to 40 of a-z, 0-9 and -, got {name!r}")
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base).joinpath(*_DEFAULT_PARENTS, name)
-
-
-_DEFAULT_PARENTS = ("mochi-operator", "devcluster")
-"""Folders made for clusters without a folder of their own; the last cluster takes them with it."""
+    return Path(base) / f"mochi-devcluster-{name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,15 +117,6 @@ def _parse(raw: Mapping[str, Any]) -> State:
     )
 
 
-def make(folder: Path) -> None:
-    """Create the folder, also while another cluster that ends takes the folders above it away. Raises `StateError`."""
-    for _ in range(MAKE_TRIES):
-        with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return
-    raise StateError(f"{folder} can not be made: what is above it was gone again {MAKE_TRIES} times")
-
-
 def write(folder: Path, state: State) -> None:
     """Write the marker file: readers see the old state or the new one."""
     temporary = folder / f".{MARKER}.new"
@@ -148,10 +137,6 @@ def remove(folder: Path) -> None:
             entry.unlink()
     (folder / MARKER).unlink(missing_ok=True)
     folder.rmdir()
-    for above in (folder.parent, folder.parent.parent):
-        if above.name in _DEFAULT_PARENTS:
-            with contextlib.suppress(OSError):  # another cluster is in it
-                above.rmdir()
 
 
 def _make_writable(function: Callable[[str], Any], path: str, _: object) -> None:

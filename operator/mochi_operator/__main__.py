@@ -58,7 +58,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> None:
             HttpHeartbeats(session), cluster, time.monotonic, wake, told_seconds=settings.progress_seconds
         )
         stack.push_async_callback(prober.close)
-        gatherer = Gatherer(cluster, backend, prober, settings, _now)
+        gatherer = Gatherer(cluster, backend, prober, settings, _now, time.monotonic)
         controller = Controller(cluster, gatherer, backend, queue, metrics, pulse)
         runner = await web.serve(
             web.application(metrics.registry, pulse), settings.bind_address, settings.http_port

@@ -29,6 +29,7 @@ from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Child, Family, Pod, Run, Snapshot
 from mochi_operator.state import State
+from mochi_operator.vigil import Vigil
 
 _log = logging.getLogger(__name__)
 
@@ -62,12 +63,14 @@ class Gatherer:
         prober: SignsOfLife,
         settings: Settings,
         clock: Callable[[], datetime],
+        steady: Callable[[], float],
     ) -> None:
         self._cluster = cluster
         self._backend = backend
         self._prober = prober
         self._settings = settings
         self._clock = clock
+        self._vigil = Vigil(clock, steady)
         self._quiet: dict[Key, str] = {}
 
     async def snapshot(self, key: Key) -> Snapshot | None:
@@ -89,6 +92,7 @@ class Gatherer:
             state=state,
             written=status.to_wire(),
             now=self._clock(),
+            watched_seconds=self._vigil.seconds(key),
             default_image=self._settings.trainer_image,
             progress_interval=self._settings.progress_seconds,
             family=family,
@@ -98,6 +102,7 @@ class Gatherer:
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a run that is gone."""
         self._prober.aim(key, None)
+        self._vigil.forget(key)
         self._quiet.pop(key, None)
 
     async def _family(self, run: Run) -> Family:

@@ -215,6 +215,8 @@ class Snapshot:
     written: Mapping[str, Any]
     """The status as this version would have written it."""
     now: datetime
+    watched_seconds: float
+    """For how long this operator has watched the run under a steady clock."""
     default_image: str
     progress_interval: float
     """Shortest time between two writes of progress, in seconds."""
@@ -231,6 +233,7 @@ class Case:
     spec: FineTuneSpec
     resolved: Resolved
     now: datetime
+    watched_seconds: float
     progress_interval: float
     family: Family
     reading: Reading | None

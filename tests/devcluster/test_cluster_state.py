@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -40,27 +39,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     state.write(tmp_path, written)
     assert state.read(tmp_path) == written
     assert (tmp_path / state.MARKER).stat().st_mode & 0o077 == 0
-
-
-def test_a_folder_is_made_while_other_clusters_take_the_folders_above_it_away(tmp_path: Path) -> None:
-    above = tmp_path / "mochi-operator" / "devcluster"
-    stopped = threading.Event()
-
-    def take_away() -> None:
-        while not stopped.is_set():
-            for folder in (above, above.parent):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-
-    other = threading.Thread(target=take_away)
-    other.start()
-    try:
-        for number in range(300):
-            state.make(above / str(number))
-            (above / str(number)).rmdir()
-    finally:
-        stopped.set()
-        other.join()
 
 
 def test_a_folder_that_is_not_a_clusters_is_left_alone(tmp_path: Path) -> None:
@@ -157,11 +135,13 @@ def empty_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEVCLUSTER_BIN", str(folder))
 
 
-def test_the_last_cluster_takes_the_folders_above_it_with_it(
+def test_a_cluster_takes_its_whole_folder_with_it_and_shares_none_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two clusters that begin and end at the same time meet in no folder that one of them would take away."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     first, second = state.default_dir("first"), state.default_dir("second")
+    assert first.parent == second.parent == tmp_path
     for folder in (first, second):
         folder.mkdir(parents=True)
     state.remove(first)

@@ -36,11 +36,21 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = START
+        self.passed = 0.0
 
     def __call__(self) -> datetime:
         return self.now
 
+    def steady(self) -> float:
+        """Seconds that have really passed, whatever the clock was set to."""
+        return self.passed
+
     def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.passed += seconds
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the clock."""
         self.now += timedelta(seconds=seconds)
 
 

@@ -125,6 +125,25 @@ async def test_admission_that_refuses_a_child_for_a_minute_means_it():
     assert sentence in failed["message"]
 
 
+@pytest.mark.parametrize("change", ["restart", "jump", "both"])
+async def test_only_a_minute_that_the_operator_has_seen_itself_counts(change):
+    """A trouble that the last operator wrote down was timed by its clock, and may have come and gone since."""
+    world = World()
+    sentence = "ValidatingAdmissionPolicy 'no-jobs' denied request: no"
+    world.cluster.refuse = lambda manifest: (
+        RefusedError(sentence, cause="admission", code=422) if manifest["kind"] == "Job" else None
+    )
+    await minutes(world, 0.5)
+    if change != "restart":
+        world.clock.jump(90)
+    if change != "jump":
+        world.restart()
+    await minutes(world, 0.75)
+    assert world.phase != "Failed"
+    await minutes(world, 0.5)
+    assert world.condition("Failed")["reason"] == Reason.POD_REFUSED
+
+
 async def test_admission_that_relents_within_a_minute_is_forgotten():
     world = World()
     world.cluster.refuse = lambda manifest: RefusedError("rolling out", cause="admission", code=403)

@@ -117,7 +117,9 @@ class World:
 
     def watched_by(self, signs: SignsOfLife) -> None:
         """A new operator process that learns of signs of life from these."""
-        self.gatherer = Gatherer(self.cluster, self.backend, signs, self.settings, self.clock)
+        self.gatherer = Gatherer(
+            self.cluster, self.backend, signs, self.settings, self.clock, self.clock.steady
+        )
 
     async def turn(self) -> Pass:
         """One pass of the operator."""

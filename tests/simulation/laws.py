@@ -257,6 +257,8 @@ class Laws:
                 reason = entry.get("reason")
                 if not reason or reason == Reason.COMPLETED or "does not know" in entry.get("message", ""):
                     continue
+                if reason == Reason.BACKEND_DELETED and _taken_with_the_run(run, entry):
+                    continue
                 if not self.ledger.explains(uid, step, entry["number"], Reason(reason)):
                     known = {
                         n: sorted(found) for n, found in self.ledger.failures.get((uid, step), {}).items()
@@ -275,6 +277,13 @@ class Laws:
 
     def _run(self, uid: str) -> Object | None:
         return next((item for item in self.store.all(FINETUNES.name) if item["metadata"]["uid"] == uid), None)
+
+
+def _taken_with_the_run(run: Object, entry: Mapping[str, Any]) -> bool:
+    """Whether the operator deleted the attempt since the run had failed, for the reason that stands in `Failed`."""
+    failed = _condition(run.get("status") or {}, "Failed")
+    said = f"because the run failed ({failed.get('reason')})"
+    return failed.get("status") == "True" and said in entry.get("message", "")
 
 
 def _histories(status: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

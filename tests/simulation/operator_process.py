@@ -45,7 +45,7 @@ class OperatorProcess:
         self._prober = Prober(
             telephone, self.client, lambda: kernel.seconds, self.wake, told_seconds=SETTINGS.progress_seconds
         )
-        gatherer = Gatherer(self.client, backend, self._prober, SETTINGS, self.clock)
+        gatherer = Gatherer(self.client, backend, self._prober, SETTINGS, self.clock, lambda: kernel.seconds)
         controller = Controller(
             self.client, gatherer, backend, self._queue, metrics, Pulse(lambda: kernel.seconds, 300.0)
         )

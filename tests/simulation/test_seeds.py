@@ -28,6 +28,8 @@ KEPT = [
     3234,  # a pod that had waited long for its node was called slow to start, before one that still waited
     11300,  # a refusal that was lifted, and not repeated, ended the run
     476,  # an operator whose clock jumped ahead called a healthy step stalled
+    18550,  # a clock that jumped while no operator ran made a refusal of 30 s look like one of two minutes
+    1051,  # a child that nobody had seen yet was told to have failed for what another step had failed of
     1901,  # a run file that was collected between "already exists" and a look counted as made
 ]
 

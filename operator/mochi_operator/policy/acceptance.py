@@ -93,6 +93,7 @@ def case_of(snapshot: Snapshot, draft: Draft) -> Case | None:
         spec=snapshot.spec,
         resolved=draft.state.resolved,
         now=snapshot.now,
+        watched_seconds=snapshot.watched_seconds,
         progress_interval=snapshot.progress_interval,
         family=snapshot.family,
         reading=snapshot.reading,

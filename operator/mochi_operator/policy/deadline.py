@@ -20,4 +20,5 @@ def deadline(case: Case, draft: Draft) -> Draft:
     why = f" while it waited: {waits[0]}" if waits else ""
     message = f"the run took longer than runPolicy.activeDeadlineSeconds = {limit}{why}"
     reason = Reason.DEADLINE_EXCEEDED
+    draft = ending.adopted(case.family, draft)
     return ending.failed(case, draft, reason, message, ROWS[reason].action)

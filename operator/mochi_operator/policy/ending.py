@@ -23,8 +23,9 @@ def failed(case: Case, draft: Draft, reason: Reason, message: str, action: str) 
     draft = draft.set_condition("Reconciling", "False", reason)
     if not draft.state.steps["train"].completed:
         draft = draft.set_condition("TrainingRunning", "False", reason, message)
-    draft = _adopted(case.family, draft.with_state(replace(draft.state, result="Failed")))
-    draft = _closed(draft, reason, message)
+    draft = _closed(draft.with_state(replace(draft.state, result="Failed")), reason, message)
+    unseen = f"deleted by the operator, because the run failed ({reason})"
+    draft = _closed(adopted(case.family, draft), Reason.BACKEND_DELETED, unseen)
     draft = draft.warning("Failed", f"{reason}: {advice}")
     return _cleaned(case.family, draft).settle()
 
@@ -48,7 +49,7 @@ def finished(snapshot: Snapshot, draft: Draft) -> Draft:
     return _cleaned(snapshot.family, draft).settle()
 
 
-def _adopted(family: Family, draft: Draft) -> Draft:
+def adopted(family: Family, draft: Draft) -> Draft:
     """Children that were made though no status could be written since are attempts too, and belong into the history."""
     for child in sorted(family.children, key=lambda child: child.attempt):
         step = next((step for step in draft.state.steps.values() if step.name == child.step), None)

@@ -12,6 +12,8 @@ ANNOUNCE_SECONDS = 20.0
 """A trouble that has lasted for so long becomes an Event; shorter ones are in the condition only."""
 TOLD_AGAIN = 0.4
 """Share of the patience after which an Event must have told it again; controllers try again at growing intervals."""
+VIGIL_SECONDS = 60.0
+"""An operator that has just started, or whose clock was set, sees for itself for so long before it loses patience."""
 WATCH_SECONDS = 30.0
 """An attempt is looked at so often, whatever the watches report."""
 
@@ -40,6 +42,8 @@ def lasts_too_long(case: Case, step: Step, finding: Finding) -> bool:
     assert step.trouble is not None, "a finding makes a trouble"
     if finding.reason is None or case.age(step.trouble.since) < finding.patience:
         return False
+    if _vigil_left(case, finding) > 0:
+        return False
     return (
         finding.seen is None
         or (finding.seen - step.trouble.since).total_seconds() >= finding.patience * TOLD_AGAIN
@@ -50,6 +54,12 @@ def look_again(case: Case, step: Step, finding: Finding | None) -> float:
     """Seconds until something about it is due: its end, its Event, or another look."""
     if finding is None or step.trouble is None:
         return WATCH_SECONDS
-    left = finding.patience - case.age(step.trouble.since) if finding.reason is not None else WATCH_SECONDS
+    left = WATCH_SECONDS
+    if finding.reason is not None:
+        left = max(finding.patience - case.age(step.trouble.since), _vigil_left(case, finding))
     untold = WATCH_SECONDS if step.trouble.announced else ANNOUNCE_SECONDS
     return max(1.0, min(left, untold, WATCH_SECONDS))
+
+
+def _vigil_left(case: Case, finding: Finding) -> float:
+    return min(finding.patience, VIGIL_SECONDS) - case.watched_seconds
