@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field
 
 from mochi_api.base import ApiModel
+from mochi_api.clips import ClipReason
 
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_BYTES = 4096
@@ -144,6 +145,13 @@ class Item(ApiModel):
     clip: str = Field(max_length=1024)
     """Key of the clip relative to the dataset."""
     message: str = Field(max_length=1024)
+    reason: str = Field(default="", max_length=64)
+    """A `ClipReason`; empty when an earlier version wrote it."""
+
+    @classmethod
+    def of(cls, clip: str, message: str, reason: ClipReason) -> Item:
+        """With the message cut to its limit."""
+        return cls(clip=clip[:1024], message=message[:1024], reason=reason)
 
 
 class StageResult(ApiModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mochi_api.base import ApiModel
+from mochi_api.base import UNSTORED, ApiModel
 
 Phase = Literal[
     "Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed"
@@ -69,6 +69,8 @@ class FailedItem(ApiModel):
     """The clip."""
     message: Annotated[str, Field(max_length=1024)]
     """Why."""
+    reason: Annotated[str, Field(max_length=64, json_schema_extra=UNSTORED)] = ""
+    """Why, in one word: one of the reasons of docs/reference/clips.md."""
 
 
 class Attempt(ApiModel):

@@ -89,7 +89,7 @@ async def test_reused_embeddings_and_failed_clips_are_said():
             return well(stage, attempt, rank)
         result = StageResult(
             cache_key="k", cache_hit=True, items_total=3, items_done=2, items_failed=1,
-            failures=[{"clip": "b.mp4", "message": "no video stream"}],
+            failures=[{"clip": "b.mp4", "message": "no video stream", "reason": "NoVideoStream"}],
         )  # fmt: skip
         return End(outcome=Outcome(reason=Reason.COMPLETED, stage_result=result))
 
@@ -103,7 +103,9 @@ async def test_reused_embeddings_and_failed_clips_are_said():
     }
     assert messages["StageSucceeded"] == "trim: reused from the cache (key k): 2 of 3 clips"
     assert messages["FailedItems"] == "trim: 1 of 3 clips could not be used: b.mp4: no video stream"
-    assert world.status["stages"][1]["failures"] == [{"clip": "b.mp4", "message": "no video stream"}]
+    assert world.status["stages"][1]["failures"] == [
+        {"clip": "b.mp4", "message": "no video stream", "reason": "NoVideoStream"}
+    ]
     assert world.condition("Preprocessed")["message"] == "reused from the cache: trim"
 
 

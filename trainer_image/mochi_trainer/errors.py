@@ -26,6 +26,7 @@ import errno
 from collections.abc import Sequence
 from typing import ClassVar
 
+from mochi_api.clips import ClipReason
 from mochi_api.outcomes import ROWS, Item, Reason
 
 
@@ -133,12 +134,16 @@ class DefectError(TrainerError):
     reason = Reason.BUG
 
 
-TOO_SHORT = "too short: "
-"""How the message of a clip begins that has not enough frames: the remedy is another one than for the rest."""
-
-
 class ClipError(Exception):
     """One clip cannot be used; the message says why and, where there is one, the cure."""
+
+    def __init__(self, message: str, reason: ClipReason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def item(self, clip: str) -> Item:
+        """As the stage counts it; `clip` is its key in the dataset."""
+        return Item.of(clip, str(self), self.reason)
 
 
 def disk_full(error: OSError) -> bool:

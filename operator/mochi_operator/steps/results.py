@@ -107,7 +107,9 @@ def items_of(result: StageResult) -> Items:
         total=result.items_total,
         done=result.items_done,
         failed=result.items_failed,
-        failures=tuple(FailedItem(clip=item.clip, message=item.message) for item in result.failures),
+        failures=tuple(
+            FailedItem(clip=item.clip, message=item.message, reason=item.reason) for item in result.failures
+        ),
     )
 
 

@@ -171,7 +171,7 @@ def test_tolerance_is_advised_only_where_clips_are_left_and_with_the_least_that_
     with pytest.raises(DatasetRejectedError) as caught:
         trim.execute(run_file(root, maxFailedItemsPercent=33))
     assert caught.value.action == (
-        "mend the clips named in the message and in the report, "
+        "upload the clip again from its source, or leave it out, "
         "or raise preprocessing.maxFailedItemsPercent to at least 34; apply again under a new name"
     )
     assert trim.execute(run_file(root, maxFailedItemsPercent=34)).result.items_done == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from mochi_api.clips import ClipReason
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import ClipError, DatasetRejectedError, MissingObjectError
 from mochi_trainer.jobs.source_clips import SourceClip
@@ -63,12 +64,15 @@ def read_caption(source: Store, clip: SourceClip) -> str:
         return ""
     if clip.caption.size > CAPTION_BYTES:
         raise ClipError(
-            f"the caption {clip.caption.key} has {clip.caption.size} bytes, at most {CAPTION_BYTES} are read"
+            f"the caption {clip.caption.key} has {clip.caption.size} bytes, at most {CAPTION_BYTES} are read",
+            ClipReason.TOO_LARGE,
         )
     try:
         return caption_text(source.read_bytes(clip.caption.key))
     except ValueError as error:
-        raise ClipError(f"the caption {clip.caption.key} is {error}: save it as UTF-8") from error
+        raise ClipError(
+            f"the caption {clip.caption.key} is {error}: save it as UTF-8", ClipReason.INVALID_CAPTION
+        ) from error
 
 
 def caption_text(data: bytes) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mochi_api import layout
+from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
@@ -118,7 +119,7 @@ def _trim(
                 trimmed = _trim_clip(source, clip, spec, folder)
             except ClipError as error:
                 log.warning("clip %d of %d, %s: %s", number, len(clips), clip.source.key, error)
-                failures.append(Item(clip=clip.source.key, message=str(error)[:1024]))
+                failures.append(error.item(clip.source.key))
                 continue
             entries.append(put_entry(cache, prefix, folder / "trimmed.mp4", f"{clip.name}.mp4"))
             entries.append(put_entry(cache, prefix, folder / "trimmed.jpg", f"{clip.name}.jpg"))
@@ -132,7 +133,7 @@ def _trim(
 def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder: Path) -> TrimmedClip:
     """Make `folder/trimmed.mp4` and a strip of pictures for the report; raise ClipError when the clip cannot be used."""
     if clip.problem:
-        raise ClipError(clip.problem)
+        raise ClipError(clip.problem, ClipReason.UNSUPPORTED)
     caption = read_caption(source, clip)
     local = folder / f"source{Path(clip.source.key).suffix.lower()}"
     source.get(clip.source.key, local)

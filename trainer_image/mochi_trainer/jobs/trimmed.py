@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mochi_api import layout
+from mochi_api.clips import CLIP_TABLE, ClipReason
 from mochi_api.outcomes import Item, StageResult
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import TOO_SHORT, DatasetRejectedError, InvalidInputError, MissingObjectError
+from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
 from mochi_trainer.storage import Manifest, Store, known, read_manifest
 
@@ -45,7 +46,7 @@ class Trimmed:
         """As this, with the clips that have fewer than `frames` frames among the failures."""
         short = [clip for clip in self.clips if clip.frames < frames]
         fewer = [
-            Item(clip=clip.source, message=f"{TOO_SHORT}{frames} frames are needed, {clip.frames} are there")
+            Item.of(clip.source, f"{frames} frames are needed, {clip.frames} are there", ClipReason.TOO_SHORT)
             for clip in short
         ]
         return Trimmed(
@@ -107,15 +108,11 @@ def check_enough(total: int, done: int, failures: Sequence[Item], most_percent: 
 
 def _remedy(total: int, done: int, failures: Sequence[Item]) -> str:
     """What helps: clips of another length where that is what fails, and more tolerance only where clips are left."""
-    short = sum(item.message.startswith(TOO_SHORT) for item in failures)
-    cures: list[str] = []
-    if short:
-        cures.append("use longer clips or fewer preprocessing.frames")
-    if short < len(failures):
-        cures.append("mend the clips named in the message and in the report")
+    known_reasons = {item.reason for item in failures} & {row.reason for row in CLIP_TABLE}
+    cures = [row.cure for row in CLIP_TABLE if row.reason in known_reasons]
     least = math.ceil(100 * len(failures) / total)
     tolerance = f", or raise preprocessing.maxFailedItemsPercent to at least {least}" if done else ""
-    return f"{' and '.join(cures)}{tolerance}; apply again under a new name"
+    return f"{'; '.join(cures)}{tolerance}; apply again under a new name"
 
 
 def stage_result(key: str, *, hit: bool, done: int, failures: Sequence[Item]) -> StageResult:

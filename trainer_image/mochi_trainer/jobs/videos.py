@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from mochi_api import layout
+from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
@@ -114,7 +115,7 @@ class _Work:
         try:
             posterior = self._posterior(read_frames(self._local)[: self._frames])
         except ClipError as error:
-            self._failures.append(Item(clip=clip.source, message=str(error)[:1024]))
+            self._failures.append(error.item(clip.source))
             return
         tensors = {"mean": posterior.mean, "logvar": posterior.logvar}
         data = save({name: tensor[0].float().cpu().contiguous() for name, tensor in tensors.items()})
@@ -129,7 +130,7 @@ class _Work:
     def _posterior(self, frames: Frames) -> Posterior:
         posterior = encode_clip(self._encoder, to_tensor(frames))
         if not (posterior.mean.isfinite().all() and posterior.logvar.isfinite().all()):
-            raise ClipError("the latents are not finite")
+            raise ClipError("the latents are not finite", ClipReason.CORRUPT)
         return posterior
 
 

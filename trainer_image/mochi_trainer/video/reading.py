@@ -13,7 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi_trainer.errors import TOO_SHORT, ClipError
+from mochi_api.clips import ClipReason
+from mochi_trainer.errors import ClipError
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.selection import on_screen
 
@@ -81,8 +82,9 @@ def read_clip(
             pictures.append(box.apply(upright))
     if len(pictures) < least:
         raise ClipError(
-            f"{TOO_SHORT}{least} frames at {fps} fps take {least / fps:.2f} s, "
-            f"the clip has {len(pictures)} ({len(pictures) / fps:.2f} s)"
+            f"{least} frames at {fps} fps take {least / fps:.2f} s, "
+            f"the clip has {len(pictures)} ({len(pictures) / fps:.2f} s)",
+            ClipReason.TOO_SHORT,
         )
     return np.stack(pictures), enlargement
 
@@ -96,19 +98,20 @@ def read_frames(path: Path) -> Frames:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     if path.stat().st_size == 0:
-        raise ClipError("the file is empty (0 bytes)")
+        raise ClipError("the file is empty (0 bytes)", ClipReason.CORRUPT)
     try:
         with av.open(str(path)) as container:
             names = set(container.format.name.split(","))
             if not names & CONTAINERS:
                 raise ClipError(
-                    f"not MP4 or MOV but {container.format.name}; convert it: {convert_command(path.name)}"
+                    f"not MP4 or MOV but {container.format.name}; convert it: {convert_command(path.name)}",
+                    ClipReason.UNSUPPORTED,
                 )
             if not container.streams.video:
-                raise ClipError("no video stream in the file")
+                raise ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
-        raise ClipError(f"cannot be read as MP4 or MOV: {_said(error)}") from error
+        raise ClipError(f"cannot be read as MP4 or MOV: {_said(error)}", ClipReason.CORRUPT) from error
 
 
 def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
@@ -122,12 +125,12 @@ def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
         except (StopIteration, EOFError):
             return
         except av.FFmpegError as error:
-            raise ClipError(f"damaged after {seconds:.2f} s: {_said(error)}") from error
+            raise ClipError(f"damaged after {seconds:.2f} s: {_said(error)}", ClipReason.CORRUPT) from error
         if frame.pts is None:
-            raise ClipError(f"damaged after {seconds:.2f} s: a frame without a time")
+            raise ClipError(f"damaged after {seconds:.2f} s: a frame without a time", ClipReason.CORRUPT)
         seconds = float(frame.pts * Fraction(frame.time_base))
         if frame.is_corrupt:
-            raise ClipError(f"damaged at {seconds:.2f} s: a frame is only partly there")
+            raise ClipError(f"damaged at {seconds:.2f} s: a frame is only partly there", ClipReason.CORRUPT)
         yield seconds, frame
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
@@ -102,7 +103,9 @@ def _check_clips(
 def _unreadable(clips: Sequence[SourceClip]) -> list[Item]:
     """Clips of which the listing alone says that they cannot be used."""
     return [
-        Item(clip=clip.source.key, message=clip.problem or "the file is empty (0 bytes)")
+        Item.of(clip.source.key, clip.problem, ClipReason.UNSUPPORTED)
+        if clip.problem
+        else Item.of(clip.source.key, "the file is empty (0 bytes)", ClipReason.CORRUPT)
         for clip in clips
         if clip.problem or clip.source.size == 0
     ]
@@ -138,5 +141,5 @@ def _bad(clip: SourceClip, future: Future[str]) -> Item | None:
     if error is None:
         return None
     if isinstance(error, ClipError):
-        return Item(clip=clip.source.key, message=str(error)[:1024])
+        return error.item(clip.source.key)
     raise error
