@@ -17,7 +17,9 @@ def pytest_configure() -> None:
     Hypothesis calls an example that takes more than 0.2 s an error, which a busy machine makes of any.
     """
     signals.handle({signal.SIGINT: signal.default_int_handler})
-    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
     hypothesis.settings.load_profile("any machine")
 
 
