@@ -74,7 +74,7 @@ def _key(clips: Sequence[SourceClip], spec: PreprocessingSpec) -> str:
     return cache_key(
         "trim",
         VERSION,
-        clips=[[clip.name, unit_of(clip, spec), clip.caption] for clip in clips],
+        clips=[[clip.name, unit_of(clip, spec), clip.caption and clip.caption.identity] for clip in clips],
         missing_caption=spec.missing_caption,
     )
 
