@@ -25,9 +25,9 @@ from mochi_trainer.lora import (
     export_native,
 )
 from mochi_trainer.lora.combination import Weighted, combined
-from mochi_trainer.presets import load_dit
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.video import probe
+from mochi_trainer.weights import load_dit
 from tests.trainer.numerics import difference, draw
 from tests.trainer.training_runs import run_file
 

@@ -29,13 +29,13 @@ from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
 from mochi_trainer.model import DiT
 from mochi_trainer.presets import preset_named
-from mochi_trainer.presets.diffusers_folder import SHARD_BYTES, config
-from mochi_trainer.presets.forms import nearest
-from mochi_trainer.presets.header import read_header
 from mochi_trainer.storage import require_space
 from mochi_trainer.train import uses
 from mochi_trainer.train.card import Artifact, Card, Use, artifact, render
 from mochi_trainer.train.conversion import write_diffusers_folder, write_merged, write_published
+from mochi_trainer.weights.diffusers_folder import SHARD_BYTES, config
+from mochi_trainer.weights.forms import nearest
+from mochi_trainer.weights.header import read_header
 
 log = logging.getLogger(__name__)
 

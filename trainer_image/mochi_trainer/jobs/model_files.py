@@ -7,21 +7,21 @@ from collections.abc import Sequence
 import torch
 
 from mochi_api.runfile import RunFile
-from mochi_trainer import presets
+from mochi_trainer import weights
 from mochi_trainer.parallel.devices import device_for
-from mochi_trainer.presets import Part, Source
+from mochi_trainer.weights import Part, Source
 
 
 def model_source(run: RunFile, parts: Sequence[Part]) -> Source | None:
-    """The `source` argument of `presets.load_*` for `parts`; None for weights in the package. No weight is read yet.
+    """The `source` argument of `weights.load_*` for `parts`; None for weights in the package. No weight is read yet.
 
     Raises MissingObjectError when a part is not there, InvalidInputError for an address that is none.
     """
     address = run.locations.model
     if address is None:
         return None
-    source = presets.open_source(address, run.s3)
-    presets.check_parts(source, parts)
+    source = weights.open_source(address, run.s3)
+    weights.check_parts(source, parts)
     return source
 
 
@@ -30,7 +30,7 @@ def model_identity(run: RunFile, parts: Sequence[Part]) -> str:
 
     Raises MissingObjectError when a part is not there.
     """
-    return presets.identity(run.model.preset, model_source(run, parts), parts)
+    return weights.identity(run.model.preset, model_source(run, parts), parts)
 
 
 def stage_device(run: RunFile, gpus: int | None) -> torch.device:

@@ -16,11 +16,7 @@ from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.jobs.model_files import model_identity, model_source
 from mochi_trainer.lora import LoraParams
 from mochi_trainer.model import DiT
-from mochi_trainer.presets import Source, preset_named
-from mochi_trainer.presets.addresses import folder_of, store_of
-from mochi_trainer.presets.diffusers_folder import SHARD_BYTES
-from mochi_trainer.presets.finding import part_files
-from mochi_trainer.presets.stored import StoredFile
+from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Store, require_space
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.train.artifacts import store_adapter, store_card, store_merged, store_weights
@@ -28,6 +24,11 @@ from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.conversion import write_published
 from mochi_trainer.train.run_card import Facts
 from mochi_trainer.train.session import Session
+from mochi_trainer.weights import Source
+from mochi_trainer.weights.addresses import folder_of, store_of
+from mochi_trainer.weights.diffusers_folder import SHARD_BYTES
+from mochi_trainer.weights.finding import part_files
+from mochi_trainer.weights.stored import StoredFile
 
 log = logging.getLogger(__name__)
 

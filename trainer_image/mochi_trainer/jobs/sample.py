@@ -21,8 +21,8 @@ from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
-from mochi_trainer.presets import Part
 from mochi_trainer.storage import Store, open_store
+from mochi_trainer.weights import Part
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,13 @@ from mochi_api import layout
 from mochi_trainer.flow import Prompt, euler, guided
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import Source, load_decoder, load_text_encoder, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.seeds import stream
 from mochi_trainer.storage import Store
 from mochi_trainer.vae import decode_clip, denormalise, latent_shape, to_frames
 from mochi_trainer.video import contact_sheet, encode_mp4
 from mochi_trainer.video.reading import Frames
+from mochi_trainer.weights import Source, load_decoder, load_text_encoder
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Settings:
 
     preset: str
     source: Source | None
-    """Where the weights are, for `presets.load_*`."""
+    """Where the weights are, for `weights.load_*`."""
     device: torch.device
     frames: int
     width: int

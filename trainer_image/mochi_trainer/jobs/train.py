@@ -34,7 +34,7 @@ from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
-from mochi_trainer.presets import WeightsError, fill_dit, load_dit, meta_dit, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.checkpoint import Checkpoints
@@ -46,6 +46,7 @@ from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.progress import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.weights import WeightsError, fill_dit, load_dit, meta_dit
 
 log = logging.getLogger(__name__)
 

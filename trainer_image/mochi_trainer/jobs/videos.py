@@ -23,7 +23,6 @@ from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_encoder
 from mochi_trainer.storage import (
     Entry,
     Manifest,
@@ -37,6 +36,7 @@ from mochi_trainer.storage import (
 from mochi_trainer.vae import Encoder, Posterior, encode_clip, to_tensor
 from mochi_trainer.video import read_frames
 from mochi_trainer.video.reading import Frames
+from mochi_trainer.weights import load_encoder
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
-from mochi_trainer.presets import check_parts, load_dit, open_source
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import latent_shape
+from mochi_trainer.weights import check_parts, load_dit, open_source
 
 FAST_STEPS = 8
 FAST_THRESHOLD = 0.1

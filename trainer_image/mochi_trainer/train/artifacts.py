@@ -17,12 +17,12 @@ from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers, expo
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import REPLICATED, whole
-from mochi_trainer.presets.diffusers_folder import config
 from mochi_trainer.storage import Store
 from mochi_trainer.train.card import Artifact, artifact
 from mochi_trainer.train.conversion import write_diffusers_folder, write_merged
 from mochi_trainer.train.run_card import Facts, run_card
 from mochi_trainer.train.weights_file import Planned, write
+from mochi_trainer.weights.diffusers_folder import config
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mochi_trainer.presets.nano.clips import FRAMES, HEIGHT, WIDTH, Clip
+from demo.nano.clips import FRAMES, HEIGHT, WIDTH, Clip
 from mochi_trainer.vae import to_tensor
 from mochi_trainer.video import probe, read_clip
 

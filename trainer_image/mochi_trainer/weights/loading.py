@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.model import DiT
-from mochi_trainer.presets.addresses import Source, folder_of, store_of
 from mochi_trainer.presets.catalogue import Preset, preset_named
-from mochi_trainer.presets.contents import contents
-from mochi_trainer.presets.filling import Kept, fill
-from mochi_trainer.presets.finding import PARTS, FilePart, Part, PartFiles, part_files, text_folders
-from mochi_trainer.presets.stored import local
-from mochi_trainer.presets.text_files import TextFiles, text_files
-from mochi_trainer.presets.weights import WeightsError, kept_type
 from mochi_trainer.storage import ObjectInfo, Store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.storage.manifest import file_sha256
 from mochi_trainer.text import TextEncoder, Tokenizer, byte_tokenizer, t5_tokenizer
 from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights.addresses import Source, folder_of, store_of
+from mochi_trainer.weights.contents import contents
+from mochi_trainer.weights.filling import Kept, fill
+from mochi_trainer.weights.finding import PARTS, FilePart, Part, PartFiles, part_files, text_folders
+from mochi_trainer.weights.stored import local
+from mochi_trainer.weights.text_files import TextFiles, text_files
+from mochi_trainer.weights.writing import WeightsError, kept_type
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mochi_trainer.presets.catalogue import Preset
-from mochi_trainer.presets.diffusers_layout import (
+from mochi_trainer.weights.diffusers_layout import (
     Segment,
     decoder_table,
     diffusers_layout,
@@ -18,11 +18,11 @@ from mochi_trainer.presets.diffusers_layout import (
     encoder_table,
     origins,
 )
-from mochi_trainer.presets.finding import PartFiles
-from mochi_trainer.presets.header import Header, Listed, header_of
-from mochi_trainer.presets.likeness import likeness, strange
-from mochi_trainer.presets.stored import StoredFile
-from mochi_trainer.presets.weights import WeightsError
+from mochi_trainer.weights.finding import PartFiles
+from mochi_trainer.weights.header import Header, Listed, header_of
+from mochi_trainer.weights.likeness import likeness, strange
+from mochi_trainer.weights.stored import StoredFile
+from mochi_trainer.weights.writing import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

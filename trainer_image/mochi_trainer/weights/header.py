@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mochi_trainer.presets.stored import StoredFile, local
-from mochi_trainer.presets.weights import WeightsError
+from mochi_trainer.weights.stored import StoredFile, local
+from mochi_trainer.weights.writing import WeightsError
 
 LENGTH_BYTES = 8
 LONGEST = 100_000_000

@@ -9,11 +9,11 @@ from torch import nn
 
 from mochi_trainer.model import DiT
 from mochi_trainer.presets.catalogue import Preset
-from mochi_trainer.presets.contents import contents
-from mochi_trainer.presets.finding import FilePart, Part, part_files
-from mochi_trainer.presets.text_headers import check_text_headers
 from mochi_trainer.storage import Store
 from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights.contents import contents
+from mochi_trainer.weights.finding import FilePart, Part, part_files
+from mochi_trainer.weights.text_headers import check_text_headers
 
 _MODULES: Mapping[FilePart, Callable[[Preset], nn.Module]] = {
     "dit": lambda preset: DiT(preset.dit),

@@ -12,10 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mochi_trainer import seeds
-from mochi_trainer.flow import Prompt, euler, guided, linear_quadratic_schedule
-from mochi_trainer.model import DiT
-from mochi_trainer.presets.nano.clips import (
+from demo.nano.clips import (
     COLOURS,
     DIRECTIONS,
     FRAMES,
@@ -24,7 +21,10 @@ from mochi_trainer.presets.nano.clips import (
     WIDTH,
     drawn_subject,
 )
-from mochi_trainer.presets.nano.training import padded
+from demo.nano.training import padded
+from mochi_trainer import seeds
+from mochi_trainer.flow import Prompt, euler, guided, linear_quadratic_schedule
+from mochi_trainer.model import DiT
 from mochi_trainer.text import TextEncoder
 from mochi_trainer.vae import Decoder, LatentStatistics, denormalise, latent_shape
 

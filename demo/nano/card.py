@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mochi_trainer.presets.nano.training import Effort
+from demo.nano.training import Effort
 
 
 class Measured(NamedTuple):
@@ -56,9 +56,9 @@ smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on 
 {sizes}
 
 - **License** Apache-2.0. **Type** bfloat16 (`pos_frequencies` float32).
-- **Data** clips drawn in code (`clips.py`): a circle, square or diamond of one of six colours moves in one of four directions over one of
+- **Data** clips drawn in code (`demo/nano/clips.py`): a circle, square or diamond of one of six colours moves in one of four directions over one of
   three grounds, with the caption "a red circle moves right over a black ground"; sliding soft noise (autoencoder only); and the real clips
-  of the demo but one, {held}, which is measured and never trained on (`real.py`).
+  of the demo but one, {held}, which is measured and never trained on (`demo/nano/real.py`).
   The held clip gave no gradient, but it is no blind test: of the demo's three it was taken because it is the easiest to reconstruct, and its figure
   and the count below were watched while the recipe was chosen.
 - **Training** `make nano` (seed {effort.seed}): {effort.text_steps} steps of the text encoder (what does a caption say?),
@@ -70,7 +70,7 @@ smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on 
 {clips}
 
 Samples (20 steps, guidance 6) have the colour and the direction of motion of their caption in {share} seeds, counted by
-`following.py`, which does not see the caption.
+`demo/nano/following.py`, which does not see the caption.
 
 - **Limits** It knows coloured shapes and has seen two real clips. Anything else comes out as something of these. Captions are read as bytes,
   at most 256.

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.presets.catalogue import Preset
-from mochi_trainer.presets.finding import VARIANTS, TextFolders, inserted, places, text_folders
-from mochi_trainer.presets.header import header_of
-from mochi_trainer.presets.stored import StoredFile, found, required
-from mochi_trainer.presets.weights import WeightsError
 from mochi_trainer.storage import Store
+from mochi_trainer.weights.finding import VARIANTS, TextFolders, inserted, places, text_folders
+from mochi_trainer.weights.header import header_of
+from mochi_trainer.weights.stored import StoredFile, found, required
+from mochi_trainer.weights.writing import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
 VOCABULARIES = ("tokenizer.json", "spiece.model")

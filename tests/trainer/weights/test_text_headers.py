@@ -11,10 +11,11 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from mochi_trainer.errors import MissingObjectError
-from mochi_trainer.presets import WeightsError, check_headers, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.presets.text_headers import TextSize
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights import WeightsError, check_headers
+from mochi_trainer.weights.text_headers import TextSize
 
 
 @pytest.fixture

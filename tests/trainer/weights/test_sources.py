@@ -18,7 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DiskFullError, InvalidInputError, MissingObjectError, StorageError
-from mochi_trainer.presets import (
+from mochi_trainer.presets import preset_named
+from mochi_trainer.presets.catalogue import NANO_FOLDER
+from mochi_trainer.storage import ObjectInfo, open_store
+from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.storage.s3 import Connection, S3Store
+from mochi_trainer.weights import (
     WeightsError,
     identity,
     load_decoder,
@@ -26,12 +31,7 @@ from mochi_trainer.presets import (
     load_encoder,
     load_text_encoder,
     open_source,
-    preset_named,
 )
-from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.storage import ObjectInfo, open_store
-from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import Connection, S3Store
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.loading import (

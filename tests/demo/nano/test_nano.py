@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from demo import clips
-from mochi_trainer import presets
-from mochi_trainer.presets.nano import real
-from mochi_trainer.presets.nano.__main__ import main
-from mochi_trainer.presets.nano.clips import moving_shape
-from mochi_trainer.presets.nano.following import answers, seen
-from mochi_trainer.presets.nano.real import RealClip
-from mochi_trainer.presets.nano.training import psnr
+from demo.nano import real
+from demo.nano.clips import moving_shape
+from demo.nano.following import answers, seen
+from demo.nano.making import main
+from demo.nano.real import RealClip
+from demo.nano.training import psnr
+from mochi_trainer import presets, weights
 
 LEAST_DB = 24.0
 LEAST_FOLLOWED, ASKED = 8, 10
@@ -29,15 +29,15 @@ def real_clip(name: str) -> RealClip:
 def test_a_real_clip_that_was_never_trained_on_is_reconstructed() -> None:
     video = real.first_frames(real_clip(clips.TUNED))
     with torch.no_grad():
-        again = presets.load_decoder("nano")(presets.load_encoder("nano")(video).mean)
+        again = weights.load_decoder("nano")(weights.load_encoder("nano")(video).mean)
     assert psnr(video, again) >= LEAST_DB
 
 
 def test_samples_have_the_colour_and_the_direction_of_their_caption() -> None:
     made = answers(
-        presets.load_dit("nano").eval(),
-        presets.load_text_encoder("nano"),
-        presets.load_decoder("nano"),
+        weights.load_dit("nano").eval(),
+        weights.load_text_encoder("nano"),
+        weights.load_decoder("nano"),
         presets.preset_named("nano").latents,
         count=ASKED,
     )
@@ -87,7 +87,7 @@ def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
     for name, seed in (("first", "5"), ("again", "5"), ("other", "6")):
         output, card = str(tmp_path / name), str(tmp_path / f"{name}.md")
         assert main([*little, "--seed", seed, "--threads", "1", "--output", output, "--card", card]) == 0
-    first, again, other = (weights(tmp_path / name) for name in ("first", "again", "other"))
+    first, again, other = (tensors(tmp_path / name) for name in ("first", "again", "other"))
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (tmp_path / "first/latents.json").read_bytes() == (tmp_path / "again/latents.json").read_bytes()
@@ -95,7 +95,7 @@ def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
         assert any(not torch.equal(first[name], other[name]) for name in first if name.startswith(part))
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors below `folder`; the order of a file's metadata is not fixed."""
     files = folder.rglob("*.safetensors")
     return {f"{path.stem} {name}": tensor for path in files for name, tensor in load_file(path).items()}

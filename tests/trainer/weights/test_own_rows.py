@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from mochi_trainer.parallel.group import joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import own_rows, shard, whole
-from mochi_trainer.presets import fill_dit, load_dit, meta_dit
-from mochi_trainer.presets.contents import Located
-from mochi_trainer.presets.diffusers_layout import Segment
-from mochi_trainer.presets.header import Listed
-from mochi_trainer.presets.spans import Read, reads, whole_files
-from mochi_trainer.presets.stored import StoredFile
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights import fill_dit, load_dit, meta_dit
+from mochi_trainer.weights.contents import Located
+from mochi_trainer.weights.diffusers_layout import Segment
+from mochi_trainer.weights.header import Listed
+from mochi_trainer.weights.spans import Read, reads, whole_files
+from mochi_trainer.weights.stored import StoredFile
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.distributed import run_distributed
 from tests.trainer.loading import (

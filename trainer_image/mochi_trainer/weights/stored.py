@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_trainer.errors import MissingObjectError, StorageError
-from mochi_trainer.presets.weights import WeightsError
 from mochi_trainer.storage import Digest, Store
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights.writing import WeightsError
 
 ATTEMPTS = 2
 """Reads of one range, each with the store's own retries, before a connection that breaks off ends the loading."""

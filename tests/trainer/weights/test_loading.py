@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
-from mochi_trainer.presets import (
+from mochi_trainer.presets import preset_named
+from mochi_trainer.presets.catalogue import NANO_FOLDER
+from mochi_trainer.vae import normalise
+from mochi_trainer.weights import (
     WeightsError,
     identity,
     load_decoder,
@@ -19,10 +22,7 @@ from mochi_trainer.presets import (
     load_encoder,
     load_text_encoder,
     load_weights,
-    preset_named,
 )
-from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.vae import normalise
 from tests.trainer.numerics import draw
 
 

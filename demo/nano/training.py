@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import T5EncoderModel
 
-from mochi_trainer import seeds
-from mochi_trainer.flow import loss, mix, velocity_target
-from mochi_trainer.model import DiT
-from mochi_trainer.model.layers import masked_mean
-from mochi_trainer.presets.initial import initialise
-from mochi_trainer.presets.nano import real
-from mochi_trainer.presets.nano.clips import (
+from demo.nano import real
+from demo.nano.clips import (
     COLOURS,
     DIRECTIONS,
     GROUNDS,
@@ -30,6 +25,11 @@ from mochi_trainer.presets.nano.clips import (
     moving_shape,
     moving_texture,
 )
+from demo.nano.initial import initialise
+from mochi_trainer import seeds
+from mochi_trainer.flow import loss, mix, velocity_target
+from mochi_trainer.model import DiT
+from mochi_trainer.model.layers import masked_mean
 from mochi_trainer.text import byte_tokenizer
 from mochi_trainer.vae import Decoder, Encoder, LatentStatistics
 

@@ -1,6 +1,6 @@
 """Make the weights of `nano` from drawn clips and the demo's real ones, less the one that the demo fine-tunes on.
 
-`python -m demo.nano` (`make nano`); arguments go on to `python -m mochi_trainer.presets.nano`.
+`python -m demo.nano` (`make nano`); arguments go on to `python -m demo.nano.making`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demo import clips
-from mochi_trainer.presets.nano import __main__ as nano
+from demo.nano import making
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
             place = Path(folder) / f"{clip.name}{clip.path.suffix}"
             place.symlink_to(clip.path)
             place.with_suffix(".txt").write_text(clip.caption + "\n")
-        return nano.main(["--real", folder, "--held", clips.TUNED, *arguments])
+        return making.main(["--real", folder, "--held", clips.TUNED, *arguments])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mochi_trainer.presets.nano.clips import COLOURS, DIRECTIONS, GROUNDS, moving_shape, moving_texture
+from demo.nano.clips import COLOURS, DIRECTIONS, GROUNDS, moving_shape, moving_texture
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.presets.checksums import Check, expected_digest
-from mochi_trainer.presets.contents import TYPES, Contents
-from mochi_trainer.presets.progress import Progress
-from mochi_trainer.presets.spans import Read, Span, reads, whole_files
-from mochi_trainer.presets.weights import WeightsError
+from mochi_trainer.weights.checksums import Check, expected_digest
+from mochi_trainer.weights.contents import TYPES, Contents
+from mochi_trainer.weights.progress import Progress
+from mochi_trainer.weights.spans import Read, Span, reads, whole_files
+from mochi_trainer.weights.writing import WeightsError
 
 AHEAD = 4
 """Reads under way while one is being copied: one connection to S3 is slower than the network."""

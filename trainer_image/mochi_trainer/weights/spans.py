@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mochi_trainer.presets.contents import TYPES, Located
-from mochi_trainer.presets.diffusers_layout import Segment
-from mochi_trainer.presets.stored import StoredFile
+from mochi_trainer.weights.contents import TYPES, Located
+from mochi_trainer.weights.diffusers_layout import Segment
+from mochi_trainer.weights.stored import StoredFile
 
 PIECE_BYTES = 8 * 1024 * 1024
 """Most bytes of one read: large enough for S3, small enough that several fit into any pod."""

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mochi_trainer.presets.spans import PIECE_BYTES
-from mochi_trainer.presets.stored import StoredFile, found
-from mochi_trainer.presets.weights import WeightsError
 from mochi_trainer.storage import Digest
+from mochi_trainer.weights.spans import PIECE_BYTES
+from mochi_trainer.weights.stored import StoredFile, found
+from mochi_trainer.weights.writing import WeightsError
 
 if TYPE_CHECKING:
     from hashlib import _Hash

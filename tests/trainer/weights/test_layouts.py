@@ -15,9 +15,12 @@ from torch import nn
 
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.model import DiT
-from mochi_trainer.presets import WeightsError, load_decoder, load_dit, load_encoder, preset_named
-from mochi_trainer.presets.contents import contents
-from mochi_trainer.presets.diffusers_layout import (
+from mochi_trainer.presets import preset_named
+from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights import WeightsError, load_decoder, load_dit, load_encoder
+from mochi_trainer.weights.contents import contents
+from mochi_trainer.weights.diffusers_layout import (
     decoder_table,
     diffusers_layout,
     dit_layout,
@@ -25,9 +28,7 @@ from mochi_trainer.presets.diffusers_layout import (
     encoder_table,
     origins,
 )
-from mochi_trainer.presets.finding import FilePart, part_files
-from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights.finding import FilePart, part_files
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.loading import SMALL, parts, same, state, write_hollow, write_published, write_shards
 

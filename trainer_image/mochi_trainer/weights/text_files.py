@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mochi_trainer.errors import DiskFullError
-from mochi_trainer.presets.addresses import Source, folder_of, store_of
-from mochi_trainer.presets.checksums import check_whole, expected_digest
-from mochi_trainer.presets.finding import text_folders, text_variant
-from mochi_trainer.presets.header import header_of
-from mochi_trainer.presets.stored import found, required
 from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights.addresses import Source, folder_of, store_of
+from mochi_trainer.weights.checksums import check_whole, expected_digest
+from mochi_trainer.weights.finding import text_folders, text_variant
+from mochi_trainer.weights.header import header_of
+from mochi_trainer.weights.stored import found, required
 
 log = logging.getLogger(__name__)
 

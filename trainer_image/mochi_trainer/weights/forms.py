@@ -13,8 +13,8 @@ import torch
 from mochi_trainer.lora.targets import PARTS, PROJECTIONS
 from mochi_trainer.model import DiT
 from mochi_trainer.presets.catalogue import PRESETS, Preset, PresetName
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 
 FilePart = Literal["transformer", "encoder", "decoder", "autoencoder", "lora"]
 FileLayout = Literal["published", "diffusers", "native"]

@@ -1,4 +1,4 @@
-"""Make the weights of `nano`: `python -m mochi_trainer.presets.nano --real FOLDER --held NAME`; `make nano` calls it.
+"""Make the weights of `nano`: `python -m demo.nano.making --real FOLDER --held NAME`; `make nano` calls it.
 
 The folder has clips and, beside each, its caption; the held one is measured but never trained on. Prints one JSON line
 for each number.
@@ -18,16 +18,13 @@ import torch
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from mochi_trainer import seeds
-from mochi_trainer.model import DiT
-from mochi_trainer.presets.catalogue import NANO_DECODER, NANO_DIT, NANO_ENCODER, NANO_FOLDER
-from mochi_trainer.presets.initial import initialise
-from mochi_trainer.presets.nano import real
-from mochi_trainer.presets.nano.card import Measured, card
-from mochi_trainer.presets.nano.clips import moving_shape
-from mochi_trainer.presets.nano.following import answers
-from mochi_trainer.presets.nano.real import RealClip
-from mochi_trainer.presets.nano.training import (
+from demo.nano import real
+from demo.nano.card import Measured, card
+from demo.nano.clips import moving_shape
+from demo.nano.following import answers
+from demo.nano.initial import initialise
+from demo.nano.real import RealClip
+from demo.nano.training import (
     Effort,
     Lessons,
     begin_quietly,
@@ -39,12 +36,15 @@ from mochi_trainer.presets.nano.training import (
     train_text_encoder,
     train_transformer,
 )
-from mochi_trainer.presets.weights import save_weights
+from mochi_trainer import seeds
+from mochi_trainer.model import DiT
+from mochi_trainer.presets.catalogue import NANO_DECODER, NANO_DIT, NANO_ENCODER, NANO_FOLDER
 from mochi_trainer.text import TextEncoder, byte_tokenizer
 from mochi_trainer.vae import Decoder, Encoder, LatentStatistics, normalise
+from mochi_trainer.weights.writing import save_weights
 
 METADATA = {"model": "mochi-operator nano", "license": "Apache-2.0"}
-CARD = Path(__file__).with_name("README.md")
+CARD = NANO_FOLDER.with_name("README.md")
 
 
 def text_config() -> T5Config:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mochi_trainer.presets.nano", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.nano.making", description=__doc__)
     parser.add_argument("--real", type=Path, help="folder of clips with a .txt beside each")
     parser.add_argument("--held", default="", metavar="NAME", help="clip of the folder that is only measured")
     parser.add_argument("--autoencoder-steps", type=int, default=3000)

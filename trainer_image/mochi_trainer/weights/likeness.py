@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from mochi_trainer.presets.forms import Form, Shapes, nearest
+from mochi_trainer.weights.forms import Form, Shapes, nearest
 
 _BLOCK = re.compile(r"(?:.*\.)?(?:\w*blocks?|layers|h)\.(\d+)\..+")
 OTHER = "these are the weights of another model"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mochi_trainer.errors import MissingObjectError
-from mochi_trainer.presets.stored import StoredFile, found, required
-from mochi_trainer.presets.weights import WeightsError
 from mochi_trainer.storage import Store
+from mochi_trainer.weights.stored import StoredFile, found, required
+from mochi_trainer.weights.writing import WeightsError
 
 Part = Literal["dit", "encoder", "decoder", "t5"]
 PARTS: tuple[Part, ...] = ("dit", "encoder", "decoder", "t5")
