@@ -23,7 +23,7 @@ ADDRESSES = {"old": "127.77.64.1", "new": "127.77.64.2"}
 SERVE = """
 import contextlib, sys
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.progress import served
+from mochi_trainer.train.server import served
 from mochi_trainer.train.step import StepRecord
 
 gauges = Gauges(total_steps=10)

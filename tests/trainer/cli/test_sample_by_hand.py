@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from mochi_trainer.__main__ import main
 from mochi_trainer.jobs import sample
+from mochi_trainer.jobs.sample_by_hand import _bar
 from mochi_trainer.jobs.sampling import Moment
-from mochi_trainer.jobs.workstation import _bar
 from mochi_trainer.lora import (
     LoraParams,
     adapter_state,

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from mochi_api.runfile import RunFile
 from mochi_api.spec import ModelSpec
 from mochi_trainer.errors import DiskFullError
+from mochi_trainer.exports.artifacts import store_weights
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.lora import load_file as load_lora
@@ -29,7 +30,6 @@ from mochi_trainer.parallel.sharding import shard
 from mochi_trainer.presets.catalogue import NANO_DIT, NANO_FOLDER
 from mochi_trainer.storage import open_store, require_space
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.train.artifacts import store_weights
 from mochi_trainer.weights import identity, load_dit
 from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.conftest import BUCKET, Server

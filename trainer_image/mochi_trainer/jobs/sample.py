@@ -14,7 +14,6 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.flow import linear_quadratic_schedule
 from mochi_trainer.jobs.attention_backend import sampling_backend
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.jobs.sampling import EncodedPrompt, Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.model import DiT
@@ -23,6 +22,7 @@ from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.storage import Store, open_store
 from mochi_trainer.weights import Part
+from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
+from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import (
     Entry,
     Manifest,
@@ -37,6 +36,7 @@ from mochi_trainer.vae import Encoder, Posterior, encode_clip, to_tensor
 from mochi_trainer.video import read_frames
 from mochi_trainer.video.reading import Frames
 from mochi_trainer.weights import load_encoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 

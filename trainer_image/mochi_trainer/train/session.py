@@ -12,8 +12,8 @@ from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training, steps
-from mochi_trainer.train.meters import Series
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
 from mochi_trainer import lora, presets, weights
 from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError
+from mochi_trainer.exports.run_exports import export_room
 from mochi_trainer.jobs.checks.findings import Findings
 from mochi_trainer.jobs.checks.places import Places
-from mochi_trainer.jobs.run_exports import export_room
 from mochi_trainer.jobs.train import lora_params
 from mochi_trainer.presets import Preset
 from mochi_trainer.storage import Store

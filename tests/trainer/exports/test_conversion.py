@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged, write_published
 from mochi_trainer.lora import LoraParams, adapter_state, attach
 from mochi_trainer.lora.merging import changes, merged
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.train.conversion import write_diffusers_folder, write_merged, write_published
 from mochi_trainer.weights import WeightsError, load_dit, load_weights
 from mochi_trainer.weights.diffusers_folder import CONFIG, INDEX, WEIGHTS, config, shards
 from mochi_trainer.weights.diffusers_layout import dit_layout, published_layout

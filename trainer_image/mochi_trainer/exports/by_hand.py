@@ -5,11 +5,9 @@ Whatever is made lies in a new folder with its model card. The folder appears wh
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,19 +20,19 @@ from torch import Tensor
 
 from mochi_api import layout
 from mochi_trainer.errors import InvalidInputError
-from mochi_trainer.jobs.given_files import Transformer, transformer, weighted
-from mochi_trainer.jobs.workstation import SIZES
+from mochi_trainer.exports import uses
+from mochi_trainer.exports.card import Artifact, Card, Use, artifact, render
+from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged, write_published
+from mochi_trainer.exports.given_files import Transformer, weighted
+from mochi_trainer.exports.request import Request, base_of, command, preset_of, source_of
 from mochi_trainer.lora import LoraParams, export_diffusers, export_native
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
 from mochi_trainer.model import DiT
 from mochi_trainer.presets import preset_named
+from mochi_trainer.presets.catalogue import SIZES
 from mochi_trainer.storage import require_space
-from mochi_trainer.train import uses
-from mochi_trainer.train.card import Artifact, Card, Use, artifact, render
-from mochi_trainer.train.conversion import write_diffusers_folder, write_merged, write_published
 from mochi_trainer.weights.diffusers_folder import SHARD_BYTES, config
-from mochi_trainer.weights.forms import nearest
 from mochi_trainer.weights.header import read_header
 
 log = logging.getLogger(__name__)
@@ -44,21 +42,21 @@ _OF_FORMAT = ("kwargs", "rank", "targets", METADATA_KEY)
 """Keys of a LoRA's metadata that belong to its format; the others tell where it comes from, and stay."""
 
 
-def export(arguments: argparse.Namespace) -> None:
-    """Make what `--to` names in the folder `--out`.
+def export(request: Request) -> None:
+    """Make what `request.to` names in the folder `request.out`.
 
     Raises InvalidInputError for a file that cannot be used, MissingObjectError for one that is not there, DiskFullError
     before anything is written.
     """
-    make = _MAKERS[arguments.to]
-    if arguments.model is not None and arguments.to != "merged":
-        raise InvalidInputError(f"--model is for --to merged only, got --to {arguments.to}")
-    with _new_folder(arguments.out) as folder:
-        card = make(arguments, folder)
+    make = _MAKERS[request.to]
+    if request.model is not None and request.to != "merged":
+        raise InvalidInputError(f"--model is for --to merged only, got --to {request.to}")
+    with _new_folder(request.out) as folder:
+        card = make(request, folder)
         names = sorted(path.name for path in folder.iterdir())
-        files = [artifact(folder / name, name=name, uri=str(arguments.out / name)) for name in names]
+        files = [artifact(folder / name, name=name, uri=str(request.out / name)) for name in names]
         (folder / CARD).write_text(render(dataclasses.replace(card, files=files)), encoding="utf-8")
-    _tell(files, arguments.out / CARD)
+    _tell(files, request.out / CARD)
 
 
 @contextmanager
@@ -83,13 +81,13 @@ def _beside(out: Path) -> tempfile.TemporaryDirectory[str]:
         raise InvalidInputError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
-def _lora(arguments: argparse.Namespace, folder: Path) -> Card:
+def _lora(request: Request, folder: Path) -> Card:
     """One or more LoRAs as one, in the format of Diffusers or the native one."""
-    given = [weighted(text, "FILE") for text in arguments.files]
+    given = [weighted(text, "FILE") for text in request.files]
     state, params = _together([adapter for _, adapter in given])
-    preset = _preset(arguments, [path for path, _ in given])
+    preset = preset_of(request, [path for path, _ in given])
     details = _lora_metadata([path for path, _ in given], params, preset)
-    if arguments.to == "diffusers":
+    if request.to == "diffusers":
         name = Path(layout.LORA).name
         tensors, names = export_diffusers(state, params), {"diffusers": name}
     else:
@@ -106,15 +104,15 @@ def _lora(arguments: argparse.Namespace, folder: Path) -> Card:
         tags=["lora"],
         uses=uses.of_lora(_sampling(preset, details), params.targets, **names),
         tables={"Made from": _sources(given), "Settings": _settings(params), "Metadata": _told(details)},
-        reproduce=_command(arguments),
+        reproduce=command(request),
     )
 
 
-def _merged(arguments: argparse.Namespace, folder: Path) -> Card:
+def _merged(request: Request, folder: Path) -> Card:
     """One or more LoRAs added to the weights of a base."""
-    given = [weighted(text, "FILE") for text in arguments.files]
+    given = [weighted(text, "FILE") for text in request.files]
     state, params = _together([adapter for _, adapter in given])
-    base = _base(arguments)
+    base = base_of(request)
     name = "dit.safetensors"
     require_space(folder, base.size, name)
     loras = ", ".join(f"{path.name}:{adapter.weight:g}" for path, adapter in given)
@@ -137,13 +135,13 @@ def _merged(arguments: argparse.Namespace, folder: Path) -> Card:
             "Settings": _settings(params),
             "Metadata": _told(details),
         },
-        reproduce=_command(arguments),
+        reproduce=command(request),
     )
 
 
-def _diffusers_folder(arguments: argparse.Namespace, folder: Path) -> Card:
+def _diffusers_folder(request: Request, folder: Path) -> Card:
     """A published `dit.safetensors` as a folder for Diffusers."""
-    source = _source(arguments, "published")
+    source = source_of(request, "published")
     params = preset_named(source.preset).dit
     try:
         config(params)
@@ -154,23 +152,23 @@ def _diffusers_folder(arguments: argparse.Namespace, folder: Path) -> Card:
     for path in write_diffusers_folder(source.files[0], params, folder, _with_format(source)):
         log.info("%s is written", path.name)
     return _converted(
-        arguments, source, [uses.of_diffusers_folder(_sampling(source.preset, source.metadata), ".")]
+        request, source, [uses.of_diffusers_folder(_sampling(source.preset, source.metadata), ".")]
     )
 
 
-def _published(arguments: argparse.Namespace, folder: Path) -> Card:
+def _published(request: Request, folder: Path) -> Card:
     """A transformer of Diffusers as `dit.safetensors`."""
-    source = _source(arguments, "diffusers")
+    source = source_of(request, "diffusers")
     params, name = preset_named(source.preset).dit, "dit.safetensors"
     require_space(folder, source.size, name)
     log.info("writing %s under the published names", ", ".join(path.name for path in source.files))
     with torch.device("meta"):
         names = list(DiT(params).state_dict())
     write_published(source.files, names, params, folder / name, _with_format(source))
-    return _converted(arguments, source, uses.of_weights(_sampling(source.preset, source.metadata), name))
+    return _converted(request, source, uses.of_weights(_sampling(source.preset, source.metadata), name))
 
 
-_MAKERS: dict[str, Callable[[argparse.Namespace, Path], Card]] = {
+_MAKERS: dict[str, Callable[[Request, Path], Card]] = {
     "diffusers": _lora,
     "native": _lora,
     "merged": _merged,
@@ -189,46 +187,6 @@ def _together(adapters: Sequence[Weighted]) -> tuple[Mapping[str, Tensor], LoraP
         raise InvalidInputError(f"the LoRAs cannot be added up: {error}") from error
 
 
-def _preset(arguments: argparse.Namespace, loras: Sequence[Path]) -> str:
-    """The model whose sizes the LoRAs have."""
-    form = nearest(read_header(loras[0]).shapes)
-    found = arguments.preset or "mochi-1" if form is None else form.preset
-    return _agreed(arguments, found, loras[0])
-
-
-def _agreed(arguments: argparse.Namespace, found: str, path: Path) -> str:
-    if arguments.preset not in (None, found):
-        raise InvalidInputError(f"{path} has the sizes of {found}, --preset says {arguments.preset}")
-    return found
-
-
-def _base(arguments: argparse.Namespace) -> Transformer:
-    path = arguments.model or preset_named(arguments.preset or "nano").packaged
-    if path is None:
-        raise InvalidInputError(f"--model is required: preset {arguments.preset} brings no weights")
-    base = transformer(path)
-    _agreed(arguments, base.preset, path)
-    if base.layout != "published":
-        raise InvalidInputError(
-            f"--model {path} has the names of Diffusers, the published ones are needed: "
-            f"make them with export {path} --to published"
-        )
-    return base
-
-
-def _source(arguments: argparse.Namespace, wanted: str) -> Transformer:
-    if len(arguments.files) != 1:
-        raise InvalidInputError(f"--to {arguments.to} takes one FILE, got {len(arguments.files)}")
-    path = Path(arguments.files[0])
-    source = transformer(path)
-    _agreed(arguments, source.preset, path)
-    if source.layout != wanted:
-        raise InvalidInputError(
-            f"--to {arguments.to} takes a transformer with {wanted} names, {path} has {source.layout} ones"
-        )
-    return source
-
-
 def _with_format(source: Transformer) -> dict[str, str]:
     return {**source.metadata, "format": "pt"}
 
@@ -242,7 +200,7 @@ def _lora_metadata(paths: Sequence[Path], params: LoraParams, preset: str) -> di
     return own | {key: value for key, value in source.items() if key not in _OF_FORMAT}
 
 
-def _converted(arguments: argparse.Namespace, source: Transformer, found: Sequence[Use]) -> Card:
+def _converted(request: Request, source: Transformer, found: Sequence[Use]) -> Card:
     relation = {"full": "finetune", "merged": "merge"}.get(source.metadata.get("mode", ""), "")
     hashed = {path.name: artifact(path, name=path.name, uri=str(path)).sha256 for path in source.files}
     return Card(
@@ -256,7 +214,7 @@ def _converted(arguments: argparse.Namespace, source: Transformer, found: Sequen
             "Made from": hashed,
             "Metadata": _told(source.metadata),
         },
-        reproduce=_command(arguments),
+        reproduce=command(request),
     )
 
 
@@ -280,15 +238,6 @@ def _settings(params: LoraParams) -> dict[str, object]:
 
 def _told(metadata: Mapping[str, str]) -> dict[str, object]:
     return {key: value for key, value in sorted(metadata.items()) if key != "format"}
-
-
-def _command(arguments: argparse.Namespace) -> Use:
-    words = [*arguments.files, "--to", arguments.to, "--out", str(arguments.out)]
-    for name in ("model", "preset"):
-        if (value := getattr(arguments, name)) is not None:
-            words += [f"--{name}", str(value)]
-    code = f"python -m mochi_trainer export {shlex.join(words)}"
-    return Use(tool="Reproduce", text="The same files give the same bytes.", code=code)
 
 
 def _tell(files: Sequence[Artifact], card: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec, Source
-from mochi_trainer.train import uses
-from mochi_trainer.train.card import Artifact, Card, Use, render
+from mochi_trainer.exports import uses
+from mochi_trainer.exports.card import Artifact, Card, Use, render
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

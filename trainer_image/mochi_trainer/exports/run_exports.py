@@ -13,21 +13,21 @@ import torch
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError, TrainerError
-from mochi_trainer.jobs.model_files import model_identity, model_source
+from mochi_trainer.exports.artifacts import store_adapter, store_card, store_merged, store_weights
+from mochi_trainer.exports.card import Artifact
+from mochi_trainer.exports.conversion import write_published
+from mochi_trainer.exports.run_card import Facts
 from mochi_trainer.lora import LoraParams
 from mochi_trainer.model import DiT
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Store, require_space
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.train.artifacts import store_adapter, store_card, store_merged, store_weights
-from mochi_trainer.train.card import Artifact
-from mochi_trainer.train.conversion import write_published
-from mochi_trainer.train.run_card import Facts
 from mochi_trainer.train.session import Session
 from mochi_trainer.weights import Source
 from mochi_trainer.weights.addresses import folder_of, store_of
 from mochi_trainer.weights.diffusers_folder import SHARD_BYTES
 from mochi_trainer.weights.finding import part_files
+from mochi_trainer.weights.of_run import model_identity, model_source
 from mochi_trainer.weights.stored import StoredFile
 
 log = logging.getLogger(__name__)

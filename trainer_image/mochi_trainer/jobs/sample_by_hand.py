@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,15 +18,16 @@ from pydantic import ValidationError
 from mochi_api.spec import S3Spec, SamplingSpec
 from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.exports.given_files import weighted
 from mochi_trainer.flow import linear_quadratic_schedule
 from mochi_trainer.jobs.attention_backend import sampling_backend
-from mochi_trainer.jobs.given_files import weighted
 from mochi_trainer.jobs.sample import logged
 from mochi_trainer.jobs.sampling import Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.presets.catalogue import SIZES, PresetName
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import latent_shape
 from mochi_trainer.weights import check_parts, load_dit, open_source
@@ -36,61 +37,82 @@ FAST_THRESHOLD = 0.1
 FAST_LINEAR_STEPS = 6
 FAST_GUIDANCE = 1.5
 THRESHOLD = 0.025
-SIZES = {"mochi-1": (37, 848, 480, 30), "nano": (13, 112, 64, 30)}
-"""Frames, width, height and frames per second of each preset, unless they are given."""
 BAR = 30
 """Characters."""
 
 
-def sample(arguments: argparse.Namespace) -> None:
-    """Make one video for each prompt; the same arguments make the same bytes.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What is asked for; None where nothing was said."""
+
+    prompt: Sequence[str]
+    prompts: Path | None
+    """A file, one prompt a line."""
+    preset: PresetName | None
+    model: str | None
+    """Address of the weights."""
+    lora: Sequence[str]
+    """Files, each with its weight after a colon or without."""
+    seed: int | None
+    steps: int | None
+    guidance: float | None
+    fast: bool
+    frames: int | None
+    width: int | None
+    height: int | None
+    fps: int | None
+    out: Path
+
+
+def sample(request: Request) -> None:
+    """Make one video for each prompt; the same request makes the same bytes.
 
     Raises InvalidInputError for a value that cannot be used, MissingObjectError for a file that is not there, and what
     loading and the device raise.
     """
-    texts, settings = _texts(arguments), _settings(arguments)
-    adapters = [weighted(text)[1] for text in arguments.lora]
+    texts, settings = _texts(request), _settings(request)
+    adapters = [weighted(text)[1] for text in request.lora]
     prompts = encoded_prompts(settings, texts)
     made = videos(lambda: _model(settings, adapters), prompts, settings, _progress(sys.stderr))
-    store = LocalStore(arguments.out)
+    store = LocalStore(request.out)
     with tempfile.TemporaryDirectory(prefix="mochi-sample-") as folder:
         for number, (text, frames) in enumerate(zip(texts, made, strict=True)):
-            name, root = f"sample-{number:02d}", str(arguments.out)
+            name, root = f"sample-{number:02d}", str(request.out)
             described = stored(frames, name, text, settings, store=store, root=root, folder=Path(folder))
             _tell(described, sys.stdout)
 
 
-def _texts(arguments: argparse.Namespace) -> list[str]:
-    texts = list(arguments.prompt)
-    if arguments.prompts is not None:
+def _texts(request: Request) -> list[str]:
+    texts = list(request.prompt)
+    if request.prompts is not None:
         try:
-            lines = arguments.prompts.read_text(encoding="utf-8").splitlines()
+            lines = request.prompts.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError as error:
-            raise MissingObjectError(f"{arguments.prompts} does not exist") from error
+            raise MissingObjectError(f"{request.prompts} does not exist") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{arguments.prompts} cannot be read: {error}") from error
+            raise InvalidInputError(f"{request.prompts} cannot be read: {error}") from error
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise InvalidInputError("there must be at least one prompt, got none: use --prompt or --prompts")
     return texts
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    preset = arguments.preset or ("nano" if arguments.model is None else "mochi-1")
+def _settings(request: Request) -> Settings:
+    preset = request.preset or ("nano" if request.model is None else "mochi-1")
     frames, width, height, fps = SIZES[preset]
     usual = SamplingSpec()
-    fast = arguments.fast
+    fast = request.fast
     settings = Settings(
         preset=preset,
-        source=None if arguments.model is None else open_source(arguments.model, _s3(os.environ)),
+        source=None if request.model is None else open_source(request.model, _s3(os.environ)),
         device=device_for(int(preset != "nano" and torch.cuda.is_available())),
-        frames=_first(arguments.frames, frames),
-        width=_first(arguments.width, width),
-        height=_first(arguments.height, height),
-        fps=_first(arguments.fps, fps),
-        seed=_first(arguments.seed, usual.seed),
-        guidance=_first(arguments.guidance, FAST_GUIDANCE if fast else float(usual.guidance)),
-        sigmas=_sigmas(_first(arguments.steps, FAST_STEPS if fast else usual.steps), fast=fast),
+        frames=_first(request.frames, frames),
+        width=_first(request.width, width),
+        height=_first(request.height, height),
+        fps=_first(request.fps, fps),
+        seed=_first(request.seed, usual.seed),
+        guidance=_first(request.guidance, FAST_GUIDANCE if fast else float(usual.guidance)),
+        sigmas=_sigmas(_first(request.steps, FAST_STEPS if fast else usual.steps), fast=fast),
     )
     _check(settings)
     if settings.source is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mochi_trainer.train.card import HUB_NAMES, Use
+from mochi_trainer.exports.card import HUB_NAMES, Use
 
 NANO_ONLY_HERE = (
     "`nano` is a small model of this project: no other tool has its text encoder and decoder, so sample with the trainer. "

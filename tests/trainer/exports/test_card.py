@@ -11,8 +11,8 @@ import yaml
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
-from mochi_trainer.train.card import Artifact, Card, Use, fenced, render
-from mochi_trainer.train.run_card import Facts, run_card
+from mochi_trainer.exports.card import Artifact, Card, Use, fenced, render
+from mochi_trainer.exports.run_card import Facts, run_card
 from tests.trainer.training_runs import run_file
 
 FACTS = Facts(
