@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi_trainer.parallel.group import joined
@@ -117,7 +117,6 @@ def _sources(tensors: Mapping[str, Located], segments: list[Segment]) -> list[tu
     return found
 
 
-@settings(deadline=None)
 @given(files_and_targets(), st.integers(8, 64))
 def test_the_plan_brings_every_wanted_number_once_from_its_place(
     given: tuple[dict[str, Located], dict[str, list[Segment]], dict[str, range]], piece: int
