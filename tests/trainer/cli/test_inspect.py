@@ -21,13 +21,8 @@ from mochi_trainer.presets.catalogue import NANO_FOLDER, preset_named
 from mochi_trainer.train.shards import shard_name, write_shard
 from mochi_trainer.vae import Decoder, Encoder
 from mochi_trainer.weights import load_dit
-from mochi_trainer.weights.diffusers_layout import (
-    decoder_table,
-    diffusers_layout,
-    dit_layout,
-    encoder_table,
-)
-from mochi_trainer.weights.header import Header, Listed, read_header
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
+from mochi_trainer.weights.stored import Header, Listed, read_header
 
 PARAMS = LoraParams(rank=4, alpha=8, targets=("query", "value", "text_output"))
 

@@ -9,7 +9,7 @@ import pytest
 from mochi_api.spec import S3Spec
 from mochi_trainer.storage import open_store
 from mochi_trainer.weights.filling import AHEAD
-from mochi_trainer.weights.spans import PIECE_BYTES
+from mochi_trainer.weights.stored import PIECE_BYTES
 from tests.bench.loading_memory import measured, write_model
 from tests.trainer.conftest import BUCKET
 

@@ -19,9 +19,8 @@ from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import fill_dit, load_dit, meta_dit
 from mochi_trainer.weights.contents import Located
 from mochi_trainer.weights.diffusers_layout import Segment
-from mochi_trainer.weights.header import Listed
-from mochi_trainer.weights.spans import Read, reads, whole_files
-from mochi_trainer.weights.stored import StoredFile
+from mochi_trainer.weights.filling import Read, reads, whole_files
+from mochi_trainer.weights.stored import Listed, StoredFile
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.distributed import run_distributed
 from tests.trainer.loading import (

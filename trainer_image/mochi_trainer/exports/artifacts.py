@@ -16,13 +16,13 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.exports.card import Artifact, artifact
 from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged
 from mochi_trainer.exports.run_card import Facts, run_card
-from mochi_trainer.exports.weights_file import Planned, write
 from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers, export_native
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import REPLICATED, whole
 from mochi_trainer.storage import Store
 from mochi_trainer.weights.diffusers_folder import config
+from mochi_trainer.weights.writing import Planned, write
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import SIZES
 from mochi_trainer.storage import require_space
 from mochi_trainer.weights.diffusers_folder import SHARD_BYTES, config
-from mochi_trainer.weights.header import read_header
+from mochi_trainer.weights.stored import read_header
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,14 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mochi_trainer.exports.weights_file import TYPES, Planned, write
 from mochi_trainer.lora import LoraParams
 from mochi_trainer.lora.merging import changes, merged
 from mochi_trainer.model import DiTParams
 from mochi_trainer.weights import WeightsError
 from mochi_trainer.weights.diffusers_folder import CONFIG, INDEX, SHARD_BYTES, config, index, shards
 from mochi_trainer.weights.diffusers_layout import dit_pieces, put_together, taken_apart
+from mochi_trainer.weights.stored import TYPES
+from mochi_trainer.weights.writing import Planned, write
 
 
 class Opened:

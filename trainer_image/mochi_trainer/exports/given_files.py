@@ -13,7 +13,7 @@ from mochi_trainer.lora.combination import Weighted
 from mochi_trainer.presets.catalogue import PresetName
 from mochi_trainer.weights.diffusers_folder import INDEX, WEIGHTS
 from mochi_trainer.weights.forms import FileLayout, nearest
-from mochi_trainer.weights.header import Header, read_header
+from mochi_trainer.weights.stored import Header, read_header
 
 
 def weighted(text: str, option: str = "--lora") -> tuple[Path, Weighted]:

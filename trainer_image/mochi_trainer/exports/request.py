@@ -12,7 +12,7 @@ from mochi_trainer.exports.card import Use
 from mochi_trainer.exports.given_files import Transformer, transformer
 from mochi_trainer.presets import PresetName, preset_named
 from mochi_trainer.weights.forms import nearest
-from mochi_trainer.weights.header import read_header
+from mochi_trainer.weights.stored import read_header
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

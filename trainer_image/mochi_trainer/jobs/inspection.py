@@ -14,7 +14,7 @@ from mochi_trainer.presets.catalogue import PRESETS
 from mochi_trainer.train.shards import MOMENTS, WEIGHT
 from mochi_trainer.vae.latents import SPATIAL, video_frames
 from mochi_trainer.weights.forms import Form, nearest
-from mochi_trainer.weights.header import Header, read_header
+from mochi_trainer.weights.stored import Header, read_header
 
 SHOWN = 5
 """As many tensors of each problem are named; the rest is counted."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mochi_api import layout
-from mochi_trainer.flow import Prompt, euler, guided
+from mochi_trainer.flow import trajectory
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.presets import preset_named
@@ -108,20 +108,14 @@ def _all_latents(
     return sampled
 
 
-@torch.inference_mode()
 def _latents(model: DiT, prompt: EncodedPrompt, settings: Settings, number: int) -> Iterator[Tensor]:
     """The latents (1, C, T, H, W), normalised, in float32, after each step."""
-    device = settings.device
     shape = (
         model.params.latent_channels,
         *latent_shape(settings.frames, settings.height, settings.width),
     )
-    noise = torch.randn(1, *shape, generator=stream(settings.seed, "sample", step=number)).to(device)
-    text = prompt.features[None].to(device)
-    velocity = guided(
-        model, Prompt(text), Prompt(text[:, :0]), settings.guidance, batched=device.type == "cuda"
-    )
-    yield from euler(velocity, noise, settings.sigmas)
+    noise = torch.randn(1, *shape, generator=stream(settings.seed, "sample", step=number)).to(settings.device)
+    return trajectory(model, prompt.features, noise, settings.sigmas, guidance=settings.guidance)
 
 
 @torch.inference_mode()

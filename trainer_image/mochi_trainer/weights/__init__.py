@@ -19,7 +19,8 @@ from mochi_trainer.weights.loading import (
     load_weights,
     meta_dit,
 )
-from mochi_trainer.weights.writing import WeightsError, save_weights
+from mochi_trainer.weights.stored import WeightsError
+from mochi_trainer.weights.writing import save_weights
 
 __all__ = [
     "PARTS",

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mochi_trainer.storage import Digest
-from mochi_trainer.weights.spans import PIECE_BYTES
-from mochi_trainer.weights.stored import StoredFile, found
-from mochi_trainer.weights.writing import WeightsError
+from mochi_trainer.weights.stored import PIECE_BYTES, StoredFile, WeightsError, found
 
 if TYPE_CHECKING:
     from hashlib import _Hash

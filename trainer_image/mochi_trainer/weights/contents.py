@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from mochi_trainer.presets.catalogue import Preset
 from mochi_trainer.weights.diffusers_layout import (
@@ -19,15 +18,8 @@ from mochi_trainer.weights.diffusers_layout import (
     origins,
 )
 from mochi_trainer.weights.finding import PartFiles
-from mochi_trainer.weights.header import Header, Listed, header_of
-from mochi_trainer.weights.likeness import likeness, strange
-from mochi_trainer.weights.stored import StoredFile
-from mochi_trainer.weights.writing import WeightsError
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""Types that weights may have in a file."""
+from mochi_trainer.weights.forms import Shapes, likeness, shapes_of, strange
+from mochi_trainer.weights.stored import TYPES, Header, Listed, StoredFile, WeightsError, header_of
 
 SHOWN = 5
 """As many problems are named; the rest is counted."""
@@ -109,16 +101,12 @@ def _expected(
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     if part.part == "dit":
         depth = preset.dit.depth
-        return _shapes(dit_layout(state, depth)), dit_origins(shapes, depth), ""
+        return shapes_of(dit_layout(state, depth)), dit_origins(shapes, depth), ""
     table = encoder_table(preset.encoder) if part.part == "encoder" else decoder_table(preset.decoder)
     own, other = ("encoder.", "decoder.") if part.part == "encoder" else ("decoder.", "encoder.")
-    expected = {own + name: shape for name, shape in _shapes(diffusers_layout(state, table)).items()}
+    expected = {own + name: shape for name, shape in shapes_of(diffusers_layout(state, table)).items()}
     segments = {
         name: [segment._replace(name=own + segment.name) for segment in made]
         for name, made in origins(shapes, table).items()
     }
     return expected, segments, other
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.storage import Store
-from mochi_trainer.weights.stored import StoredFile, found, required
-from mochi_trainer.weights.writing import WeightsError
+from mochi_trainer.weights.stored import StoredFile, WeightsError, found, required
 
 Part = Literal["dit", "encoder", "decoder", "t5"]
 PARTS: tuple[Part, ...] = ("dit", "encoder", "decoder", "t5")

@@ -1,4 +1,4 @@
-"""What the files of a model have to contain: the names and shapes of each part, in each layout, for each preset."""
+"""What the files of a model have to contain, in each layout, for each preset; and which model a file seems to be of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mochi_trainer.lora.targets import PARTS, PROJECTIONS
 from mochi_trainer.model import DiT
@@ -16,15 +17,20 @@ from mochi_trainer.presets.catalogue import PRESETS, Preset, PresetName
 from mochi_trainer.vae import Decoder, Encoder
 from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 
-FilePart = Literal["transformer", "encoder", "decoder", "autoencoder", "lora"]
+FileKind = Literal["transformer", "encoder", "decoder", "autoencoder", "lora"]
 FileLayout = Literal["published", "diffusers", "native"]
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 class Form(NamedTuple):
     """One kind of file."""
 
-    part: FilePart
+    part: FileKind
     layout: FileLayout
     preset: PresetName
     shapes: Shapes
@@ -65,20 +71,16 @@ def _of_preset(preset: Preset) -> Iterator[Form]:
     with torch.device("meta"):
         dit = DiT(preset.dit).state_dict()
         encoder, decoder = Encoder(preset.encoder).state_dict(), Decoder(preset.decoder).state_dict()
-    yield Form("transformer", "published", preset.name, _shapes(dit))
-    yield Form("transformer", "diffusers", preset.name, _shapes(dit_layout(dit, preset.dit.depth)))
-    yield Form("encoder", "published", preset.name, _shapes(encoder))
-    yield Form("decoder", "published", preset.name, _shapes(decoder))
+    yield Form("transformer", "published", preset.name, shapes_of(dit))
+    yield Form("transformer", "diffusers", preset.name, shapes_of(dit_layout(dit, preset.dit.depth)))
+    yield Form("encoder", "published", preset.name, shapes_of(encoder))
+    yield Form("decoder", "published", preset.name, shapes_of(decoder))
     halves = {
         "encoder": diffusers_layout(encoder, encoder_table(preset.encoder)),
         "decoder": diffusers_layout(decoder, decoder_table(preset.decoder)),
     }
     both = {f"{half}.{name}": tensor for half, state in halves.items() for name, tensor in state.items()}
-    yield Form("autoencoder", "diffusers", preset.name, _shapes(both))
-
-
-def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    yield Form("autoencoder", "diffusers", preset.name, shapes_of(both))
 
 
 _DIFFUSERS_A = re.compile(r"(?:transformer\.)?transformer_blocks\.\d+\.(.+)\.lora_A\.weight")
@@ -129,3 +131,59 @@ def _layers(dit: Shapes, layer: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name, shape in dit.items():
         if match := re.fullmatch(rf"blocks\.(\d+)\.{re.escape(layer)}\.weight", name):
             yield match[1], shape
+
+
+_BLOCK = re.compile(r"(?:.*\.)?(?:\w*blocks?|layers|h)\.(\d+)\..+")
+OTHER = "these are the weights of another model"
+CLOSE = 0.9
+"""Share of a form's tensors that a file has to have to be called that form."""
+
+
+class Size(NamedTuple):
+    """What tells one transformer from another at a glance."""
+
+    blocks: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.blocks} blocks of width {self.width}"
+
+
+def strange(expected: Shapes, found: Shapes) -> bool:
+    """Whether most of the tensors are not those of the model: it is another one, not this one with a fault."""
+    fitting = sum(found.get(name) == shape for name, shape in expected.items())
+    return bool(found) and 2 * fitting < max(len(expected), len(found))
+
+
+def likeness(expected: Shapes, found: Shapes, model: str) -> str:
+    """What a file with the tensors `found`, of which there are some, seems to be, where those `expected` by `model` were wanted."""
+    form = nearest(found)
+    if form is not None and _fit(form, found) >= CLOSE:
+        if form.preset == model:
+            return f"this is the {form.part} of {model}"
+        sizes = _sizes(expected, found, model) if form.part == "transformer" else ""
+        return f"{OTHER}: the {form.part} of {form.preset}{sizes}"
+    if form is None and not expected.keys() & found.keys():
+        return f"{OTHER}: no name fits, the first is {next(iter(found))}"
+    return f"{OTHER}{_sizes(expected, found, model)}"
+
+
+def _fit(form: Form, found: Shapes) -> float:
+    return sum(found.get(name) == shape for name, shape in form.shapes.items()) / len(form.shapes)
+
+
+def _sizes(expected: Shapes, found: Shapes, model: str) -> str:
+    """Both sizes, where they differ."""
+    own, other = size_of(found), size_of(expected)
+    if own is None or other is None or own == other:
+        return f", {len(found)} tensors where {model} has {len(expected)}"
+    return f", the file has {own} where {model} has {other.blocks} of width {other.width}"
+
+
+def size_of(shapes: Shapes) -> Size | None:
+    """Blocks, and the number of columns that most matrices have; None when there are no blocks."""
+    blocks = {match[1] for name in shapes if (match := _BLOCK.fullmatch(name))}
+    columns = Counter(shape[1] for shape in shapes.values() if len(shape) == 2)
+    if not blocks or not columns:
+        return None
+    return Size(len(blocks), columns.most_common(1)[0][0])

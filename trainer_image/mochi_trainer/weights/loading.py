@@ -22,9 +22,10 @@ from mochi_trainer.weights.addresses import Source, folder_of, store_of
 from mochi_trainer.weights.contents import contents
 from mochi_trainer.weights.filling import Kept, fill
 from mochi_trainer.weights.finding import PARTS, FilePart, Part, PartFiles, part_files, text_folders
-from mochi_trainer.weights.stored import local
+from mochi_trainer.weights.forms import shapes_of
+from mochi_trainer.weights.stored import WeightsError, local
 from mochi_trainer.weights.text_files import TextFiles, text_files
-from mochi_trainer.weights.writing import WeightsError, kept_type
+from mochi_trainer.weights.writing import kept_type
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -62,7 +63,7 @@ def fill_dit(preset: str | Preset, source: Source | None, rows: Mapping[str, tup
     `load_dit`.
     """
     chosen = _chosen(preset)
-    shapes = _shapes(meta_dit(preset))
+    shapes = shapes_of(meta_dit(preset).state_dict())
     files = part_files(store_of(_place(chosen, source)), "dit")
     kept = {name: Kept(tensor, first) for name, (tensor, first) in rows.items()}
     fill(kept, contents(files, shapes, chosen), "dit")
@@ -177,7 +178,7 @@ def _replace(
     device: torch.device | str,
     dtype: torch.dtype,
 ) -> None:
-    shapes = _shapes(module)
+    shapes = shapes_of(module.state_dict())
     fitting = contents(files, shapes, preset)
     state = {
         name: torch.empty(shape, dtype=kept_type(name, dtype), device=device)
@@ -185,10 +186,6 @@ def _replace(
     }
     fill({name: Kept(tensor) for name, tensor in state.items()}, fitting, what)
     module.load_state_dict(state, strict=True, assign=True)
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def check_parts(source: Source, parts: Sequence[Part]) -> None:

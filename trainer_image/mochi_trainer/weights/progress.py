@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
+from mochi_trainer.logs import LINE_SECONDS
+
 log = logging.getLogger(__name__)
 
-LOG_SECONDS = 5.0
 MB, GB = 10**6, 10**9
 
 
@@ -18,14 +19,14 @@ class Progress:
         self._what, self._total = what, total
         self._done = 0
         self._began = time.monotonic()
-        self._next_line = self._began + LOG_SECONDS
+        self._next_line = self._began + LINE_SECONDS
 
     def add(self, size: int) -> None:
         """`size` more bytes have been read."""
         self._done += size
         now = time.monotonic()
         if now >= self._next_line:
-            self._next_line = now + LOG_SECONDS
+            self._next_line = now + LINE_SECONDS
             log.info(
                 "loading %s: %s of %s, %.0f %%, %.0f MB/s",
                 self._what,

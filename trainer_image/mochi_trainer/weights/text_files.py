@@ -16,8 +16,7 @@ from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights.addresses import Source, folder_of, store_of
 from mochi_trainer.weights.checksums import check_whole, expected_digest
 from mochi_trainer.weights.finding import text_folders, text_variant
-from mochi_trainer.weights.header import header_of
-from mochi_trainer.weights.stored import found, required
+from mochi_trainer.weights.stored import found, header_of, required
 
 log = logging.getLogger(__name__)
 

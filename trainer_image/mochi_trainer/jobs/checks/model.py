@@ -19,8 +19,7 @@ from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import PARTS, Part, WeightsError
 from mochi_trainer.weights.addresses import store_of
-from mochi_trainer.weights.header import header_of
-from mochi_trainer.weights.stored import required
+from mochi_trainer.weights.stored import header_of, required
 
 GIB = 1 << 30
 IMAGE = "the weights in the image"

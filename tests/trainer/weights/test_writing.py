@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mochi_trainer.exports.weights_file import Planned, write
+from mochi_trainer.weights.writing import Planned, write
 
 
 def test_the_library_reads_what_was_written(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import WeightsError, check_headers
-from mochi_trainer.weights.text_headers import TextSize
+from mochi_trainer.weights.checking import TextSize
 
 
 @pytest.fixture
