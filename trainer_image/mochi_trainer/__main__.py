@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
 
 from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
 from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
@@ -33,6 +34,8 @@ from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
 
 log = logging.getLogger("mochi_trainer")
+
+R = TypeVar("R")
 
 TERMINATION_LOG_ENV = "MOCHI_TERMINATION_LOG"
 HELP: dict[Stage, str] = {
@@ -93,17 +96,23 @@ def _inspect(file: Path) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mochi_trainer.jobs import export  # as above
+    from mochi_trainer.exports import by_hand  # as above
+    from mochi_trainer.exports.request import Request
 
-    export.export(arguments)
+    by_hand.export(_request(Request, arguments))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from mochi_trainer.jobs import workstation  # as above
+    from mochi_trainer.jobs import sample_by_hand  # as above
 
     if arguments.run != Path(RUN_FILE_PATH):
         raise InvalidInputError("--run and --prompt exclude each other: the run file has its own prompts")
-    workstation.sample(arguments)
+    sample_by_hand.sample(_request(sample_by_hand.Request, arguments))
+
+
+def _request(kind: Callable[..., R], arguments: argparse.Namespace) -> R:
+    """What was given on the command line as the dataclass `kind`, whose fields have the names of the options."""
+    return kind(**{name: getattr(arguments, name) for name in inspect.signature(kind).parameters})
 
 
 def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> tuple[RunFile | None, Ending]:
