@@ -1,5 +1,5 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
-`sample --prompt TEXT`, `inspect FILE` and `export FILE --to FORM`.
+`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM` and `cache ADDRESS`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -23,7 +23,7 @@ from typing import TypeVar, cast, get_args
 
 from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
 from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
-from mochi_api.spec import Preset
+from mochi_api.spec import Preset, S3Spec
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _by_hand(lambda: _inspect(arguments.file))
     if arguments.command == "export":
         return _by_hand(lambda: _export(arguments))
+    if arguments.command == "cache":
+        return _by_hand(lambda: _cache(arguments))
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
         return _by_hand(lambda: _sample(arguments))
     stage = cast(Stage, arguments.command)
@@ -100,6 +102,13 @@ def _export(arguments: argparse.Namespace) -> None:
     from mochi_trainer.exports.request import Request
 
     by_hand.export(_request(Request, arguments))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import cache  # as above
+
+    s3 = S3Spec(endpoint=arguments.endpoint, path_style=bool(arguments.endpoint))
+    sys.stdout.write(cache.look(_request(cache.Request, arguments), s3))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -233,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="FILE")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
+    text = "list what a cache holds and what no run uses any more, and remove that on request"
+    _cache_arguments(commands.add_parser("cache", help=text, description=text.capitalize() + "."))
     return parser
 
 
@@ -256,6 +267,19 @@ def _export_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, metavar="DIR", help=text)
     text = "refuse files of another model"
     command.add_argument("--preset", choices=get_args(Preset), help=text)
+
+
+def _cache_arguments(command: argparse.ArgumentParser) -> None:
+    text = "outputURI or cacheURI of the runs: what lies above cache/; a folder as file:///folder"
+    command.add_argument("address", metavar="ADDRESS", help=text)
+    text = "another outputURI whose runs share this cache; can be repeated; by default ADDRESS itself"
+    command.add_argument("--runs", action="append", default=[], metavar="ADDRESS", help=text)
+    text = "leave alone what is younger; by default 7"
+    command.add_argument("--young-days", type=float, default=7.0, metavar="DAYS", help=text)
+    text = "delete what no run that is kept uses"
+    command.add_argument("--remove", action="store_true", help=text)
+    text = "an S3 server that is not AWS"
+    command.add_argument("--endpoint", default="", metavar="URL", help=text)
 
 
 def _sample_arguments(command: argparse.ArgumentParser) -> None:
