@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mochi_api import layout
-from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import ClipError, DiskFullError
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import (
@@ -62,8 +62,9 @@ def execute(run: RunFile) -> Finished:
     """
     source = open_store(run.locations.dataset, run.s3)
     cache = open_store(run.locations.cache, run.s3)
-    objects = list(dataset_objects(source, run))
-    clips = source_clips(objects, most=run.dataset.max_clips)
+    left_out = LeftOut()
+    objects = list(dataset_objects(source, run, left_out))
+    clips = source_clips(objects, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
         raise no_clips(source, objects)
     usable, skipped = captioned(source, clips, run.preprocessing)
@@ -75,7 +76,8 @@ def execute(run: RunFile) -> Finished:
     hit = manifest is not None
     if manifest is None:
         manifest = _trim(source, cache, prefix, usable, skipped, run.preprocessing)
-    return _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), hit=hit)
+    finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), hit=hit)
+    return left_out.told_by(finished)
 
 
 def kept_frames(spec: PreprocessingSpec) -> int:
@@ -133,7 +135,7 @@ def _trim(
 def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder: Path) -> TrimmedClip:
     """Make `folder/trimmed.mp4` and a strip of pictures for the report; raise ClipError when the clip cannot be used."""
     if clip.problem:
-        raise ClipError(clip.problem, ClipReason.UNSUPPORTED)
+        raise ClipError(clip.problem, clip.reason)
     caption = read_caption(source, clip)
     local = folder / f"source{Path(clip.source.key).suffix.lower()}"
     source.get(clip.source.key, local)
