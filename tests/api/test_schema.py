@@ -81,6 +81,16 @@ def test_the_default_of_a_later_field_is_on_the_page_and_not_in_the_crd() -> Non
     assert "'StorageError'" in row
 
 
+def test_a_rule_that_came_later_judges_no_object_of_before() -> None:
+    served = schema.spec_schema()["x-kubernetes-validations"]
+    once = [rule for rule in served if rule.get("optionalOldSelf")]
+    assert {rule["message"] for rule in once} >= {
+        "spec.storage.outputURI breaks a rule",
+        "spec.storage.cacheURI breaks a rule",
+    }
+    assert all(rule["rule"].startswith("oldSelf.hasValue() || ") for rule in once)
+
+
 def test_generated_files_agree_with_the_types(project: Any) -> None:
     for path, text in generated.files().items():
         assert (project / path).read_text(encoding="utf-8") == text, f"{path}: run `make sync`"
