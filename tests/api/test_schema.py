@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mochi_api import clips
 from mochi_codegen import generated, reference, schema
 from tests.api.wrong_specs import spec
 
@@ -89,6 +90,15 @@ def test_a_rule_that_came_later_judges_no_object_of_before() -> None:
         "spec.storage.cacheURI breaks a rule",
     }
     assert all(rule["rule"].startswith("oldSelf.hasValue() || ") for rule in once)
+
+
+def test_the_page_of_clips_has_each_reason_with_its_cure_and_each_warning() -> None:
+    lines = reference.clips_page().splitlines()
+    for row in clips.CLIP_TABLE:
+        assert f"| `{row.reason}` | {row.meaning} | {row.cure} |" in lines
+    assert [row.reason for row in clips.CLIP_TABLE] == list(clips.ClipReason)
+    for warning in clips.ClipWarning:
+        assert f"| `{warning}` | {clips.WARNING_MEANINGS[warning]} |" in lines
 
 
 def test_generated_files_agree_with_the_types(project: Any) -> None:
