@@ -34,7 +34,7 @@ store = open_store(f"file://{sys.argv[1]}", S3Spec())
 try:
     print(json.dumps([info.key for info in store.list()]))
 except TrainerError as error:
-    print(json.dumps(type(error).__name__))
+    print(json.dumps([type(error).__name__, error.action]))
 """
 
 
@@ -113,7 +113,11 @@ class TestWhatCannotBeRead:
         (shared / "named").chmod(0o700 if os.getuid() == 0 else 0o000)
         found, _ = listed_as_another_user(shared / "named")
         (shared / "named").chmod(0o700)
-        assert found == AccessDeniedError.__name__
+        user = ANOTHER_USER if os.getuid() == 0 else os.getuid()
+        assert found == [
+            AccessDeniedError.__name__,
+            f"let the user {user}, as whom this process runs, read (and where results go, write) it",
+        ]
 
     def test_what_is_left_out_is_said_once_for_all_listings(
         self, root: Path, caplog: pytest.LogCaptureFixture

@@ -136,7 +136,10 @@ class LocalStore:
         try:
             yield
         except PermissionError as error:
-            raise AccessDeniedError(f"no permission for {self.address(key)}: {error.strerror}") from error
+            raise AccessDeniedError(
+                f"no permission for {self.address(key)}: {error.strerror}",
+                action=f"let the user {os.getuid()}, as whom this process runs, read (and where results go, write) it",
+            ) from error
         except OSError as error:
             if disk_full(error):
                 raise DiskFullError(f"no space left for {self.address(key)}") from error
