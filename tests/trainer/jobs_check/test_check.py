@@ -188,6 +188,11 @@ class TestDataset:
         (root / "source").mkdir()
         (root / "source" / "readme.md").write_text("no clip")
         assert str(problem(run_file(root))).endswith(": 1 other files, such as readme.md")
+        (root / "source" / "readme.md").unlink()
+        (root / "source" / ".a.mp4").write_bytes(b"hidden")
+        assert str(problem(run_file(root))).endswith(
+            ": nothing is there but 1 videos that do not count: 1 hidden (such as .a.mp4)"
+        )
 
     def test_files_of_another_container_are_rejected_with_the_command_that_converts_them(
         self, root: Path

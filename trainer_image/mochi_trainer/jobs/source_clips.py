@@ -144,9 +144,13 @@ def _folder(address: str) -> str:
     return address.rstrip("/") + "/"
 
 
-def no_clips(source: Store, objects: Sequence[ObjectInfo]) -> DatasetRejectedError:
-    """The dataset, of which these are all objects, has no video."""
+def no_clips(
+    source: Store, objects: Sequence[ObjectInfo], left_out: LeftOut | None = None
+) -> DatasetRejectedError:
+    """The dataset, of which these are all objects but those that were left out, has no video."""
     there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
+    if left_out is not None and left_out.count:
+        there = f"{there} but {left_out.count} videos that do not count: {left_out.words()}"
     return DatasetRejectedError(
         f"no MP4 or MOV file below {source.address()}: {there}",
         action="upload clips there or correct dataset.source, and apply again under a new name",

@@ -55,7 +55,7 @@ def execute(run: RunFile) -> Finished:
     objects = list(dataset_objects(source, run, left_out))
     clips = source_clips(objects, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
-        raise no_clips(source, objects)
+        raise no_clips(source, objects, left_out)
     usable, skipped = captioned(source, clips, run.preprocessing)
     if not usable:
         raise no_captions(source, clips)

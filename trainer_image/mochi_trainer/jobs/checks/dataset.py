@@ -82,7 +82,7 @@ def _check_clips(
 ) -> None:
     spec = places.run.preprocessing
     if not clips:
-        raise no_clips(source, listing.objects)
+        raise no_clips(source, listing.objects, listing.left_out)
     read = with_captions(source, clips, places.limits.captions_seconds)
     usable: Sequence[SourceClip] = read
     with findings.problem("the captions"):
