@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from mochi_trainer.jobs.source_captions import (
 from mochi_trainer.jobs.source_clips import source_clips
 from mochi_trainer.storage import Store, open_store
 from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.distant_store import distant
 
 BLANK = [
     b"",
@@ -156,8 +158,23 @@ def test_what_was_read_once_is_not_read_again(folder: Store) -> None:
     assert read_caption(folder, read[0]) == "a dog"
 
 
+def test_captions_of_a_distant_store_come_at_the_same_time(s3_server: Server) -> None:
+    address, count, delay = f"s3://{BUCKET}/{uuid4().hex}", 60, 0.2
+    near = open_store(address, s3_server.spec)
+    for number in range(count):
+        near.write_bytes(f"{number}.mp4", b"x")
+        near.write_bytes(f"{number}.txt", b"a dog")
+    clips = source_clips(near.list())
+    with distant(s3_server.spec, delay) as spec:
+        far = open_store(address, spec)
+        started = time.monotonic()
+        ((usable, _), seconds) = captioned(far, clips, SPECS["Fail"]), time.monotonic() - started
+    assert [clip.text for clip in usable] == ["a dog"] * count
+    assert delay < seconds < count * delay / 2
+
+
 def test_without_time_nothing_is_known_of_a_caption_and_nothing_is_held_against_it(folder: Store) -> None:
-    for number in range(300):
+    for number in range(60):
         folder.write_bytes(f"{number}.mp4", b"x")
         folder.write_bytes(f"{number}.txt", b"a dog")
     folder.delete(["b.mp4"])
