@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mochi_api import layout
 from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import Locations
@@ -23,6 +24,8 @@ from tests.trainer.conftest import BUCKET, Server
 
 RECONSTRUCTION = "a reconstruction by Mochi's own fine-tuner"
 PREVIEW = "a preview by musubi-tuner"
+RESULT = "a result of a run"
+UID = "0e9b1c4a-77d5-4a0e-9f2c-3d1f5e6a7b8c"
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
@@ -62,6 +65,10 @@ def test_clips_of_any_case_and_depth_are_found_with_their_captions() -> None:
         ("_latent_cache/a.mp4", CACHE),
         ("sub/vae_cache/a.mp4", CACHE),
         ("cached_latents/a.mp4", CACHE),
+        (layout.join(layout.run_root("out", UID), "samples/sample-00.mp4"), RESULT),
+        (layout.join(layout.run_root("", UID), "deep/a.mp4"), RESULT),
+        (layout.join(layout.cache_entry(layout.cache_root("x/y", ""), "trim", "0f" * 16), "a.mp4"), RESULT),
+        (layout.join(layout.units(layout.cache_root("out", ""), "trim", "f"), "k.mp4"), RESULT),
         ("a.recon.mp4", RECONSTRUCTION),
         ("a.mp4.recon.mp4", RECONSTRUCTION),
         ("cache/a_00000-045_0848x0480_hv.mp4", PREVIEW),

@@ -6,11 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from mochi_api import layout
 from mochi_trainer.jobs.finished import Finished
 
 HIDDEN = "hidden"
 SYSTEM = "in a folder of the system"
 CACHE = "in another tool's cache"
+RESULT = "a result of a run"
 CONVERTED = "beside the same clip as MP4 or MOV"
 
 _FOLDERS: Mapping[str, str] = {
@@ -45,6 +47,8 @@ def why_no_clip(key: str) -> str | None:
     *folders, name = key.casefold().split("/")
     if any(part.startswith(".") and part.strip(".") for part in (*folders, name)):
         return HIDDEN
+    if layout.is_result(key):
+        return RESULT
     for folder in folders:
         if kind := _FOLDERS.get(folder) or (CACHE if _CACHE.fullmatch(folder) else None):
             return kind
