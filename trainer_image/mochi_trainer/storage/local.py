@@ -84,7 +84,7 @@ class LocalStore:
         with self._errors(prefix):
             found = [file for file in self._walk.files(folder) if file[0].startswith(prefix)]
         for key, stat in sorted(found, key=lambda file: file[0].encode()):
-            yield ObjectInfo(key, stat.st_size, _etag(stat))
+            yield ObjectInfo(key, stat.st_size, _etag(stat), stat.st_mtime)
 
     def head(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
