@@ -65,7 +65,7 @@ def write_run(
     """Records of all stages into `store` and `cache`; the same arguments write the same. `width` is that of the pictures."""
     rng = random.Random(7)
     videos = [
-        read_clip(real_clip(name), frames=37, least=7, fps=30, width=width, height=width * 9 // 16)[0]
+        read_clip(real_clip(name), frames=37, least=7, fps=30, width=width, height=width * 9 // 32 * 2)[0]
         for name in REAL
     ]
     strips = [strip(frames, 3, width=480) for frames in videos]

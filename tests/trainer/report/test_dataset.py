@@ -169,11 +169,20 @@ def test_numbers_that_are_all_the_same_are_a_sentence_and_others_a_histogram(tmp
     assert "Enlargement of the source" not in text
 
 
-def test_a_long_caption_unfolds_and_loses_nothing(tmp_path: Path) -> None:
-    caption = "".join(f"word{n} " for n in range(300))
+@pytest.mark.parametrize("caption", ["".join(f"word{n} " for n in range(300)), "語" * 700, "<&>" * 200])
+def test_a_long_caption_unfolds_between_words_and_loses_nothing(caption: str, tmp_path: Path) -> None:
     text = _shown([ClipRow(source="a", caption=caption)], tmp_path)
     (cell,) = re.findall(r"<details><summary>(.*?)</details>", text)
-    assert cell.replace("</summary>", "") == caption
+    seen, rest = map(html.unescape, cell.split("</summary>"))
+    assert seen + rest == caption
+    assert 100 <= len(seen) <= 220
+    assert " " not in caption or seen.endswith(" ")
+
+
+def test_a_name_that_is_no_utf_8_is_shown_and_does_not_stop_the_page(tmp_path: Path) -> None:
+    text = _shown([ClipRow(source="caf\udce9.mp4", caption="zero \0 byte")], tmp_path)
+    assert r"<code>caf\udce9.mp4</code>" in text
+    assert text.encode()
 
 
 def test_a_run_as_people_have_it_is_a_page_of_a_few_mebibytes(stores, tmp_path: Path) -> None:

@@ -236,6 +236,37 @@ def test_a_record_of_another_version_is_read_as_far_as_it_is_known(stores) -> No
     assert (found.outcome.reason, found.outcome.message, found.attempt) == (Reason.UNKNOWN, "well", 1)
 
 
+@pytest.mark.parametrize(
+    "odd", ["text", [1, None, "x", {}], {"a": 1}, [{"psnr": "high", "uri": 3, "prompt": None}]]
+)
+def test_details_of_another_shape_do_not_hide_the_rest(stores, tmp_path: Path, odd) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    for stage, name in (("videos", "reconstructions"), ("train", "otherFiles"), ("sample", "samples")):
+        raw = json.loads(store.read_bytes(f"stages/{stage}.json"))
+        raw["details"] = {name: odd}
+        store.write_bytes(f"stages/{stage}.json", json.dumps(raw).encode())
+    text = render(store, run_file(tmp_path), cache)
+    Page(text)
+    assert "1 of 2 clips are used." in text
+    assert "No clip was decoded again" in text
+
+
+def test_the_least_alike_reconstruction_comes_first_and_an_old_one_has_no_ssim(
+    stores, tmp_path: Path
+) -> None:
+    store, cache = stores
+    lines = [
+        {"source": "fair", "psnr": 30, "ssim": 0.9},
+        {"source": "old", "psnr": 12.0, "picture": "gone.png"},
+        {"source": "poor", "psnr": 31, "ssim": 0.5},
+    ]
+    write_record(store, record("videos", Outcome(reason="Completed"), details={"reconstructions": lines}))
+    text = render(store, run_file(tmp_path), cache)
+    scores = re.findall(r"<tr><td><code>(\w+)</code></td><td>([\d.]+)</td><td>([\d.]*)</td></tr>", text)
+    assert scores == [("poor", "31.0", "0.500"), ("fair", "30.0", "0.900"), ("old", "12.0", "")]
+
+
 def test_a_large_video_is_named_instead_of_embedded(stores, tmp_path: Path) -> None:
     store, cache = stores
     _whole_run(store, cache, tmp_path)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from mochi_api import layout
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_api.outcomes import Item
-from mochi_trainer.errors import MissingObjectError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.report.record import StageRecord
 from mochi_trainer.storage import Manifest, Store, find_manifest
 
@@ -18,6 +20,9 @@ STRIPS = 200
 
 STRIPS_BYTES = 6 << 20
 """All of them together; in the page they take 4/3 of it."""
+
+READERS = 8
+"""Requests at once: each is small, and each stage writes the report anew."""
 
 CAPTION_TOKENS = 256
 """`mochi_trainer.text.MAX_TOKENS`; that module would bring the libraries of the text encoder with it."""
@@ -56,7 +61,7 @@ def gather_clips(cache: Store, records: Sequence[StageRecord]) -> list[ClipRow]:
     Raises what the store raises.
     """
     trim, captions = _manifest(cache, records, "trim"), _manifest(cache, records, "captions")
-    described = [line for line in _details(trim).get("clips", ()) if isinstance(line, Mapping)]
+    described = mappings(_details(trim).get("clips"))
     tokens, said = _tokens(records, captions), _warnings(records)
     failed = {item.clip: item for record in records for item in record.failures}
     rows = {str(line["source"]): _row(line, tokens, said) for line in described if "source" in line}
@@ -77,7 +82,7 @@ def _row(
         source=source,
         caption=str(line.get("caption") or ""),
         frames=_whole(line.get("frames")),
-        enlargement=_number(line.get("enlargement")),
+        enlargement=number(line.get("enlargement")),
         tokens=tokens.get(source, tokens.get(name)),
     )
     written = {**_texts(line.get("warnings")), **said.get(name, {}), **said.get(source, {})}
@@ -119,7 +124,7 @@ def _warnings(records: Sequence[StageRecord]) -> dict[str, dict[str, str]]:
     """From lines {"clip": ..., "warnings": {name: text}} in the details of any stage."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
-        for line in _lines(record.details.get("warnings")):
+        for line in mappings(record.details.get("warnings")):
             found.setdefault(str(line.get("clip", "")), {}).update(_texts(line.get("warnings")))
     return found
 
@@ -136,10 +141,12 @@ def _pictured(
     """The rows, as many of them with pictures as the page has room for."""
     having = [row for row in rows if names.get(row.source)]
     chosen = sorted(having, key=lambda row: not row.warnings)[:STRIPS]
+    keys = [layout.join(trim.prefix, f"{names[row.source]}.jpg") for row in chosen]
+    with ThreadPoolExecutor(READERS) as readers:
+        read = list(readers.map(partial(optional, cache), keys))
     pictures: dict[str, bytes] = {}
     room = STRIPS_BYTES
-    for row in chosen:
-        picture = optional(cache, layout.join(trim.prefix, f"{names[row.source]}.jpg"))
+    for row, picture in zip(chosen, read, strict=True):
         if picture is not None and len(picture) <= room:
             pictures[row.source] = picture
             room -= len(picture)
@@ -147,10 +154,10 @@ def _pictured(
 
 
 def optional(store: Store, key: str) -> bytes | None:
-    """An object's content; None when it is not there."""
+    """An object's content; None when it is not there, or `key` is none that a store can have."""
     try:
         return store.read_bytes(key)
-    except MissingObjectError:
+    except (MissingObjectError, InvalidInputError):
         return None
 
 
@@ -170,7 +177,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _lines(value: object) -> list[Mapping[str, Any]]:
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """The entries of a list that have names; none of anything else."""
     return [line for line in value if isinstance(line, Mapping)] if isinstance(value, list) else []
 
 
@@ -178,11 +186,12 @@ def _texts(value: object) -> dict[str, str]:
     return {str(name): str(text) for name, text in _mapping(value).items()}
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
+    """A finite number of JSON below 1e9; None of anything else."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
     return float(value) if good else None  # type: ignore[arg-type]
 
 
 def _whole(value: object) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
+    found = number(value)
+    return None if found is None else int(found)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mochi_api import layout
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import RunFile, Stage
-from mochi_trainer.report.clips import ClipRow, gather_clips, optional
+from mochi_trainer.report.clips import ClipRow, gather_clips, mappings, number, optional
 from mochi_trainer.report.record import StageRecord, read_records
 from mochi_trainer.storage import Store
 from mochi_trainer.video import smaller
@@ -32,7 +32,9 @@ class Comparison:
     """Decibel."""
     ssim: float | None
     """Up to 1; None when an earlier version made the comparison."""
-    picture: bytes | None
+    key: str = ""
+    """Of its picture in the cache."""
+    picture: bytes | None = None
     """JPEG."""
 
 
@@ -90,18 +92,21 @@ def gather(store: Store, run: RunFile, cache: Store) -> Contents:
 
 
 def _comparisons(cache: Store, records: Sequence[StageRecord]) -> list[Comparison]:
-    """The least alike first."""
-    lines = [line for record in records for line in record.details.get("reconstructions", ())]
-    lines.sort(key=lambda line: (line.get("ssim", 1), line["psnr"]))
-    return [
+    """The least alike first; lines without a score, which no version writes, are left out."""
+    lines = [line for record in records for line in mappings(record.details.get("reconstructions"))]
+    scored = [(line, psnr) for line in lines if (psnr := number(line.get("psnr"))) is not None]
+    found = [
         Comparison(
-            source=line["source"],
-            psnr=line["psnr"],
-            ssim=line.get("ssim"),
-            picture=_picture(cache, line["picture"]) if number < COMPARISONS else None,
+            source=str(line.get("source", "")),
+            psnr=psnr,
+            ssim=number(line.get("ssim")),
+            key=str(line.get("picture", "")),
         )
-        for number, line in enumerate(lines)
+        for line, psnr in scored
     ]
+    found.sort(key=lambda item: (1 if item.ssim is None else item.ssim, item.psnr))
+    pictured = [replace(item, picture=_picture(cache, item.key)) for item in found[:COMPARISONS]]
+    return [*pictured, *found[COMPARISONS:]]
 
 
 def _metrics(store: Store) -> list[Mapping[str, Any]]:
@@ -123,7 +128,7 @@ def _samples(store: Store, records: Sequence[StageRecord]) -> list[SampleVideo]:
         _sample(store, described)
         for record in records
         if record.stage == "sample"
-        for described in record.details.get("samples", ())
+        for described in mappings(record.details.get("samples"))
     ]
 
 

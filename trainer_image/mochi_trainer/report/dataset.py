@@ -16,9 +16,6 @@ from mochi_trainer.report.contents import Contents
 from mochi_trainer.report.plots import histogram
 from mochi_trainer.report.rendering import plain
 
-CAPTION = 280
-"""Characters of a caption that are always shown; the rest unfolds."""
-
 OTHER = "Other"
 """Stands for the reason of a failure that an earlier version wrote."""
 
@@ -63,7 +60,6 @@ def dataset(contents: Contents) -> dict[str, Any]:
         "warnings": warnings(rows),
         "spreads": spreads(used, fps),
         "fps": fps,
-        "split": CAPTION,
         "other": OTHER,
     }
 

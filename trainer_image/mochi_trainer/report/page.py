@@ -32,7 +32,7 @@ def render(store: Store, run: RunFile, cache: Store) -> str:
 
 
 def page(contents: Contents, *, now: datetime) -> str:
-    """The document. The same contents and time give the same text."""
+    """The document. The same contents and time give the same text; a name that is no UTF-8 is in it with escapes."""
     script = asset("tables.js")
     shown = [(section, view) for section in SECTIONS if (view := section.view(contents)) is not None]
     sections = [
@@ -54,7 +54,7 @@ def page(contents: Contents, *, now: datetime) -> str:
         policy=policy(script),
         now=now,
     )
-    return str(document)
+    return document.encode("utf-8", "backslashreplace").decode()
 
 
 def policy(script: str) -> str:

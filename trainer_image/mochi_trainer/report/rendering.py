@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+SHOWN = 220
+"""Characters of a long text that are always seen; the rest unfolds."""
 
 
 def rendered(template: str, **values: object) -> Markup:
@@ -46,6 +50,14 @@ def plain(value: float) -> str:
     return f"{value:.6g}"
 
 
+def folded(text: str) -> tuple[str, str]:
+    """The beginning of a text, whole words of it, and the rest; no rest when all of it is short enough to be seen."""
+    if len(text) <= SHOWN * 1.2:
+        return text, ""
+    end = text.rfind(" ", SHOWN // 2, SHOWN) + 1 or SHOWN
+    return text[:end], text[end:]
+
+
 def data_uri(data: bytes, kind: str) -> str:
     """Bytes as an address, so that the page needs no other file."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
@@ -61,6 +73,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    filters: dict[str, Any] = {"size": size, "duration": duration, "plain": plain, "data_uri": data_uri}
-    environment.filters.update(filters)
+    filters: tuple[Callable[..., Any], ...] = (size, duration, plain, folded, data_uri)
+    environment.filters.update({function.__name__: function for function in filters})
     return environment

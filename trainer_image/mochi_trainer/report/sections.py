@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_api.outcomes import Reason
+from mochi_trainer.report.clips import mappings, number
 from mochi_trainer.report.contents import Contents
 from mochi_trainer.report.dataset import dataset
 from mochi_trainer.report.plots import Line, Point, plot, smoothed
 from mochi_trainer.report.record import StageRecord
-from mochi_trainer.report.rendering import duration
+from mochi_trainer.report.rendering import duration, size
 
 View = Mapping[str, Any]
 """The values of a template."""
@@ -30,9 +31,10 @@ class Section:
 def results(contents: Contents) -> View:
     """What was made, and where it lies."""
     training = contents.record("train")
+    others = mappings(training.details.get("otherFiles")) if training else []
     return {
         "result": training.outcome.training_result if training else None,
-        "others": training.details.get("otherFiles", ()) if training else (),
+        "others": [(str(file.get("uri", "")), _whole_size(file.get("sizeBytes"))) for file in others],
         "lora": contents.run.mode == "lora",
         "contents": contents,
     }
@@ -106,6 +108,11 @@ SECTIONS: Sequence[Section] = (
     Section("Configuration", "configuration.html", configuration),
     Section("Versions", "versions.html", versions),
 )
+
+
+def _whole_size(value: object) -> str:
+    found = number(value)
+    return "" if found is None else size(int(found))
 
 
 def _series(contents: Contents, name: str) -> list[Point]:
