@@ -3,6 +3,8 @@
 ```
 <cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
 <cacheURI or outputURI>/cache/videos/<key>/reconstructions/<key>/...   likewise
+<cacheURI or outputURI>/cache/<stage>/units/<family>/...         one clip each, immutable; the manifests above list them
+<cacheURI or outputURI>/cache/<stage>/claims/<family>/...        who makes which of them at the moment
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
 <outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  run.yaml
@@ -43,6 +45,16 @@ def run_root(output_uri: str, uid: str) -> str:
 def cache_entry(cache: str, stage: str, key: str) -> str:
     """The directory of one stage's output for one cache key."""
     return join(cache, stage, key)
+
+
+def units(cache: str, stage: str, family: str) -> str:
+    """The directory of a stage's units: what was made of single clips, for all runs with the same settings."""
+    return join(cache, stage, "units", family)
+
+
+def claims(cache: str, stage: str, family: str) -> str:
+    """The directory in which processes say which of these units they make."""
+    return join(cache, stage, "claims", family)
 
 
 def checkpoint(run: str, step: int, attempt: int) -> str:

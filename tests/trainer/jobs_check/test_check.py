@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import S3Spec
-from mochi_trainer import lora, presets
+from mochi_trainer import lora, presets, weights
 from mochi_trainer.errors import (
     AccessDeniedError,
     DatasetRejectedError,
@@ -30,8 +30,8 @@ from mochi_trainer.jobs import check, trim
 from mochi_trainer.jobs.checks.model import room_warnings
 from mochi_trainer.jobs.checks.places import Limits
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.storage import Patience, open_store
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.jobs_check.servers import read_only_server, silent_server
 from tests.trainer.preprocessing_runs import run_file, write_source
@@ -359,7 +359,7 @@ class TestModel:
 class TestStartFrom:
     @pytest.fixture
     def file(self, root: Path) -> str:
-        model = copy.deepcopy(presets.load_dit("nano"))
+        model = copy.deepcopy(weights.load_dit("nano"))
         params = lora.LoraParams(rank=8, alpha=8, targets=("query", "value"))
         lora.attach(model, params)
         save_file(lora.export_diffusers(lora.adapter_state(model), params), root / "lora.safetensors")

@@ -141,7 +141,7 @@ def _pictured(
     """The rows, as many of them with pictures as the page has room for."""
     having = [row for row in rows if names.get(row.source)]
     chosen = sorted(having, key=lambda row: not row.warnings)[:STRIPS]
-    keys = [layout.join(trim.prefix, f"{names[row.source]}.jpg") for row in chosen]
+    keys = [trim.key(f"{names[row.source]}.jpg") for row in chosen]
     with ThreadPoolExecutor(READERS) as readers:
         read = list(readers.map(partial(optional, cache), keys))
     pictures: dict[str, bytes] = {}

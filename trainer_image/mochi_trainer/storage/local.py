@@ -93,7 +93,7 @@ class LocalStore:
         if not path.is_file():
             return None
         etag = hashlib.sha256(f"{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:32]
-        return ObjectInfo(key, stat.st_size, etag)
+        return ObjectInfo(key, stat.st_size, etag, stat.st_mtime)
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
