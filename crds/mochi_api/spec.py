@@ -193,7 +193,7 @@ class VideosSpec(ApiModel):
     gpus: int | None = Field(default=None, ge=0, le=1)
     """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
     reconstruct_every: int = Field(default=10, ge=0, le=1_000_000)
-    """Every n-th clip is decoded again and scored (PSNR in the report), so that one can check the embeddings; 0: never."""
+    """Every n-th clip is decoded again and scored (PSNR and SSIM in the report), so that one can check the embeddings; 0: never."""
 
 
 class PreprocessingSpec(ApiModel):

@@ -16,7 +16,6 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.jobs import captions, trim, videos
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.storage import open_store, read_manifest
 from mochi_trainer.vae import to_frames, to_tensor
 from tests.trainer.preprocessing_runs import run_file, write_source
@@ -62,6 +61,7 @@ def test_every_second_clip_is_decoded_again_and_scored(run: RunFile) -> None:
     (entry,) = videos.execute(run).details["reconstructions"]
     assert entry["clip"] == "bunny"
     assert 5 < entry["psnr"] < 99
+    assert 0 < entry["ssim"] < 1
     assert entry["picture"].startswith(f"videos/{run.keys.videos}/reconstructions/")
     folder = Path(run.locations.cache.removeprefix("file://"))
     assert (folder / entry["picture"]).read_bytes().startswith(b"\x89PNG")
@@ -204,5 +204,3 @@ def test_pixels_survive_the_way_to_a_tensor_and_back() -> None:
     assert tensor.shape == (1, 3, 7, 32, 48)
     assert (float(tensor.min()), tensor.dtype) == (-1.0, torch.float32)
     assert (to_frames(tensor) == frames).all()
-    assert psnr(frames, frames) == 99
-    assert psnr(frames, frames + 1) == pytest.approx(48.13, abs=0.01)

@@ -18,8 +18,8 @@ from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.copies import Copies
-from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
+from mochi_trainer.likeness import psnr, ssim
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import (
@@ -38,14 +38,14 @@ from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raise it when the output for the same input changes."""
 
 
 def reconstructions(
     run: RunFile, cache: Store, trimmed: Trimmed, latents: Manifest, copies: Copies
 ) -> list[dict[str, Any]]:
-    """Every n-th clip of `latents` as {"clip", "source", "psnr", "picture"}, the picture as a key of `cache`.
+    """Every n-th clip of `latents` as {"clip", "source", "psnr", "ssim", "picture"}, the picture as a key of `cache`.
 
     Those that an earlier run made are reused. Raises MissingObjectError (weights), DeviceUnavailableError,
     OutOfMemoryError and what the stores raise.
@@ -85,10 +85,11 @@ def _made(
             frames = copies.frames(clip)
             mean = load_file(folder / "latents.safetensors")["mean"].float()
             copy = to_frames(_decoded(decoder, mean.to(device)))
-            score, picture = round(psnr(frames, copy), 2), f"{clip.name}.png"
+            scores = {"psnr": round(psnr(frames, copy), 2), "ssim": round(ssim(frames, copy), 4)}
+            picture = f"{clip.name}.png"
             entries.append(put_bytes_entry(cache, prefix, side_by_side(frames, copy), picture))
-            lines.append({"clip": clip.name, "source": clip.source, "psnr": score, "picture": picture})
-            log.info("reconstruction of %s: %.1f dB", clip.source, score)
+            lines.append({"clip": clip.name, "source": clip.source, **scores, "picture": picture})
+            log.info("reconstruction of %s: %.1f dB, SSIM %.3f", clip.source, scores["psnr"], scores["ssim"])
     return write_manifest(cache, prefix, entries, {"reconstructions": lines})
 
 
