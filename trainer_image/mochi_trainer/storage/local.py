@@ -84,7 +84,7 @@ class LocalStore:
         with self._errors(prefix):
             found = [file for file in self._walk.files(folder) if file[0].startswith(prefix)]
         for key, stat in sorted(found, key=lambda file: file[0].encode()):
-            yield ObjectInfo(key, stat.st_size, _etag(stat), stat.st_mtime)
+            yield _info(key, stat)
 
     def head(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
@@ -93,9 +93,7 @@ class LocalStore:
                 stat = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        if not path.is_file():
-            return None
-        return ObjectInfo(key, stat.st_size, _etag(stat), stat.st_mtime)
+        return _info(key, stat) if path.is_file() else None
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
@@ -156,8 +154,9 @@ def _copy(source: Path, target: Path) -> None:
             PROCESS.moved(len(piece))
 
 
-def _etag(stat: os.stat_result) -> str:
-    return hashlib.sha256(f"{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+def _info(key: str, stat: os.stat_result) -> ObjectInfo:
+    etag = hashlib.sha256(f"{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    return ObjectInfo(key, stat.st_size, etag, stat.st_mtime)
 
 
 @contextmanager
