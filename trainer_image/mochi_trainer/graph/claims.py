@@ -38,7 +38,10 @@ _CLAIM = re.compile(r"([^/]+)/(\d{6})\.json")
 
 
 class Claims:
-    """Claims of one process on buckets of units below `prefix`. Methods raise what the store raises."""
+    """Claims of one process on buckets of units below `prefix`; owners that begin with `void` are known to be dead.
+
+    Methods raise what the store raises.
+    """
 
     def __init__(
         self,
@@ -46,12 +49,14 @@ class Claims:
         prefix: str,
         owner: str,
         *,
+        void: str = "",
         movement: Movement = PROCESS,
         clock: Callable[[], float] = time.monotonic,
         pulse_seconds: float = PULSE_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self._store, self._prefix, self._owner = store, prefix, owner
+        self._void = void
         self._movement, self._clock = movement, clock
         self._every, self._dead = pulse_seconds, dead_seconds
         self._held: dict[str, int] = {}
@@ -128,6 +133,8 @@ class Claims:
         return number, self._owners[key]
 
     def _is_dead(self, owner: str) -> bool:
+        if self._void and owner.startswith(self._void):
+            return True
         if owner not in self._asked:
             self._asked.add(owner)
             self._feel(owner)

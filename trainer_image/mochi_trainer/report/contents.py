@@ -126,7 +126,7 @@ def _clips(cache: Store, manifest: Manifest, records: Sequence[StageRecord]) -> 
         if tokens := cut.get(clip["source"]):
             remarks.append(f"caption of {tokens} tokens: what follows 256 is cut off")
         remarks += [] if clip["caption"] else ["no caption: the empty prompt"]
-        key = layout.join(manifest.prefix, f"{clip['name']}.jpg")
+        key = manifest.key(f"{clip['name']}.jpg")
         picture = _optional(cache, key) if len(rows) < THUMBNAILS else None
         rows.append(
             ClipRow(
