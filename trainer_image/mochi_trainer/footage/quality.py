@@ -44,15 +44,20 @@ class Warned:
     message: str
 
 
-def picture_warnings(frames: Frames) -> list[Warned]:
-    """Warnings about a clip (T, H, W, 3) with T >= 1, in the order of `ClipWarning`."""
+def picture_warnings(frames: Frames, *, scale: int = 1) -> list[Warned]:
+    """Warnings about a clip (T, H, W, 3) with T >= 1, in the order of `ClipWarning`.
+
+    `scale` is how many times larger the clip is than these frames, for the sizes in words.
+    """
     chosen = np.unique(np.linspace(0, len(frames) - 1, LOOKED_AT).round().astype(int))
     lumas = luma(frames[chosen])
     cells = np.stack([_cells(picture) for picture in lumas])
     following = [_cells(luma(frames[index + 1])) for index in chosen if index + 1 < len(frames)]
     found = [dark(cells), static(cells, np.stack(following)) if following else None]
     if found[0] is None:
-        found.append(black_bars(picture_box(lumas.mean(0)), lumas.shape[2], lumas.shape[1]))
+        box = picture_box(lumas.mean(0))
+        scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
+        found.append(black_bars(scaled, scale * lumas.shape[2], scale * lumas.shape[1]))
     return [warning for warning in found if warning is not None]
 
 
