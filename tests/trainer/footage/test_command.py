@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -162,3 +163,24 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_footage_needs_no_torch() -> None:
     program = "import sys, mochi_trainer.jobs.footage; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def test_a_person_on_a_terminal_sees_a_table(films: Path) -> None:
+    (films / "sub" / "bikes.MOV").unlink()
+    ours, theirs = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "mochi_trainer", "footage", str(films), "--seconds", "1.5"],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=120,
+    )
+    os.close(theirs)
+    lines = os.read(ours, 65536).decode().splitlines()
+    os.close(ours)
+    assert lines == [
+        "film                             size        length    cuts  segments (seconds)",
+        "bikes.mp4                        640x272     10.00 s   5     1.37-2.87 3.51-5.01 5.73-7.23 7.83-9.33",
+        "broken.mp4: Corrupt: cannot be read as MP4 or MOV: invalid data found when processing input",
+        "call.m4v                         176x144     4.00 s    0     0.25-1.75 2.25-3.75",
+    ]

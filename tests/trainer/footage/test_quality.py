@@ -149,7 +149,8 @@ def test_a_letterbox_is_told_with_its_picture(level: int) -> None:
     (warning,) = picture_warnings(letterbox(clip(), 30, level))
     assert warning.kind is ClipWarning.BLACK_BARS
     assert warning.message == (
-        "black bars (above and below) all the time: the picture is 424x180 at (0, 30) of 424x240; "
+        "black bars (above and below) all the time: the picture is 424x180 at (0, 30) of 424x240, "
+        "bars count from 2% of a side on; "
         "ffmpeg -vf crop=424:180:0:30 takes them off"
     )
 

@@ -219,7 +219,9 @@ def _check_whole(path: Path, stream: Any) -> None:
     for entry in stream.index_entries[-64:]:
         last = max(last, entry.pos + entry.size)
     if last > there:
-        raise ClipError(f"cut off: the last picture ends at byte {last}, the file has {there}", ClipReason.CORRUPT)
+        raise ClipError(
+            f"cut off: the last picture ends at byte {last}, the file has {there}", ClipReason.CORRUPT
+        )
 
 
 _ATTACHED = av.stream.Disposition.attached_pic

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mochi_api.clips import ClipWarning
-from mochi_trainer.footage.bars import Box, picture_box
+from mochi_trainer.footage.bars import LEAST, Box, picture_box
 from mochi_trainer.footage.likeness import Floats, Frames, luma
 
 LOOKED_AT = 12
@@ -105,7 +105,8 @@ def black_bars(box: Box, width: int, height: int) -> Warned | None:
     size = f"{box.right - box.left}x{box.bottom - box.top}"
     return Warned(
         ClipWarning.BLACK_BARS,
-        f"black bars ({words}) all the time: the picture is {size} at ({box.left}, {box.top}) of {width}x{height}; "
+        f"black bars ({words}) all the time: the picture is {size} at ({box.left}, {box.top}) of {width}x{height}, "
+        f"bars count from {LEAST:.0%} of a side on; "
         f"ffmpeg -vf crop={size.replace('x', ':')}:{box.left}:{box.top} takes them off",
     )
 
