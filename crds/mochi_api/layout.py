@@ -14,6 +14,8 @@ A directory without its manifest does not exist.
 
 from __future__ import annotations
 
+import re
+
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
@@ -74,3 +76,14 @@ def claim(run: str, attempt: int) -> str:
 def stage_record(run: str, stage: str) -> str:
     """The JSON in which a stage leaves its result for the report."""
     return join(run, "stages", f"{stage}.json")
+
+
+_UID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_RESULT = re.compile(
+    rf"(.*/)?(runs/{_UID}|cache/(trim|captions|videos)/([0-9a-f]{{32}}|units|claims))/.*", re.DOTALL
+)
+
+
+def is_result(key: str) -> bool:
+    """Whether a key, whatever comes before, has the form of what a run of the cluster leaves."""
+    return _RESULT.fullmatch(key) is not None

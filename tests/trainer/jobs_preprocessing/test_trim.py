@@ -175,11 +175,14 @@ def test_only_failures_are_refused_whatever_is_tolerated(root: Path) -> None:
         trim.execute(run_file(root, maxFailedItemsPercent=100))
 
 
-def test_clips_with_the_same_stem_do_not_overwrite_each_other(root: Path) -> None:
+def test_of_clips_that_claim_one_caption_the_first_is_used(root: Path) -> None:
     shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / "bunny.mov")
-    done = trim.execute(run_file(root))
-    names = [clip["name"] for clip in _manifest(root, done).details["clips"]]
-    assert len(set(names)) == 3
+    done = trim.execute(run_file(root, maxFailedItemsPercent=50))
+    assert [clip["source"] for clip in _manifest(root, done).details["clips"]] == [
+        "bunny.mov",
+        "carphone.MOV",
+    ]
+    assert [(item.clip, item.reason) for item in done.failures] == [("bunny.mp4", "DuplicateName")]
 
 
 def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:

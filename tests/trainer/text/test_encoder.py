@@ -13,8 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from mochi_trainer.presets import load_text_encoder
 from mochi_trainer.text import MAX_TOKENS, TextEncoder, byte_tokenizer, t5_tokenizer
+from mochi_trainer.weights import load_text_encoder
 from tests.trainer.numerics import seeded
 
 

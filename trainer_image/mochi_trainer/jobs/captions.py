@@ -16,14 +16,14 @@ from mochi_trainer.data.dataset import EMPTY_PROMPT
 from mochi_trainer.graph import Made, Units, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
 from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_text_encoder
+from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import Manifest, Store, find_manifest, open_store, write_manifest
 from mochi_trainer.text import MAX_TOKENS, TextEncoder
+from mochi_trainer.weights import load_text_encoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ def family(spec: PreprocessingSpec) -> str:
 
 def unit_of(clip: SourceClip, spec: PreprocessingSpec) -> str:
     """The key of a clip that is cut so; another content, name or size of the source makes another."""
-    return unit_key("trim", VERSION, decoder=_decoder(), source=list(clip.source), **_parameters(spec))
+    return unit_key("trim", VERSION, decoder=_decoder(), source=clip.source.identity, **_parameters(spec))
 
 
 def failure_of(unit: Unit) -> ClipError | None:

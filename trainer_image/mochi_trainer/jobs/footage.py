@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError, InvalidInputError, MissingObjectError
-from mochi_trainer.footage.captioning import Endpoint, EndpointError, Wanted, captions
+from mochi_trainer.footage.captioning import PROMPT, Endpoint, EndpointError, Wanted, captions
 from mochi_trainer.footage.duplicates import Entry, Group, groups
 from mochi_trainer.footage.likeness import Frames
 from mochi_trainer.footage.passes import Overview, overview, part, stills
@@ -33,6 +33,38 @@ SHOWN_WIDTH = 768
 """Pixels."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What is asked of a folder of films."""
+
+    folder: Path
+    segments: Literal["cuts", "even"] = "cuts"
+    """Inside shots, or evenly over the film."""
+
+    seconds: float = 2.5
+    """Of a segment."""
+
+    count: int = 4
+    """Segments of a film, at most."""
+
+    out: Path | None = None
+    """Where the segments become clips; None: nowhere."""
+
+    duplicates: bool = False
+    drop_duplicates: bool = False
+    """Make no clips of copies."""
+
+    caption_url: str = ""
+    """Empty: nobody is asked."""
+
+    caption_model: str = ""
+    caption_prompt: str = ""
+    """Empty: the usual one."""
+
+    caption_key_variable: str = "MOCHI_CAPTION_KEY"
+    at_once: int = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Film:
     """A file of footage, looked at."""
@@ -48,54 +80,54 @@ class Film:
     segments: tuple[Stretch, ...]
 
 
-def footage(arguments: argparse.Namespace) -> None:
+def footage(request: Request) -> None:
     """Look at all films of a folder, tell what was found, and do what was asked for.
 
     A film that cannot be read is told and left out. Raises MissingObjectError for a folder that is not there,
     InvalidInputError for options that do not go together and for an endpoint that answers for no clip.
     """
-    _check(arguments)
+    _check(request)
     table = Table()
-    films = list(_films(arguments, table))
-    copies = _duplicates(films) if arguments.duplicates or arguments.drop_duplicates else []
+    films = list(_films(request, table))
+    copies = _duplicates(films) if request.duplicates or request.drop_duplicates else []
     table.groups(copies)
     clips = [film.path for film in films]
-    if arguments.out is not None:
-        dropped = {name for group in copies for name in group.others} if arguments.drop_duplicates else set()
-        clips = list(_clips([film for film in films if film.key not in dropped], arguments.out, table))
-    if arguments.caption_url:
-        _caption(clips, arguments, table)
+    if request.out is not None:
+        dropped = {name for group in copies for name in group.others} if request.drop_duplicates else set()
+        clips = list(_clips([film for film in films if film.key not in dropped], request.out, table))
+    if request.caption_url:
+        _caption(clips, request, table)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if not arguments.folder.is_dir():
-        raise MissingObjectError(f"there is no folder {arguments.folder}")
-    if bool(arguments.caption_url) != bool(arguments.caption_model):
+def _check(request: Request) -> None:
+    if not request.folder.is_dir():
+        raise MissingObjectError(f"there is no folder {request.folder}")
+    if bool(request.caption_url) != bool(request.caption_model):
         raise InvalidInputError(
             "--caption-url and --caption-model go together: who is asked, and for which model"
         )
-    if arguments.drop_duplicates and arguments.out is None:
+    if request.drop_duplicates and request.out is None:
         raise InvalidInputError(
             "--drop-duplicates needs --out: it leaves out clips there, no film is ever deleted"
         )
-    if arguments.seconds <= 0 or arguments.count < 1 or arguments.at_once < 1:
-        given = f"{arguments.seconds:g}, {arguments.count}, {arguments.at_once}"
+    if request.seconds <= 0 or request.count < 1 or request.at_once < 1:
+        given = f"{request.seconds:g}, {request.count}, {request.at_once}"
         raise InvalidInputError(f"--seconds, --count and --at-once must be positive, got {given}")
 
 
-def _films(arguments: argparse.Namespace, table: Table) -> Iterator[Film]:
+def _films(request: Request, table: Table) -> Iterator[Film]:
     """The films that can be read; all are told."""
-    paths = list(film_paths(arguments.folder, arguments.out))
+    paths = list(film_paths(request.folder, request.out))
     if not paths:
-        raise MissingObjectError(f"no MP4, MOV or M4V file in {arguments.folder}")
-    keys = [str(path.relative_to(arguments.folder)) for path in paths]
+        raise MissingObjectError(f"no MP4, MOV or M4V file in {request.folder}")
+    keys = [str(path.relative_to(request.folder)) for path in paths]
     for path, key, name in zip(paths, keys, clip_names(keys), strict=True):
         try:
             found = overview(path)
         except Exception as error:  # whatever is wrong with one film ends nothing
             table.failure(key, _reason(error))
             continue
-        segments = _segments(found, arguments)
+        segments = _segments(found, request)
         table.film(key, found, segments)
         yield Film(key, path, name, found, tuple(segments))
 
@@ -112,11 +144,11 @@ def film_paths(folder: Path, out: Path | None) -> Iterator[Path]:
             yield path
 
 
-def _segments(found: Overview, arguments: argparse.Namespace) -> list[Stretch]:
+def _segments(found: Overview, request: Request) -> list[Stretch]:
     whole = Stretch(0.0, found.seconds)
-    if arguments.segments == "even":
-        return even_segments(whole, seconds=arguments.seconds, count=arguments.count)
-    return shot_segments(whole, found.changes, seconds=arguments.seconds, count=arguments.count)
+    if request.segments == "even":
+        return even_segments(whole, seconds=request.seconds, count=request.count)
+    return shot_segments(whole, found.changes, seconds=request.seconds, count=request.count)
 
 
 def _duplicates(films: Sequence[Film]) -> list[Group]:
@@ -155,12 +187,12 @@ def _write(pictures: Frames, fps: int, clip: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def _caption(clips: Sequence[Path], arguments: argparse.Namespace, table: Table) -> None:
+def _caption(clips: Sequence[Path], request: Request, table: Table) -> None:
     endpoint = Endpoint(
-        url=arguments.caption_url,
-        model=arguments.caption_model,
-        key=os.environ.get(arguments.caption_key_variable, ""),
-        **({"prompt": arguments.caption_prompt} if arguments.caption_prompt else {}),
+        url=request.caption_url,
+        model=request.caption_model,
+        key=os.environ.get(request.caption_key_variable, ""),
+        prompt=request.caption_prompt or PROMPT,
     )
     wanted = [
         Wanted(name=clip.name, path=clip.with_suffix(".txt"), pictures=_Pictures(clip))
@@ -168,7 +200,7 @@ def _caption(clips: Sequence[Path], arguments: argparse.Namespace, table: Table)
         if not clip.with_suffix(".txt").exists()
     ]
     try:
-        for done in captions(wanted, endpoint, at_once=arguments.at_once):
+        for done in captions(wanted, endpoint, at_once=request.at_once):
             table.caption(done)
     except EndpointError as error:
         raise InvalidInputError(str(error)) from error

@@ -18,12 +18,10 @@ from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.copies import Copies
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.pixels import psnr
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_decoder
+from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import (
     Entry,
     Manifest,
@@ -35,6 +33,8 @@ from mochi_trainer.storage import (
 )
 from mochi_trainer.vae import Decoder, decode_clip, to_frames
 from mochi_trainer.video import side_by_side
+from mochi_trainer.weights import load_decoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from mochi_api import layout
-from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.errors import ClipError, DiskFullError
-from mochi_trainer.graph import Unit, Units, ahead, complete
+from mochi_trainer.errors import DiskFullError
+from mochi_trainer.graph import Unit, Units, complete
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.cutting import STRIP, VERSION, VIDEO, Cutter, failure_of, family, kept_frames, unit_of
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import (
@@ -39,7 +39,6 @@ from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_st
 log = logging.getLogger(__name__)
 
 SPARE_BYTES = 64 << 20
-CAPTIONS_AT_ONCE = 16
 AHEAD = 2
 """Clips claimed for each that is cut at the moment."""
 
@@ -52,21 +51,23 @@ def execute(run: RunFile) -> Finished:
     """
     source = open_store(run.locations.dataset, run.s3)
     cache = open_store(run.locations.cache, run.s3)
-    objects = list(dataset_objects(source, run))
-    clips = source_clips(objects, most=run.dataset.max_clips)
+    left_out = LeftOut()
+    objects = list(dataset_objects(source, run, left_out))
+    clips = source_clips(objects, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
-        raise no_clips(source, objects)
-    usable, skipped = captioned(source, clips, run.preprocessing)
-    if not usable:
-        raise no_captions(source, clips)
+        raise no_clips(source, objects, left_out)
     key = _key(clips, run.preprocessing)
     prefix = layout.cache_entry("", "trim", key)
     reuse = run.preprocessing.cache_policy == "Reuse"
     manifest = find_manifest(cache, prefix, unaltered=True) if reuse else None
     made = 0
     if manifest is None:
+        usable, skipped = captioned(source, clips, run.preprocessing)
+        if not usable:
+            raise no_captions(source, clips)
         manifest, made = _trim(run, source, cache, prefix, usable, skipped)
-    return _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
+    finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
+    return left_out.told_by(finished)
 
 
 def _key(clips: Sequence[SourceClip], spec: PreprocessingSpec) -> str:
@@ -74,7 +75,7 @@ def _key(clips: Sequence[SourceClip], spec: PreprocessingSpec) -> str:
     return cache_key(
         "trim",
         VERSION,
-        clips=[[clip.name, unit_of(clip, spec), clip.caption] for clip in clips],
+        clips=[[clip.name, unit_of(clip, spec), clip.caption and clip.caption.identity] for clip in clips],
         missing_caption=spec.missing_caption,
     )
 
@@ -122,21 +123,12 @@ def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str
     """The captions of the clips that can be used, by the clips' names, and why others cannot."""
     captions: dict[str, str] = {}
     failures: list[Item] = []
-
-    def read(clip: SourceClip) -> tuple[SourceClip, str | ClipError]:
-        try:
-            if clip.problem:
-                raise ClipError(clip.problem, ClipReason.UNSUPPORTED)
-            return clip, read_caption(source, clip)
-        except ClipError as error:
-            return clip, error
-
-    for clip, found in ahead(read, clips, at_once=CAPTIONS_AT_ONCE):
-        if isinstance(found, ClipError):
-            log.warning("%s: %s", clip.source.key, found)
-            failures.append(found.item(clip.source.key))
+    for clip in clips:
+        if clip.problem:
+            log.warning("%s: %s", clip.source.key, clip.problem)
+            failures.append(Item.of(clip.source.key, clip.problem, clip.reason))
         else:
-            captions[clip.name] = found
+            captions[clip.name] = read_caption(source, clip)
     return captions, failures
 
 

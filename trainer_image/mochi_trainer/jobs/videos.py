@@ -22,16 +22,16 @@ from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.copies import Copies
 from mochi_trainer.jobs.cutting import VIDEO, failure_of
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_encoder
+from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
 from mochi_trainer.vae import Encoder, Posterior, encode_clip, to_tensor
 from mochi_trainer.video.reading import Frames
+from mochi_trainer.weights import load_encoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 

@@ -168,7 +168,9 @@ class S3Store:
             for found in page.get("Contents", []):
                 key = found["Key"].removeprefix(self._prefix)
                 if key and not key.endswith("/"):
-                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+                    yield ObjectInfo(
+                        key, found["Size"], found["ETag"].strip('"'), found["LastModified"].timestamp()
+                    )
 
     def head(self, key: str) -> ObjectInfo | None:
         with self._errors(key):
@@ -179,7 +181,9 @@ class S3Store:
                     self._check_reachable(key)
                     return None
                 raise
-            return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
+            return ObjectInfo(
+                key, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp()
+            )
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
