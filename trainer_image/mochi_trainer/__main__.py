@@ -1,5 +1,5 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
-`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM` and `cache ADDRESS`.
+`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `cache ADDRESS` and `footage DIR`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _by_hand(lambda: _export(arguments))
     if arguments.command == "cache":
         return _by_hand(lambda: _cache(arguments))
+    if arguments.command == "footage":
+        return _by_hand(lambda: _footage(arguments))
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
         return _by_hand(lambda: _sample(arguments))
     stage = cast(Stage, arguments.command)
@@ -109,6 +111,12 @@ def _cache(arguments: argparse.Namespace) -> None:
 
     s3 = S3Spec(endpoint=arguments.endpoint, path_style=bool(arguments.endpoint))
     sys.stdout.write(cache.look(_request(cache.Request, arguments), s3))
+
+
+def _footage(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import footage  # as above
+
+    footage.footage(_request(footage.Request, arguments))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -244,7 +252,40 @@ def _parser() -> argparse.ArgumentParser:
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
     text = "list what a cache holds and what no run uses any more, and remove that on request"
     _cache_arguments(commands.add_parser("cache", help=text, description=text.capitalize() + "."))
+    text = "look at long films: cuts, segments, near-duplicates, warnings; make clips and captions of them"
+    _footage_arguments(
+        commands.add_parser("footage", help=text, description=text[0].upper() + text[1:] + ".")
+    )
     return parser
+
+
+def _footage_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="DIR", help="MP4, MOV and M4V files, in subfolders too")
+    text = "cuts: segments inside shots, never over a change (the default); even: evenly over the film"
+    command.add_argument("--segments", choices=("cuts", "even"), default="cuts", help=text)
+    command.add_argument(
+        "--seconds", type=float, default=2.5, metavar="N", help="of a segment, by default 2.5"
+    )
+    command.add_argument(
+        "--count", type=int, default=4, metavar="N", help="segments of a film at most, by default 4"
+    )
+    text = "write the segments there as clips; what is there already stays"
+    command.add_argument("--out", type=Path, metavar="DIR", help=text)
+    command.add_argument("--duplicates", action="store_true", help="tell which films show nearly the same")
+    text = "with --out: make no clips of the copies"
+    command.add_argument("--drop-duplicates", action="store_true", help=text)
+    group = command.add_argument_group("captions, for clips that have no .txt file beside them")
+    text = "base address of an endpoint with OpenAI's chat interface, such as http://127.0.0.1:8000/v1"
+    group.add_argument("--caption-url", default="", metavar="URL", help=text)
+    group.add_argument("--caption-model", default="", metavar="NAME", help="a model that sees pictures")
+    group.add_argument(
+        "--caption-prompt", default="", metavar="TEXT", help="what is asked, instead of the usual"
+    )
+    text = "environment variable with the key, by default MOCHI_CAPTION_KEY"
+    group.add_argument("--caption-key-variable", default="MOCHI_CAPTION_KEY", metavar="NAME", help=text)
+    group.add_argument(
+        "--at-once", type=int, default=4, metavar="N", help="questions at a time, by default 4"
+    )
 
 
 EXPORTS = {
