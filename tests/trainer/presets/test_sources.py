@@ -31,7 +31,8 @@ from mochi_trainer.presets import (
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.storage import ObjectInfo, open_store
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import Connection, S3Store
+from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.s3_connection import Connection
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.diffusers_files import save_diffusers
 from tests.trainer.loading import (

@@ -46,6 +46,7 @@ from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.progress import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.train.takeover import Earlier
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,13 @@ def _session(
         gauges=gauges,
         preemption=preemption,
         movement=PROCESS,
+        earlier=_earlier(run),
     )
+
+
+def _earlier(run: RunFile) -> Earlier | None:
+    address = run.training.resume_from
+    return Earlier(run, open_store(address, run.s3)) if address else None
 
 
 def _replicas(run: RunFile) -> int:
