@@ -19,7 +19,7 @@ from mochi_trainer.presets.progress import Progress
 from mochi_trainer.presets.spans import Read, Span, reads, whole_files
 from mochi_trainer.presets.weights import WeightsError
 
-AHEAD = 4
+AHEAD = 16
 """Reads under way while one is being copied: one connection to S3 is slower than the network."""
 
 

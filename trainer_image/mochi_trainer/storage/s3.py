@@ -7,12 +7,11 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from mochi_trainer.errors import StorageError
@@ -20,6 +19,7 @@ from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.s3_calls import called
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.s3_faults import BODILESS, EXISTS, MISSING, CutShortError, NotS3Error, code_of
+from mochi_trainer.storage.s3_transfers import PIECE_BYTES, ChangedError, Download, upload
 from mochi_trainer.storage.store import Digest, ObjectInfo
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
         ListObjectsV2OutputTypeDef,
     )
 
-PART_BYTES = 8 * 1024 * 1024
-PIECE_BYTES = 64 * 1024
-"""Read at once from an answer: small, so that a slow server is seen to move."""
+READINGS = 3
+"""Of an object that is replaced while it is read."""
 DELETED_AT_ONCE = 16
 """Requests that delete, at the same time. One for each object needs neither a body nor a checksum, on which servers differ."""
-TRANSFER = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 T = TypeVar("T")
 
@@ -80,26 +78,26 @@ class S3Store:
         to.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=to.parent) as folder:
             partial = Path(folder) / "content"
-
-            def download(s3: S3Client) -> None:
-                size = self._head(s3, key)["ContentLength"]
-                s3.download_file(
-                    self._bucket, self._prefix + key, str(partial), Callback=PROCESS.moved, Config=TRANSFER
-                )
-                if (came := partial.stat().st_size) != size:
-                    raise CutShortError(f"{came} bytes came of {size}")
-
-            self._called(key, download)
+            for _ in range(READINGS):
+                with suppress(ChangedError):
+                    self._download(key).into(partial)
+                    break
+            else:
+                raise StorageError(f"{self.address(key)} changes while it is read")
             partial.replace(to)
 
-    def put(self, source: Path, key: str) -> None:
-        def upload(s3: S3Client) -> None:
-            with source.open("rb") as file:
-                s3.upload_fileobj(
-                    file, self._bucket, self._prefix + key, Callback=PROCESS.moved, Config=TRANSFER
-                )
+    def _download(self, key: str) -> Download:
+        found = self._called(key, lambda s3: self._head(s3, key))
+        return Download(
+            bucket=self._bucket,
+            key=self._prefix + key,
+            size=found["ContentLength"],
+            etag=found["ETag"],
+            called=lambda act: self._called(key, act),
+        )
 
-        self._called(key, upload)
+    def put(self, source: Path, key: str) -> None:
+        self._called(key, lambda s3: upload(s3, source, self._bucket, self._prefix + key))
 
     def write_bytes(self, key: str, data: bytes) -> None:
         self._called(key, lambda s3: s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data))

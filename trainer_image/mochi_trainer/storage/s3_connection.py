@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hashlib
 import os
@@ -167,6 +168,7 @@ def _written(certificates: str) -> str:
     file: IO[str] = tempfile.NamedTemporaryFile("w", prefix="mochi-ca-", suffix=".pem", delete=False)  # noqa: SIM115
     with file:
         file.write(certificates)
+    atexit.register(Path(file.name).unlink, missing_ok=True)
     return file.name
 
 

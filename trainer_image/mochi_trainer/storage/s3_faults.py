@@ -34,6 +34,7 @@ FAILURES = (ClientError, BotoCoreError, Boto3Error, RetriesExceededError, S3Down
 
 MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+CHANGED = {"PreconditionFailed", "412"}
 BODILESS = {"400", "401", "403", "404", "301", "302", "307", "308"}
 """Answers to HEAD, which has no body to say why."""
 RENEWABLE = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired",

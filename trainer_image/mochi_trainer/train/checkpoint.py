@@ -197,7 +197,7 @@ class Checkpoints:
             going = superfluous(_places(self._store), self._complete, saved=saved, keep_last=self._keep_last)
             for place in going:
                 self._remove(place)
-        except (StorageError, AccessDeniedError) as error:
+        except (StorageError, AccessDeniedError, MissingObjectError, InvalidInputError) as error:
             level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
             log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)
 
