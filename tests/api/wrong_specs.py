@@ -28,6 +28,9 @@ def spec(changes: dict[str, Any] | None = None) -> dict[str, Any]:
     return document
 
 
+_BELOW = "must not lie at or below spec.dataset.source.s3.uri"
+_CLIPS = "the next run would take these results for clips"
+
 RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     (
         "frames 86 with lora",
@@ -93,8 +96,34 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
      "spec.sampling.prompts must not be blank, got 1 blank of 2"),
     ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
+    ("results below the dataset", {"storage.outputURI": "s3://demo/clips/out"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips/out with clips at s3://demo/clips/: {_CLIPS}"),
+    ("results at the dataset", {"storage.outputURI": "s3://demo/clips"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips with clips at s3://demo/clips/: {_CLIPS}"),
+    ("results below a dataset without a slash",
+     {"dataset.source.s3.uri": "s3://demo/clips", "storage.outputURI": "s3://demo/clips/"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips/ with clips at s3://demo/clips: {_CLIPS}"),
+    ("results in a bucket of clips", {"dataset.source.s3.uri": "s3://demo", "storage.outputURI": "s3://demo/out/"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/out/ with clips at s3://demo: {_CLIPS}"),
+    ("results below a dataset with more slashes",
+     {"dataset.source.s3.uri": "s3://demo//clips///", "storage.outputURI": "s3://demo/clips//out"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips//out with clips at s3://demo//clips///: {_CLIPS}"),
+    ("embeddings below the dataset", {"storage.cacheURI": "s3://demo/clips/cache/"},
+     f"spec.storage.cacheURI {_BELOW}, got s3://demo/clips/cache/ with clips at s3://demo/clips/: {_CLIPS}"),
 ]  # fmt: skip
 """Name, changes, message."""
+
+LEGAL: list[tuple[str, dict[str, Any]]] = [
+    ("a dataset below the results", {"storage.outputURI": "s3://demo/"}),
+    ("a dataset below the embeddings", {"storage.cacheURI": "s3://demo"}),
+    ("a dataset beside the results", {"dataset.source.s3.uri": "s3://demo/clips", "storage.outputURI": "s3://demo/clips-out"}),
+    ("a bucket whose name begins alike", {"dataset.source.s3.uri": "s3://demo", "storage.outputURI": "s3://demo-out"}),
+    ("a dataset of the same name elsewhere", {"storage.outputURI": "s3://other/clips/"}),
+    ("other letters large", {"storage.outputURI": "s3://demo/Clips/"}),
+    ("a dataset on a volume", {"dataset.source": {"pvc": {"claimName": "clips"}}}),
+    ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
+]  # fmt: skip
+"""Name and changes of specs that look wrong and are not."""
 
 FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
@@ -174,6 +203,10 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("learning rate below 0", "training.learningRate", "-1", "must be more than 0, got -1"),
     ("duration in words", "preprocessing.durationSeconds", "long",
      "must be a decimal number such as '0.0002', got long"),
+    ("start below 0", "preprocessing.startSeconds", "-1", "must be at least 0, got -1"),
+    ("start after a day", "preprocessing.startSeconds", "86401", "must be at most 86400, got 86401"),
+    ("crop right of the picture", "preprocessing.cropX", "1.1", "must be at most 1, got 1.1"),
+    ("crop in words", "preprocessing.cropY", "top", "must be a decimal number such as '0.0002', got top"),
     ("guidance below 0", "sampling.guidance", "-0.5", "must be at least 0, got -0.5"),
 ]  # fmt: skip
 """Name, field, value, and what both pydantic and the API server say of it, besides where it is."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
@@ -127,7 +128,7 @@ class S3Store:
             for found in page.get("Contents", []):
                 key = found["Key"].removeprefix(self._prefix)
                 if key and not key.endswith("/"):
-                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'))
+                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'), _modified(found))
             before, token = token, page.get("NextContinuationToken", "")
             if not page.get("IsTruncated"):
                 return
@@ -136,7 +137,9 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo | None:
         found = self._found(key)
-        return None if found is None else ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
+        if found is None:
+            return None
+        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), _modified(found))
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
@@ -190,6 +193,11 @@ class S3Store:
 
     def _called(self, key: str, act: Callable[[S3Client], T]) -> T:
         return called(self._connection, self.address(key), self._bucket, act)
+
+
+def _modified(found: Mapping[str, Any]) -> float:
+    when = found.get("LastModified")
+    return when.timestamp() if isinstance(when, datetime) else 0.0
 
 
 def _require_etag(answer: object) -> None:

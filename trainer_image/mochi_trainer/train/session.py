@@ -7,20 +7,18 @@ import time
 from dataclasses import dataclass, field
 
 from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError, SupersededError
+from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training, steps
-from mochi_trainer.train.meters import Series
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
 from mochi_trainer.train.takeover import Earlier
 
 log = logging.getLogger(__name__)
-
-LOG_SECONDS = 5.0
-"""Time between two lines of the log about progress."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,7 +109,7 @@ class Session:
                 "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
             )
         elif record.step == self.training.spec.steps or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LOG_SECONDS
+            self._next_line = time.monotonic() + LINE_SECONDS
             log.info(
                 "step %d of %d: loss %.5f, gradient norm %.4f, learning rate %.3g, %.3f s",
                 record.step,
