@@ -127,6 +127,14 @@ def _prompts(spec: FineTuneSpec) -> str | None:
     return f"spec.sampling.prompts must not be blank, got {blank} blank of {len(prompts)}" if blank else None
 
 
+def _ca_bundle(spec: FineTuneSpec) -> str | None:
+    found = spec.storage.s3.ca_bundle
+    if found is None or bool(found.config_map_name) != bool(found.secret_name):
+        return None
+    count = 2 if found.secret_name else 0
+    return f"spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got {count}"
+
+
 _FRAMES = "self.preprocessing.frames"
 _FPS = "self.preprocessing.fps"
 _WIDTH = "self.preprocessing.width"
@@ -135,6 +143,10 @@ _SECONDS = "self.preprocessing.durationSeconds"
 _HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
 _IS_LENGTH = f"({DECIMAL.cel(_SECONDS)} && double({_SECONDS}) > 0.0)"
 """Of what is no number, or no length, the field's own rules speak."""
+_CA = "self.storage.s3.caBundle"
+_CA_MAP, _CA_SECRET = (
+    f"(has({_CA}.{name}) && {_CA}.{name} != '')" for name in ("configMapName", "secretName")
+)
 _BATCH = "self.training.globalBatchSize"
 _PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
@@ -152,6 +164,13 @@ RULES: Sequence[Rule] = (
     ),
     outside_dataset("spec.storage.outputURI", "self.storage.outputURI", lambda spec: spec.storage.output_uri),
     outside_dataset("spec.storage.cacheURI", "self.storage.cacheURI", lambda spec: spec.storage.cache_uri),
+    Rule(
+        path="spec.storage.s3.caBundle",
+        cel=f"!has(self.storage.s3) || !has({_CA}) || {_CA_MAP} != {_CA_SECRET}",
+        message="'spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got ' + "
+        f"({_CA_SECRET} ? '2' : '0')",
+        broken=_ca_bundle,
+    ),
     Rule(
         path="spec.preprocessing.frames",
         cel=f"{_FRAMES} % 6 == 1",

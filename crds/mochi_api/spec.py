@@ -85,6 +85,14 @@ Image = Annotated[
     Field(max_length=512),
     Pattern(looks_like=r"\S*", words="must be a reference without blanks, or empty"),
 ]
+DataKey = Annotated[
+    str,
+    Field(max_length=253),
+    Pattern(
+        looks_like=r"[-._a-zA-Z0-9]+",
+        words="must be a key of a ConfigMap or Secret such as ca.crt",
+    ),
+]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[
     str,
@@ -156,6 +164,17 @@ class DatasetSpec(ApiModel):
     """Use only the first clips in the order of their names; 0 takes all."""
 
 
+class CaBundle(ApiModel):
+    """Certificates of authorities in PEM, in a ConfigMap or in a Secret of the same namespace: exactly one is named."""
+
+    config_map_name: OptionalDnsName = Field(default="", json_schema_extra=UNSTORED)
+    """Name of the ConfigMap."""
+    secret_name: OptionalDnsName = Field(default="", json_schema_extra=UNSTORED)
+    """Name of the Secret."""
+    key: DataKey = Field(default="ca.crt", json_schema_extra=UNSTORED)
+    """Key that holds the certificates, one or several."""
+
+
 class S3Spec(ApiModel):
     """How the pods reach S3."""
 
@@ -166,7 +185,9 @@ class S3Spec(ApiModel):
     path_style: bool = False
     """Put the bucket's name into the path instead of the host name; most servers other than AWS need it."""
     credentials_secret_name: OptionalDnsName = ""
-    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, if any). Empty: the pod's own identity (IRSA, workload identity)."""
+    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, if any). Empty: the pod's own identity (IRSA, workload identity). New keys in the Secret reach pods that run."""
+    ca_bundle: CaBundle | None = None
+    """Who has signed the certificate of an endpoint with `https://`, when it is no public authority; they are trusted besides the public ones. When not set, what the chart's `caBundle` names."""
 
 
 class StorageSpec(ApiModel):
@@ -286,6 +307,8 @@ class TrainingSpec(ApiModel):
     """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When the state of training is saved."""
+    resume_from: OptionalUri = Field(default="", json_schema_extra=UNSTORED)
+    """Folder of another run, such as `s3://runs/dissolve/runs/4f2c.../`, from whose newest good checkpoint this one goes on: weights, optimizer and step. Mode, model and adapter must be that run's, `steps` counts from its start; its files are only read. Empty: training starts at step 1."""
 
 
 class SamplingSpec(ApiModel):

@@ -59,6 +59,16 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         "spec.model.source must have exactly one of s3 and pvc, got 2",
     ),
     (
+        "certificates from two places",
+        {"storage.s3": {"caBundle": {"configMapName": "a", "secretName": "b"}}},
+        "spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got 2",
+    ),
+    (
+        "certificates from nowhere",
+        {"storage.s3": {"caBundle": {"configMapName": "", "key": "tls.crt"}}},
+        "spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got 0",
+    ),
+    (
         "published model without its weights",
         {"model": {"preset": "mochi-1"}},
         "spec.model.source must be set for preset mochi-1: it names the folder with the published weights",
@@ -163,6 +173,11 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
      "must be a region such as us-east-1, in lower case, got EU west"),
     ("no region", "storage.s3.region", "", "must be a region such as us-east-1, in lower case, got "),
     ("secret in capitals", "storage.s3.credentialsSecretName", "My_Secret", f"{_DNS}, or be empty, got My_Secret"),
+    ("key of a ConfigMap with a slash", "storage.s3", {"caBundle": {"configMapName": "a", "key": "a/b"}},
+     "must be a key of a ConfigMap or Secret such as ca.crt, got a/b"),
+    ("ConfigMap in capitals", "storage.s3", {"caBundle": {"configMapName": "CA"}}, f"{_DNS}, or be empty, got CA"),
+    ("resumed from a folder of this machine", "training.resumeFrom", "/runs/4f2c",
+     "must be s3://bucket/prefix, or empty, got /runs/4f2c"),
     ("claim in capitals", "dataset.source", {"pvc": {"claimName": "Clips"}}, f"{_DNS}, got Clips"),
     ("folder that is relative", "dataset.source", {"pvc": {"claimName": "clips", "path": "train"}},
      "must be a path that starts with /, got train"),

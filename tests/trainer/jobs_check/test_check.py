@@ -36,7 +36,7 @@ from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.jobs_check.servers import read_only_server, silent_server
 from tests.trainer.preprocessing_runs import run_file, write_source
 
-SHORT = Limits(patience=Patience(connect_seconds=1, read_seconds=0.5, attempts=2))
+SHORT = Limits(patience=Patience(connect_seconds=1, read_seconds=0.5, attempts=2, first_seconds=0))
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.storage import ObjectInfo, open_store
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import Connection, S3Store
+from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.weights import (
     WeightsError,
     identity,

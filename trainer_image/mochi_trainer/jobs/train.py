@@ -45,6 +45,7 @@ from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.train.takeover import Earlier
 from mochi_trainer.weights import WeightsError, fill_dit, load_dit, meta_dit
 from mochi_trainer.weights.of_run import model_source
 
@@ -138,7 +139,13 @@ def _session(
         gauges=gauges,
         preemption=preemption,
         movement=PROCESS,
+        earlier=_earlier(run),
     )
+
+
+def _earlier(run: RunFile) -> Earlier | None:
+    address = run.training.resume_from
+    return Earlier(run, open_store(address, run.s3)) if address else None
 
 
 def _replicas(run: RunFile) -> int:

@@ -15,7 +15,7 @@ from mochi_trainer.storage.manifest import (
     write_manifest,
 )
 from mochi_trainer.storage.opening import open_store
-from mochi_trainer.storage.s3 import Connection, Patience
+from mochi_trainer.storage.s3_connection import Connection, Patience
 from mochi_trainer.storage.space import require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 

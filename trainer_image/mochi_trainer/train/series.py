@@ -34,10 +34,10 @@ class Series:
         self.changed = False
         """Whether there is anything that the store does not have."""
 
-    def resume(self, step: int) -> None:
-        """Take over what an earlier attempt stored up to `step`."""
+    def resume(self, step: int, store: Store | None = None) -> None:
+        """Take over what an earlier attempt, or another run in `store`, stored up to `step`."""
         try:
-            text = self._store.read_bytes(layout.METRICS).decode()
+            text = (store or self._store).read_bytes(layout.METRICS).decode()
         except MissingObjectError:
             return
         lines = (_parsed(line) for line in text.splitlines())
