@@ -37,11 +37,11 @@ from mochi_trainer.storage import (
     put_entry,
     write_manifest,
 )
-from mochi_trainer.video import encode_lossless, read_clip, strip
+from mochi_trainer.video import Cut, encode_lossless, read_clip, strip
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raise it when the output for the same input changes."""
 
 SHORTEST = 7
@@ -139,9 +139,9 @@ def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder:
     source.get(clip.source.key, local)
     kept = kept_frames(spec)
     least = kept if spec.duration_seconds is None else SHORTEST
-    frames, enlargement = read_clip(
-        local, frames=kept, least=least, fps=spec.fps, width=spec.width, height=spec.height
-    )
+    cut = Cut(frames=kept, least=least, fps=spec.fps, width=spec.width, height=spec.height)
+    read = read_clip(local, cut)
+    frames, enlargement = read.frames, read.enlargement
     encode_lossless(frames, folder / "trimmed.mp4", fps=spec.fps)
     (folder / "trimmed.jpg").write_bytes(strip(frames, THUMBNAILS, width=THUMBNAILS_WIDTH))
     if enlargement > 1:
