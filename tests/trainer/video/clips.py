@@ -45,6 +45,7 @@ def write_clip(
     container_format: str = "mp4",
     codec="libx264",
     last: int | None = None,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Write frames, each at its own time; the last one lasts `last` milliseconds, or as long as the one before."""
     gap = milliseconds[-1] - milliseconds[-2] if len(milliseconds) > 1 else 33
@@ -55,7 +56,7 @@ def write_clip(
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.time_base = stream.codec_context.time_base = TIME_BASE
         if codec == "libx264":
-            stream.options = {"qp": "1", "preset": "ultrafast"}
+            stream.options = {"qp": "1", "preset": "ultrafast"} | (options or {})
         for picture, time in zip(frames, milliseconds, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = time, TIME_BASE
@@ -94,4 +95,30 @@ def patched(path: Path, kind: bytes, offset: int, data: bytes) -> Path:
     start = content.index(kind) + 4 + offset
     content[start : start + len(data)] = data
     path.write_bytes(content)
+    return path
+
+
+def with_edits(path: Path, entries: list[tuple[int, int | None, float]]) -> Path:
+    """Replace the edit list: (milliseconds of the presentation, milliseconds of the media or None, rate)."""
+    data = bytearray(path.read_bytes())
+    assert data.index(b"mdat") < data.index(b"moov"), "the offsets of chunks do not move"
+    scale = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
+    file_scale = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)[0]
+    rows = [
+        struct.pack(
+            ">Iii",
+            duration * file_scale // 1000,
+            -1 if media is None else media * scale // 1000,
+            round(rate * 65536),
+        )
+        for duration, media, rate in entries
+    ]
+    edits = box(b"edts", box(b"elst", struct.pack(">II", 0, len(rows)), *rows)) if rows else b""
+    start = data.index(b"edts") - 4
+    before = struct.unpack_from(">I", data, start)[0]
+    data[start : start + before] = edits
+    for parent in (b"moov", b"trak"):
+        place = data.index(parent) - 4
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(edits) - before)
+    path.write_bytes(data)
     return path

@@ -58,9 +58,11 @@ class Readers:
         """
         worker = self._slots.get()
         try:
-            if worker is None or not worker.alive():
+            call = Call(function, arguments, self._limits.cpu_seconds)
+            if worker is None or not worker.took(call):
                 worker = self._starter.submit(_Worker, self._limits).result()
-            answer = worker.call(Call(function, arguments, self._limits.cpu_seconds), self._limits)
+                worker.took(call)
+            answer = worker.answer(self._limits)
         except BaseException:
             if worker is not None:
                 worker.kill()
@@ -126,12 +128,18 @@ class _Worker:
             self.kill()
             raise RuntimeError(f"a reader could not start (exit {self._process.returncode})") from error
 
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def took(self, call: Call) -> bool:
+        """Whether it is alive and has been given the call."""
+        try:
+            self._connection.send(call)
+        except (BrokenPipeError, ConnectionResetError):
+            self.kill()
+            return False
+        return True
 
-    def call(self, call: Call, limits: Limits) -> Answer:
+    def answer(self, limits: Limits) -> Answer:
+        """What it says to the call that it took; raise ClipError when it dies over it or does not answer in time."""
         began = time.monotonic()
-        self._connection.send(call)
         try:
             if not self._connection.poll(limits.wall_seconds):
                 raise ClipError(f"took longer than {limits.wall_seconds:g} s", ClipReason.TIMEOUT)
