@@ -139,7 +139,13 @@ def test_a_fragmented_file_has_the_same_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("bikes.mp4", 1.0), ("bikes.mp4", 5.0), ("bikes.mp4", 7.3), ("bigbuckbunny.mp4", 1.0), ("carphone_pristine.mp4", 1.0)],
+    [
+        ("bikes.mp4", 1.0),
+        ("bikes.mp4", 5.0),
+        ("bikes.mp4", 7.3),
+        ("bigbuckbunny.mp4", 1.0),
+        ("carphone_pristine.mp4", 1.0),
+    ],
 )
 def test_a_start_far_inside_gives_the_same_pictures_as_reading_all(name: str, start: float) -> None:
     path = real_clip(name)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from av.filter import Graph
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError
+from mochi_trainer.video.filters import graph
 from mochi_trainer.video.hdr import Primaries, Transfer
 
 CHROMA = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
@@ -46,10 +48,11 @@ TRANSFERS = {16: Transfer.PQ, 18: Transfer.HLG}
 PRIMARIES = {1: Primaries.BT709, 11: Primaries.P3, 12: Primaries.P3}
 """Everything else in HDR is BT.2020."""
 
-SIXTEEN_BITS = 65280
-"""White when libswscale makes 16 bits of YUV: 255 x 256."""
+LIMITED_WHITE = 65280
+"""White when libswscale makes 16 bits of YUV in limited range: 255 x 256."""
 
-Planes = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+FULL = 2
+Planes = tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +75,103 @@ def transfer_of(frame: Any) -> Transfer:
 
 
 class Converter:
-    """Converts the frames of one clip; it keeps what libswscale prepares for them."""
+    """Converts the frames of one clip; it keeps what libswscale prepares for them.
 
-    def __init__(self) -> None:
+    `chroma` says where chroma lies where the frames do not (`left`, `topleft`).
+    """
+
+    def __init__(self, chroma: str = "") -> None:
         self._reformatter = VideoReformatter()
+        self._chroma = chroma
+        self._sited: dict[tuple[Any, ...], Graph] = {}
 
     def colours(self, frame: Any) -> Colours:
         """Planes of a decoded frame; raise ClipError for a matrix that is not converted."""
         transfer = transfer_of(frame)
-        deep = "" if transfer is Transfer.SDR else "16le"
+        matrix = _matrix(frame, transfer)
         alpha = any(component.is_alpha for component in frame.format.components)
-        planes = self._planes(frame, f"gbrap{deep}" if alpha else f"gbrp{deep}", _matrix(frame, transfer))
-        full = 255 if not deep else (65535 if frame.format.is_rgb else SIXTEEN_BITS)
-        green, blue, red = (_over_black(plane, planes[3]) if alpha else plane for plane in planes[:3])
-        primaries = PRIMARIES.get(int(frame.color_primaries), Primaries.BT2020)
-        return Colours((red, green, blue), full, transfer, primaries)
+        sampled = _subsampled(frame.format)
+        if sampled and self._chroma:
+            frame = self._with_site(frame)
+        if transfer is not Transfer.SDR:
+            planes = self._deep(frame, matrix, alpha=alpha)
+            return Colours(planes, _sixteen_bits(frame), transfer, primaries_of(frame))
+        if alpha:
+            planes = self._over_black(frame, matrix)
+        elif sampled:
+            green, blue, red = self._planes(frame, "gbrp", matrix)
+            planes = (red, green, blue)
+        else:
+            planes = self._as_ever(frame, matrix)
+        return Colours(planes, 255, transfer, Primaries.BT709)
+
+    def _as_ever(self, frame: Any, matrix: Colorspace | None) -> Planes:
+        """Nothing but a matrix is needed: the bytes of libswscale left to itself."""
+        packed = self._reformat(frame, "rgb24", matrix, Interpolation.BILINEAR)
+        pixels = _plane(packed.planes[0], np.uint8, 3)
+        return pixels[..., 0], pixels[..., 1], pixels[..., 2]
+
+    def _over_black(self, frame: Any, matrix: Colorspace | None) -> Planes:
+        if _bits(frame) > 8:
+            unit = np.float32(255 / _sixteen_bits(frame))
+            deep = self._deep(frame, matrix, alpha=True)
+            return tuple(np.clip(plane * unit + np.float32(0.5), 0, 255).astype(np.uint8) for plane in deep)
+        green, blue, red, opaque = self._planes(frame, "gbrap", matrix)
+        return tuple(
+            ((plane.astype(np.uint16) * opaque + 127) // 255).astype(np.uint8) for plane in (red, green, blue)
+        )
+
+    def _deep(self, frame: Any, matrix: Colorspace | None, *, alpha: bool) -> Planes:
+        """Planes in 16 bits, over black where the frame is transparent."""
+        green, blue, red, *rest = self._planes(frame, "gbrap16le" if alpha else "gbrp16le", matrix)
+        if not rest:
+            return red, green, blue
+        opaque = rest[0] / np.float32(_top(_bits(frame)))
+        return tuple((plane * opaque + np.float32(0.5)).astype(np.uint16) for plane in (red, green, blue))
 
     def _planes(self, frame: Any, name: str, matrix: Colorspace | None) -> list[NDArray[Any]]:
-        converted = self._reformatter.reformat(
-            frame, format=name, src_colorspace=matrix, interpolation=CHROMA, threads=1
+        kind = np.uint16 if name.endswith("16le") else np.uint8
+        return [_plane(plane, kind) for plane in self._reformat(frame, name, matrix, CHROMA).planes]
+
+    def _reformat(self, frame: Any, name: str, matrix: Colorspace | None, how: Interpolation) -> Any:
+        return self._reformatter.reformat(
+            frame, format=name, src_colorspace=matrix, interpolation=how, threads=1
         )
-        return [_plane(plane, np.uint16 if name.endswith("16le") else np.uint8) for plane in converted.planes]
+
+    def _with_site(self, frame: Any) -> Any:
+        like = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
+        if like not in self._sited:
+            self._sited = {like: graph(frame, "setparams", chroma_location=self._chroma)}
+        self._sited[like].vpush(frame)
+        return self._sited[like].vpull()
+
+
+def primaries_of(frame: Any) -> Primaries:
+    """Whose primaries a frame of HDR has; BT.2020 where it does not say."""
+    return PRIMARIES.get(int(frame.color_primaries), Primaries.BT2020)
+
+
+def _subsampled(pixels: Any) -> bool:
+    return bool(pixels.chroma_width(2) == 1 or pixels.chroma_height(2) == 1)
+
+
+def _bits(frame: Any) -> int:
+    return int(frame.format.components[0].bits)
+
+
+def _top(bits: int) -> int:
+    """White when libswscale makes 16 bits of `bits` in full range."""
+    return 65535 if bits == 8 else ((1 << bits) - 1) << (16 - bits)
+
+
+def _sixteen_bits(frame: Any) -> int:
+    """White when libswscale makes 16 bits of this frame."""
+    full = (
+        frame.format.is_rgb
+        or int(frame.color_range) == FULL
+        or frame.format.name.startswith(("yuvj", "ya", "gray"))
+    )
+    return _top(_bits(frame)) if full else LIMITED_WHITE
 
 
 def _matrix(frame: Any, transfer: Transfer) -> Colorspace | None:
@@ -114,14 +193,8 @@ def _matrix(frame: Any, transfer: Transfer) -> Colorspace | None:
     return None if given == UNSPECIFIED else Colorspace.ITU601
 
 
-def _plane(plane: Any, kind: type[Any]) -> NDArray[Any]:
-    """The (H, W) numbers of a plane, whose rows may be padded, without a copy."""
-    size = np.dtype(kind).itemsize
-    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // size)
-    return rows[: plane.height, : plane.width]
-
-
-def _over_black(plane: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    full = np.iinfo(plane.dtype).max
-    shown: NDArray[Any] = ((plane.astype(np.uint32) * alpha + full // 2) // full).astype(plane.dtype)
-    return shown
+def _plane(plane: Any, kind: type[Any], depth: int = 1) -> NDArray[Any]:
+    """The numbers (H, W) or (H, W, depth) of a plane, whose rows may be padded, without a copy."""
+    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // np.dtype(kind).itemsize)
+    seen = rows[: plane.height, : plane.width * depth]
+    return seen if depth == 1 else seen.reshape(plane.height, plane.width, depth)

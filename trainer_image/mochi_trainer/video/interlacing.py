@@ -8,6 +8,7 @@ from typing import Any
 
 from av.filter import Graph
 
+from mochi_trainer.video.filters import graph
 from mochi_trainer.video.timeline import Timed
 
 
@@ -25,14 +26,14 @@ def progressive(timed: Iterator[Timed], found: list[float]) -> Iterator[Timed]:
 
 
 def _filtered(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:
-    graph = _graph(first.frame)
+    deinterlace = graph(first.frame, "bwdif", mode="send_frame", parity="auto", deint="interlaced")
     durations: dict[Fraction, Fraction] = {}
     for timed in _chain(first, rest):
         durations[timed.seconds] = timed.duration
-        graph.vpush(timed.frame)
-        yield from _pulled(graph, durations)
-    graph.vpush(None)
-    yield from _pulled(graph, durations)
+        deinterlace.vpush(timed.frame)
+        yield from _pulled(deinterlace, durations)
+    deinterlace.vpush(None)
+    yield from _pulled(deinterlace, durations)
 
 
 def _chain(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:
@@ -40,30 +41,11 @@ def _chain(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:
     yield from rest
 
 
-def _pulled(graph: Graph, durations: dict[Fraction, Fraction]) -> Iterator[Timed]:
+def _pulled(deinterlace: Graph, durations: dict[Fraction, Fraction]) -> Iterator[Timed]:
     while True:
         try:
-            frame: Any = graph.vpull()
+            frame: Any = deinterlace.vpull()
         except (BlockingIOError, EOFError):
             return
         seconds = frame.pts * Fraction(frame.time_base)
         yield Timed(seconds, durations.pop(seconds, Fraction(0)), frame)
-
-
-def _graph(frame: Any) -> Graph:
-    graph = Graph()
-    source = graph.add(
-        "buffer",
-        video_size=f"{frame.width}x{frame.height}",
-        pix_fmt=frame.format.name,
-        time_base=str(Fraction(frame.time_base)),
-        pixel_aspect="1/1",
-        colorspace=str(int(frame.colorspace)),
-        range=str(int(frame.color_range)),
-    )
-    deinterlace = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
-    sink = graph.add("buffersink")
-    source.link_to(deinterlace)
-    deinterlace.link_to(sink)
-    graph.configure()
-    return graph

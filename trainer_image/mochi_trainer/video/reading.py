@@ -74,9 +74,9 @@ class Reading:
     clip: Opened
     cut: Cut
     source: Probe
+    _converter: Converter
     enlargement: float = 1.0
     count: int = 0
-    _converter: Converter = field(default_factory=Converter)
     _transfers: set[Transfer] = field(default_factory=set)
     _interlaced: list[float] = field(default_factory=list)
 
@@ -174,7 +174,8 @@ class Reading:
 def reading(path: Path, cut: Cut, limits: Limits) -> Iterator[Reading]:
     """A clip open for taking its pictures one by one; raise ClipError when it cannot be opened."""
     with opened(path, limits) as clip:
-        yield Reading(clip, cut, clip.probe())
+        chroma = clip.header.track(clip.stream.id).chroma
+        yield Reading(clip, cut, clip.probe(), Converter(chroma))
 
 
 def read_clip(path: Path, cut: Cut, limits: Limits | None = None) -> Clip:
