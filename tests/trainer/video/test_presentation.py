@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mochi_trainer.video import Cut, read_clip
@@ -64,7 +64,12 @@ def _numbers(path: Path, *, fps: int, start: float, count: int) -> list[int]:
     return [round(float(frame.mean()) / 8) for frame in frames]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to make it smaller takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     gaps,
     st.lists(edit, max_size=4).filter(
@@ -100,6 +105,13 @@ def test_an_empty_edit_at_the_start_is_no_picture_and_one_in_the_middle_holds_th
     path = write_clip(tmp_path / "clip.mp4", grey_levels(12), [100 * k for k in range(12)])
     with_edits(path, [(300, None, 1.0), (200, 500, 1.0), (300, None, 1.0), (200, 100, 1.0)])
     assert _numbers(path, fps=10, start=0, count=99) == [5, 6, 6, 6, 6, 1, 2]
+
+
+def test_a_start_in_a_gap_shows_what_is_held(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", grey_levels(12), [600 * k for k in range(12)])
+    with_edits(path, [(700, 500, 1.0), (8000, None, 1.0), (600, 0, 1.0)])
+    assert _numbers(path, fps=2, start=6.0, count=99) == [1, 1, 1, 1, 1, 0, 0]
+    assert _numbers(path, fps=2, start=8.7, count=99) == [0]
 
 
 def test_an_edit_can_stand_still_or_run_faster(tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def test_the_failure_of_a_clip_keeps_its_words_and_its_reason(readers: Readers) 
     assert readers.run(jobs.pid) == before
 
 
-def test_what_is_no_failure_of_a_clip_passes_as_it_is(readers: Readers) -> None:
+def test_what_is_no_failure_of_a_clip_passes_as_it_is(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         readers.run(jobs.full_disk)
     assert caught.value.errno == 28
@@ -66,6 +68,11 @@ def test_what_is_no_failure_of_a_clip_passes_as_it_is(readers: Readers) -> None:
         readers.run(jobs.not_to_be_pickled)
     with pytest.raises(AttributeError):
         readers.run(lambda: 1)
+    monkeypatch.setattr(jobs.double, "__module__", "of_nowhere")
+    monkeypatch.setitem(sys.modules, "of_nowhere", jobs)
+    with pytest.raises(RuntimeError, match="cannot import what it is to do: No module named 'of_nowhere'"):
+        readers.run(jobs.double, 3)
+    monkeypatch.undo()
     assert readers.run(jobs.double, 3) == 6
 
 

@@ -24,7 +24,7 @@ from mochi_trainer.video.orientation import orientation_of
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.signatures import convert_command
 from mochi_trainer.video.streams import SEEK_FROM, Opened, Probe, clip_errors, decoded, frames_from, opened
-from mochi_trainer.video.timeline import Segment, Timed, segments
+from mochi_trainer.video.timeline import Segment, Timed, left_of, segments
 
 Frames = NDArray[np.uint8]
 """(T, H, W, 3), RGB."""
@@ -118,18 +118,18 @@ class Reading:
     def _from_start(self) -> tuple[Iterator[Timed], float]:
         """Frames of the presentation, and when the first interval begins."""
         parts = segments(self.clip.header.edits(self.clip.stream.id))
-        timed = self._presented(parts)
+        timed = self._presented(parts, again=False)
         first = next(timed, None)
         if first is None:
             return timed, 0.0
         zero = first.seconds + Fraction(self.cut.start_seconds)
         if self.cut.start_seconds >= SEEK_FROM:
-            return self._presented([left for part in parts if (left := part.after(zero))]), float(zero)
+            return self._presented(left_of(parts, zero), again=True), float(zero)
         return chain((first,), timed), float(zero)
 
-    def _presented(self, parts: Sequence[Segment]) -> Iterator[Timed]:
+    def _presented(self, parts: Sequence[Segment], *, again: bool) -> Iterator[Timed]:
         for number, part in enumerate(parts):
-            frames = frames_from(self.clip, part.media, again=number > 0)
+            frames = frames_from(self.clip, part.media, again=again or number > 0)
             yield from part.shown(progressive(frames, self._interlaced))
 
     def _picture(self, frame: Any) -> Picture:

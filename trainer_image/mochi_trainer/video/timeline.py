@@ -12,6 +12,8 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 EARLIEST = Fraction(-(1 << 40))
+MOMENT = Fraction(1, 1_000_000)
+"""Seconds: no frame is shorter."""
 
 
 class Timed(NamedTuple):
@@ -82,17 +84,30 @@ class Segment:
                 else Timed(self.end or self.start + 1, Fraction(0), frame.frame)
             )
         seconds = self.start + (frame.seconds - self.media) / self.rate
-        return Timed(seconds, self._until(seconds, seconds + frame.duration / self.rate), frame.frame)
+        return Timed(seconds, self._lasts(frame, seconds, frame.seconds), frame.frame)
 
     def _first(self, frame: Timed) -> Timed:
         """The frame that is on screen when the segment begins."""
         if self.rate == 0:
             return Timed(self.start, (self.end or self.start) - self.start, frame.frame)
-        end = self.start + (frame.seconds + frame.duration - self.media) / self.rate
-        return Timed(self.start, self._until(self.start, end), frame.frame)
+        return Timed(self.start, self._lasts(frame, self.start, self.media), frame.frame)
 
-    def _until(self, start: Fraction, end: Fraction) -> Fraction:
-        return max(Fraction(0), (end if self.end is None else min(end, self.end)) - start)
+    def _lasts(self, frame: Timed, shown: Fraction, since: Fraction) -> Fraction:
+        """How long a frame that is `shown` from `since` of the media on stays at the end; 0 when nothing says it."""
+        if frame.duration == 0:
+            return frame.duration
+        end = shown + (frame.seconds + frame.duration - since) / self.rate
+        return max(MOMENT, (end if self.end is None else min(end, self.end)) - shown)
+
+
+def left_of(parts: Sequence[Segment], time: Fraction) -> list[Segment]:
+    """What is left of the presentation from `time` on, with the picture that is held where `time` is in a gap."""
+    left = [part for whole in parts if (part := whole.after(time)) is not None]
+    over = [part for part in parts if part.end is not None and part.end <= time]
+    if over and left and left[0].start > time:
+        last = over[-1]
+        return [last.after((last.end or time) - MOMENT) or last, *left]
+    return left
 
 
 def segments(edits: Sequence[Edit]) -> list[Segment]:

@@ -50,7 +50,7 @@ def serve(descriptor: int, parent: int, memory_bytes: int) -> None:
         connection.send(sorted(sys.modules))
         while True:
             try:
-                call = connection.recv()
+                call = connection.recv_bytes()
             except (EOFError, ConnectionResetError):
                 return
             with suppress(BrokenPipeError, ConnectionResetError):
@@ -72,7 +72,11 @@ def _bind(parent: int, memory_bytes: int) -> None:
         sys.exit(0)
 
 
-def _answer(call: Call) -> Answer:
+def _answer(packed: bytes) -> Answer:
+    try:
+        call: Call = pickle.loads(packed)  # noqa: S301  # of the parent
+    except Exception as error:
+        return Answer(error=RuntimeError(f"a reader cannot import what it is to do: {error}"))
     used = resource.getrusage(resource.RUSAGE_SELF)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + call.cpu_seconds, hard))
