@@ -120,6 +120,45 @@ def test_a_file_that_was_cut_off_is_corrupt_and_not_too_short(
     assert "cut off" in str(caught.value)
 
 
+def test_a_file_of_frames_without_end_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
+    """The box of the frames goes "to the end of the file", so only the index tells."""
+    data = bytearray(_index_first(real_clip("bikes.mp4").read_bytes()))
+    start = data.index(b"mdat") - 4
+    data[start : start + 4] = bytes(4)
+    path = tmp_path / "half.mp4"
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(ClipError, match="cut off") as caught:
+        read_clip(path, Cut(frames=247, least=247, fps=25, width=112, height=64))
+    assert caught.value.reason is ClipReason.CORRUPT
+
+
+@pytest.mark.parametrize("tail", [b"SEFT" * 300, b"\x7f\xff\xff\xffjunk?", bytes(9), b"\xff" * 5000])
+def test_what_hangs_behind_a_short_file_makes_it_not_cut_off(clip: Path, tail: bytes) -> None:
+    clip.write_bytes(clip.read_bytes() + tail)
+    with pytest.raises(ClipError) as caught:
+        read_clip(clip, Cut(frames=50, least=50, fps=30, width=48, height=32))
+    assert caught.value.reason is ClipReason.TOO_SHORT
+
+
+def test_a_box_of_any_kind_may_come_first(clip: Path) -> None:
+    data = clip.read_bytes()
+    size = struct.unpack_from(">I", data)[0]
+    clip.write_bytes(struct.pack(">I4s", size, b"beam") + data[8:])
+    assert len(read_clip(clip, CUT).frames) == 7
+
+
+def test_pictures_that_are_larger_than_their_header_says_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(real_clip("bikes.mp4").read_bytes())
+    patched(path, b"stsd", 40, struct.pack(">HH", 16, 16))
+    patched(path, b"tkhd", 76, struct.pack(">II", 16 << 16, 16 << 16))
+    assert read_header(path, Limits()).tracks[0].width == 16
+    with pytest.raises(ClipError) as caught:
+        read_clip(path, CUT, Limits(pixels=100_000))
+    assert caught.value.reason is ClipReason.TOO_LARGE
+    assert str(caught.value) == "has 640x272 pixels, at most 100000 of them are read"
+
+
 def test_what_is_needed_of_a_file_that_was_cut_off_is_read(tmp_path: Path) -> None:
     data = _index_first(real_clip("bikes.mp4").read_bytes())
     path = tmp_path / "half.mp4"

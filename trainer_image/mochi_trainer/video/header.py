@@ -20,10 +20,13 @@ from mochi_trainer.video.signatures import foreign
 from mochi_trainer.video.timeline import Edit
 from mochi_trainer.video.tracks import Track, read_track
 
-FIRST_BOXES = {
-    b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"styp", b"sidx", b"moof", b"junk", b"PICT",
+BOXES = {
+    b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"styp", b"sidx", b"moof", b"junk", b"PICT", b"pict", b"meta",
 }  # fmt: skip
-"""Types with which an MP4 or MOV may begin."""
+"""Types of which an MP4 or MOV is made, those inside others left out."""
+
+PICTURES = {b"moov", b"moof", b"mdat"}
+"""Types without which pictures are missing."""
 
 MOST_BOXES = 1_000_000
 
@@ -47,7 +50,7 @@ class Header:
 
     @property
     def cut_off(self) -> str:
-        """In words, how much is missing; empty when nothing is."""
+        """In words, how much is missing; empty when nothing seems to be."""
         return f"cut off: {self.size} of {self.claimed} bytes are there" if self.claimed > self.size else ""
 
     def track(self, identity: int) -> Track:
@@ -76,9 +79,9 @@ def read_header(path: Path, limits: Limits) -> Header:
         if header.size == 0:
             raise ClipError("the file is empty (0 bytes)", ClipReason.CORRUPT)
         head = file.read(64)
-        if head[4:8] not in FIRST_BOXES:
-            raise foreign(head, path.name)
         found = _walk(file, header, limits)
+        if not found & {b"moov", head[4:8]} & BOXES:
+            raise foreign(head, path.name)
     _check_index(header, found)
     _check_claims(header, limits)
     return header
@@ -98,7 +101,8 @@ def _walk(file: BinaryIO, header: Header, limits: Limits) -> set[bytes]:
         if size < skip:
             return found
         found.add(kind)
-        header.claimed = max(header.claimed, position + size)
+        if kind in PICTURES:
+            header.claimed = max(header.claimed, position + size)
         if kind in {b"moov", b"moof"}:
             _parse(kind, _content(file, position + skip, size - skip, header.size, limits), header, limits)
         position += size

@@ -157,9 +157,9 @@ class Reading:
 
     def _too_short(self) -> ClipError:
         cut, there = self.cut, self.count
-        if self.clip.header.cut_off:
+        if self.clip.cut_off:
             return ClipError(
-                f"{self.clip.header.cut_off}, with {there} of {cut.least} frames at {cut.fps:g} fps",
+                f"{self.clip.cut_off}, with {there} of {cut.least} frames at {cut.fps:g} fps",
                 ClipReason.CORRUPT,
             )
         behind = f" after {cut.start_seconds:g} s" if cut.start_seconds else ""

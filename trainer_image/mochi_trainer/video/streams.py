@@ -60,6 +60,15 @@ class Opened:
     header: Header
 
     @property
+    def cut_off(self) -> str:
+        """In words, how much of the file is missing by its boxes or by the place of its last sample."""
+        entries = self.stream.index_entries
+        last = entries[len(entries) - 1] if len(entries) else None
+        if last is not None:
+            self.header.claimed = max(self.header.claimed, last.pos + last.size)
+        return self.header.cut_off
+
+    @property
     def pixel_aspect(self) -> float:
         """Width of a pixel over its height; 1 where the file says nothing or nonsense."""
         aspect = float(self.stream.sample_aspect_ratio or 1)
@@ -183,7 +192,7 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
 
 
 def _damaged(clip: Opened, where: str) -> ClipError:
-    missing = f" ({clip.header.cut_off})" if clip.header.cut_off else ""
+    missing = f" ({clip.cut_off})" if clip.cut_off else ""
     return ClipError(f"damaged {where}{missing}", ClipReason.CORRUPT)
 
 
