@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from demo.nano.clips import FRAMES, HEIGHT, WIDTH, Clip
 from mochi_trainer.vae import to_tensor
-from mochi_trainer.video import probe, read_clip
+from mochi_trainer.video import Cut, probe, read_clip
 
 FPS = 30
 SHORTER_SIDE = 360
@@ -104,4 +104,5 @@ def _varied(video: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _read(clip: RealClip, frames: int, width: int, height: int) -> NDArray[np.uint8]:
-    return read_clip(clip.path, frames=frames, least=FRAMES, fps=FPS, width=width, height=height)[0]
+    cut = Cut(frames=frames, least=FRAMES, fps=FPS, width=width, height=height)
+    return read_clip(clip.path, cut).frames

@@ -20,7 +20,7 @@ from demo.clips import bundled
 from mochi_trainer.vae import Decoder, Encoder, decode_tiled, encode_tiled, to_tensor
 from mochi_trainer.vae.latents import SPATIAL
 from mochi_trainer.vae.sheets import tiles
-from mochi_trainer.video import read_clip
+from mochi_trainer.video import Cut, read_clip
 from mochi_trainer.weights import load_decoder, load_encoder
 
 FRAMES, HEIGHT, WIDTH = 13, 128, 224
@@ -96,7 +96,8 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         models = copy.deepcopy(encoder).to(dtype), copy.deepcopy(decoder).to(dtype)
         for clip in bundled():
-            frames, _ = read_clip(clip.path, frames=FRAMES, least=FRAMES, fps=30, width=WIDTH, height=HEIGHT)
+            cut = Cut(frames=FRAMES, least=FRAMES, fps=30, width=WIDTH, height=HEIGHT)
+            frames = read_clip(clip.path, cut).frames
             with torch.inference_mode():
                 for line in lines(clip.name, to_tensor(frames), *models):
                     sys.stdout.write(line + "\n")

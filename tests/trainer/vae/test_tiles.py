@@ -28,7 +28,7 @@ from mochi_trainer.vae.clips import SPARE, WHOLE_BYTES, free_bytes, way
 from mochi_trainer.vae.layers import FrameNorm
 from mochi_trainer.vae.moments import Moments
 from mochi_trainer.vae.sheets import tiles
-from mochi_trainer.video import read_clip
+from mochi_trainer.video import Cut, read_clip
 from mochi_trainer.weights import load_decoder, load_encoder
 from tests.trainer.numerics import difference, draw, noted, seeded
 from tests.trainer.video.clips import real_clip
@@ -110,7 +110,9 @@ def psnr(ours: Tensor, reference: Tensor) -> float:
 @torch.inference_mode()
 def test_real_clips_come_back_without_a_seam(name: str) -> None:
     encoder, decoder = load_encoder("nano"), load_decoder("nano")
-    clip = to_tensor(read_clip(real_clip(name), frames=13, least=13, fps=30, width=112, height=64)[0])
+    clip = to_tensor(
+        read_clip(real_clip(name), Cut(frames=13, least=13, fps=30, width=112, height=64)).frames
+    )
     mean, tiled = encoder(clip).mean, encode_tiled(encoder, clip, tile=(32, 48)).mean
     whole = decoder(mean)
     assert psnr(decode_tiled(decoder, mean, tile=(32, 48)), whole) > 80

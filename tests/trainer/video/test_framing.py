@@ -35,6 +35,23 @@ def test_wide_clips_lose_their_sides() -> None:
     assert (framing(256, 64, 128, 32).apply(picture)[:, 2:46] == 0).all()
 
 
+@pytest.mark.parametrize(("crop", "left"), [(0.0, 0.0), (0.5, 96.0), (1.0, 192.0), (0.25, 48.0)])
+def test_the_window_can_lie_elsewhere_in_what_is_left_over(crop: float, left: float) -> None:
+    box = framing(256, 64, 32, 32, crop_x=crop, crop_y=0.9)
+    assert (box.left, box.right, box.top, box.bottom) == (left, left + 64, 0, 64)
+    box = framing(64, 256, 32, 32, crop_y=crop, crop_x=0.9)
+    assert (box.top, box.bottom, box.left, box.right) == (left, left + 64, 0, 64)
+
+
+def test_planes_are_scaled_like_pictures() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    box = framing(90, 60, 32, 32)
+    whole = box.apply(picture)
+    assert np.array_equal(whole, np.stack([box.apply(picture[..., k]) for k in range(3)], axis=-1))
+    deep = box.apply(picture[..., 0].astype(np.uint16) * 257) / 257
+    assert np.abs(deep - whole[..., 0]).max() <= 1.01
+
+
 def test_shrinking_averages_instead_of_skipping() -> None:
     checks = np.indices((64, 64)).sum(0) % 2 * 255
     picture = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from mochi_trainer.errors import ClipError
-from mochi_trainer.video import probe, read_clip
+from mochi_trainer.video import Clip, Cut, probe, read_clip
 from tests.trainer.video.clips import grey_levels, quadrants, real_clip, turn_clockwise, write_clip
 
 SMALL = {"fps": 30, "width": 112, "height": 64}
+
+
+def _read(path: Path, **cut: float) -> Clip:
+    return read_clip(path, Cut(**cut))
 
 
 def _levels(frames: np.ndarray) -> list[int]:
@@ -21,11 +25,13 @@ def _levels(frames: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("name", ["bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4"])
 def test_real_clips_are_read_at_the_size_and_rate_of_training(name: str) -> None:
-    frames, enlargement = read_clip(real_clip(name), frames=13, least=13, **SMALL)
+    clip = _read(real_clip(name), frames=13, least=13, **SMALL)
+    frames = clip.frames
     assert frames.shape == (13, 64, 112, 3)
     assert frames.dtype == np.uint8
     assert frames.std() > 10
-    assert enlargement < 1
+    assert clip.enlargement < 1
+    assert clip.warnings == {}
 
 
 def test_a_probe_says_what_is_in_the_file() -> None:
@@ -41,7 +47,7 @@ def test_a_probe_says_what_is_in_the_file() -> None:
 
 def test_a_variable_frame_rate_follows_the_clock(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "vfr.mp4", grey_levels(4), [0, 100, 500, 600])
-    frames, _ = read_clip(clip, frames=7, least=7, fps=10, width=48, height=32)
+    frames = _read(clip, frames=7, least=7, fps=10, width=48, height=32).frames
     assert _levels(frames) == [0, 1, 1, 1, 1, 2, 3]
 
 
@@ -50,7 +56,7 @@ def test_a_clip_turned_by_the_phone_is_upright(tmp_path: Path) -> None:
     clip = turn_clockwise(
         write_clip(tmp_path / "phone.mov", pictures, [33 * k for k in range(8)], container_format="mov")
     )
-    frames, _ = read_clip(clip, frames=7, least=7, fps=30, width=64, height=96)
+    frames = _read(clip, frames=7, least=7, fps=30, width=64, height=96).frames
     corners = [frames[0][y, x].tolist() for y, x in ((8, 8), (8, -8), (-8, -8), (-8, 8))]
     bright = [[value > 128 for value in corner] for corner in corners]
     white, red, green, blue = [True] * 3, [True, False, False], [False, True, False], [False, False, True]
@@ -60,14 +66,14 @@ def test_a_clip_turned_by_the_phone_is_upright(tmp_path: Path) -> None:
 def test_a_short_clip_names_both_lengths(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "short.mp4", grey_levels(10), [33 * k for k in range(10)])
     with pytest.raises(ClipError, match=r"13 frames at 30 fps take 0\.43 s, the clip has 10 \(0\.33 s\)"):
-        read_clip(clip, frames=13, least=13, **SMALL)
-    assert len(read_clip(clip, frames=13, least=7, **SMALL)[0]) == 10
+        _read(clip, frames=13, least=13, **SMALL)
+    assert len(_read(clip, frames=13, least=7, **SMALL).frames) == 10
 
 
 def test_another_container_comes_with_the_command_that_converts_it(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "my clip.mp4", grey_levels(3), [0, 33, 66], container_format="matroska")
     with pytest.raises(ClipError, match=r'not MP4 or MOV but matroska.*ffmpeg -i "my clip\.mp4".*'):
-        read_clip(clip, frames=3, least=3, **SMALL)
+        _read(clip, frames=3, least=3, **SMALL)
 
 
 def test_a_file_without_video_says_so(tmp_path: Path) -> None:
@@ -79,7 +85,7 @@ def test_a_file_without_video_says_so(tmp_path: Path) -> None:
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
     with pytest.raises(ClipError, match="no video stream"):
-        read_clip(path, frames=3, least=3, **SMALL)
+        _read(path, frames=3, least=3, **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +98,14 @@ def test_a_file_without_video_says_so(tmp_path: Path) -> None:
 def test_a_file_that_is_no_video_says_so(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "broken.mp4").write_bytes(content)
     with pytest.raises(ClipError, match=reason):
-        read_clip(tmp_path / "broken.mp4", frames=3, least=3, **SMALL)
+        _read(tmp_path / "broken.mp4", frames=3, least=3, **SMALL)
 
 
 def test_a_download_that_was_cut_off_says_so(tmp_path: Path) -> None:
     data = real_clip("bikes.mp4").read_bytes()
     (tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(ClipError):
-        read_clip(tmp_path / "half.mp4", frames=200, least=200, fps=25, width=112, height=64)
+        _read(tmp_path / "half.mp4", frames=200, least=200, fps=25, width=112, height=64)
 
 
 def test_damage_in_the_middle_is_told_with_its_time_and_only_where_it_is_needed(tmp_path: Path) -> None:
@@ -108,5 +114,5 @@ def test_damage_in_the_middle_is_told_with_its_time_and_only_where_it_is_needed(
     data[middle : middle + 3000] = bytes(3000)
     (tmp_path / "damaged.mp4").write_bytes(data)
     with pytest.raises(ClipError, match=r"damaged after 4\.\d\d s"):
-        read_clip(tmp_path / "damaged.mp4", frames=199, least=199, fps=25, width=112, height=64)
-    assert len(read_clip(tmp_path / "damaged.mp4", frames=13, least=13, **SMALL)[0]) == 13
+        _read(tmp_path / "damaged.mp4", frames=199, least=199, fps=25, width=112, height=64)
+    assert len(_read(tmp_path / "damaged.mp4", frames=13, least=13, **SMALL).frames) == 13

@@ -40,9 +40,22 @@ def test_a_clip_that_ends_early_yields_fewer() -> None:
 
 
 def test_no_more_is_read_than_needed() -> None:
-    endless = ((k / 30, k) for k in itertools.count())
+    endless = ((k / 30, 0.0, k) for k in itertools.count())
     assert list(on_screen(endless, fps=30, count=3)) == [0, 1, 2]
-    assert next(endless)[1] == 4
+    assert next(endless)[2] == 4
+
+
+def test_the_last_frame_lasts_as_long_as_its_duration_says() -> None:
+    assert frame_choice([0.0, 0.1], fps=10, count=9, last=0.5) == [0, 1, 1, 1, 1, 1]
+    assert frame_choice([0.0, 0.5], fps=10, count=9, last=0.1) == [0, 0, 0, 0, 0, 1]
+    assert frame_choice([0.0], fps=10, count=9, last=0.3) == [0, 0, 0]
+
+
+def test_a_start_inside_the_clip_leaves_out_what_is_before_it() -> None:
+    timed = [(k / 10, 0.1, k) for k in range(10)]
+    assert list(on_screen(timed, fps=10, count=3, zero=0.4)) == [4, 5, 6]
+    assert list(on_screen(timed, fps=10, count=9, zero=0.85)) == [8, 9]
+    assert list(on_screen(timed, fps=10, count=9, zero=2.0)) == []
 
 
 @given(

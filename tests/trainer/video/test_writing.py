@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mochi_trainer.video import (
+    Cut,
     contact_sheet,
     encode_lossless,
     encode_mp4,
@@ -24,22 +25,25 @@ from mochi_trainer.video import (
 )
 from tests.trainer.video.clips import quadrants, real_clip
 
+SMALL = Cut(frames=13, least=13, fps=30, width=112, height=64)
+
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    return read_clip(real_clip("bigbuckbunny.mp4"), frames=13, least=13, fps=30, width=112, height=64)[0]
+    return read_clip(real_clip("bigbuckbunny.mp4"), SMALL).frames
 
 
 def test_trimmed_clips_lose_nothing(tmp_path: Path, frames: np.ndarray) -> None:
     encode_lossless(frames, tmp_path / "clip.mp4", fps=30)
     assert np.array_equal(read_frames(tmp_path / "clip.mp4"), frames)
-    again, enlargement = read_clip(tmp_path / "clip.mp4", frames=13, least=13, fps=30, width=112, height=64)
-    assert np.array_equal(again, frames)
-    assert enlargement == 1
+    again = read_clip(tmp_path / "clip.mp4", SMALL)
+    assert np.array_equal(again.frames, frames)
+    assert again.enlargement == 1
 
 
 def test_trimmed_clips_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
-    frames = read_clip(real_clip("bigbuckbunny.mp4"), frames=7, least=7, fps=30, width=848, height=480)[0]
+    cut = Cut(frames=7, least=7, fps=30, width=848, height=480)
+    frames = read_clip(real_clip("bigbuckbunny.mp4"), cut).frames
     cores = os.sched_getaffinity(0)
     try:
         encode_lossless(frames, tmp_path / "all.mp4", fps=30)

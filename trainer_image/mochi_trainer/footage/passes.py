@@ -127,7 +127,7 @@ def part(path: Path, stretch: Stretch) -> tuple[Frames, int]:
         if count > MOST_FRAMES:
             limit = f"at most {MOST_FRAMES} frames ({MOST_FRAMES / fps:.1f} s at {fps} fps)"
             raise ClipError(f"a segment may have {limit}, {count} are asked for", ClipReason.TOO_LARGE)
-        timed = _from(container, stream, stretch.start)
+        timed = ((seconds, 0.0, frame) for seconds, frame in _from(container, stream, stretch.start))
         pictures = [_full(frame) for frame in on_screen(timed, fps=fps, count=count)]
     if len(pictures) < count:
         raise ClipError(f"{len(pictures)} of {count} frames are there", ClipReason.CORRUPT)

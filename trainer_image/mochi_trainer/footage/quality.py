@@ -5,6 +5,7 @@ Shapes: T, H, W, 3, RGB uint8; levels are of 255.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,16 +50,32 @@ def picture_warnings(frames: Frames, *, scale: int = 1) -> list[Warned]:
 
     `scale` is how many times larger the clip is than these frames, for the sizes in words.
     """
-    chosen = np.unique(np.linspace(0, len(frames) - 1, LOOKED_AT).round().astype(int))
-    lumas = luma(frames[chosen])
+    return warnings_of({number: frames[number] for number in looked_at(len(frames))}, scale=scale)
+
+
+def looked_at(count: int) -> list[int]:
+    """The numbers of the frames, of `count`, that a warning needs: some, and the one after each."""
+    chosen = _chosen(count)
+    return sorted({*chosen, *(number + 1 for number in chosen if number + 1 < count)})
+
+
+def warnings_of(frames: Mapping[int, Frames], *, scale: int = 1) -> list[Warned]:
+    """As `picture_warnings`, of the frames (H, W, 3) that `looked_at` names, by their numbers."""
+    count = max(frames) + 1
+    chosen = _chosen(count)
+    lumas = luma(np.stack([frames[number] for number in chosen]))
     cells = np.stack([_cells(picture) for picture in lumas])
-    following = [_cells(luma(frames[index + 1])) for index in chosen if index + 1 < len(frames)]
+    following = [_cells(luma(frames[number + 1])) for number in chosen if number + 1 < count]
     found = [dark(cells), static(cells, np.stack(following)) if following else None]
     if found[0] is None:
         box = picture_box(lumas.mean(0))
         scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
         found.append(black_bars(scaled, scale * lumas.shape[2], scale * lumas.shape[1]))
     return [warning for warning in found if warning is not None]
+
+
+def _chosen(count: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, LOOKED_AT).round().astype(int).tolist()))
 
 
 def dark(cells: Floats) -> Warned | None:

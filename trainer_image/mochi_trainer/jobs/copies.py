@@ -13,7 +13,7 @@ from mochi_trainer.jobs.cutting import VIDEO, Cutter, family, unit_of
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.storage import DamagedObjectError, Store, get_entry, open_store
-from mochi_trainer.video import read_frames
+from mochi_trainer.video import Readers, read_frames
 from mochi_trainer.video.reading import Frames
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,9 @@ class Copies:
             )
         found = SourceClip(name=clip.name, source=info, caption=None)
         key = unit_of(found, spec)
-        cutter = Cutter(source, {key: found}, spec, self._folder, maker=self._run.run.uid)
-        (made,) = cutter([key])
+        with Readers(1) as readers:
+            cutter = Cutter(source, {key: found}, spec, self._folder, readers, maker=self._run.run.uid)
+            (made,) = cutter([key])
         if "failure" in made.info:
             raise ClipError(made.info["failure"]["message"], made.info["failure"]["reason"])
         Units(self._cache, "trim", family(spec)).put(key, made.files, made.info)

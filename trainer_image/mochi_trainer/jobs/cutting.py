@@ -10,15 +10,15 @@ from typing import Any
 
 import av
 
-from mochi_api.clips import ClipReason, ClipWarning
+from mochi_api.clips import ClipReason
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.cpus import available
 from mochi_trainer.errors import ClipError
+from mochi_trainer.footage.quality import looked_at, warnings_of
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.units import MAKER
 from mochi_trainer.storage import Store
-from mochi_trainer.video import encode_lossless, read_clip, strip
+from mochi_trainer.video import Cut, Limits, Readers, cut_clip, read_frames
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ VERSION = 3
 SHORTEST = 7
 """The fewest frames any run can use."""
 
+LIMITS = Limits()
 VIDEO, STRIP = ".mp4", ".jpg"
 THUMBNAILS = 3
 THUMBNAILS_WIDTH = 480
@@ -57,6 +58,21 @@ def failure_of(unit: Unit) -> ClipError | None:
     return None if failure is None else ClipError(failure["message"], ClipReason(failure["reason"]))
 
 
+def cut_of(spec: PreprocessingSpec) -> Cut:
+    """What is cut from each clip."""
+    kept = kept_frames(spec)
+    return Cut(
+        frames=kept,
+        least=kept if spec.duration_seconds is None else SHORTEST,
+        fps=spec.fps,
+        width=spec.width,
+        height=spec.height,
+        start_seconds=float(spec.start_seconds),
+        crop_x=float(spec.crop_x),
+        crop_y=float(spec.crop_y),
+    )
+
+
 class Cutter:
     """Cuts clips of one dataset, several at once; the clips by the keys of their units."""
 
@@ -66,12 +82,13 @@ class Cutter:
         clips: Mapping[str, SourceClip],
         spec: PreprocessingSpec,
         folder: Path,
+        readers: Readers,
         *,
         maker: str,
     ) -> None:
         self._source, self._clips, self._spec = source, clips, spec
-        self._folder, self._maker = folder, maker
-        self.at_once = available()
+        self._folder, self._readers, self._maker = folder, readers, maker
+        self.at_once = readers.count
 
     def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
         return ahead(self._made, keys, at_once=self.at_once)
@@ -87,26 +104,28 @@ class Cutter:
         return made
 
     def _cut(self, key: str, clip: SourceClip, folder: Path) -> Made:
-        spec = self._spec
+        cut = cut_of(self._spec)
         local = folder / f"source{Path(clip.source.key).suffix.lower()}"
+        movie, stills = folder / "trimmed.mp4", folder / "trimmed.jpg"
+        look_at = looked_at(cut.frames)
         self._source.get(clip.source.key, local)
-        kept = kept_frames(spec)
-        least = kept if spec.duration_seconds is None else SHORTEST
         try:
-            frames, enlargement = read_clip(
-                local, frames=kept, least=least, fps=spec.fps, width=spec.width, height=spec.height
+            done = self._readers.run(
+                cut_clip, local, cut, LIMITS, movie, stills, THUMBNAILS, THUMBNAILS_WIDTH, look_at
             )
         finally:
             local.unlink()
-        encode_lossless(frames, folder / "trimmed.mp4", fps=spec.fps)
+        pictures = done.looked_at if done.frames == cut.frames else dict(enumerate(read_frames(movie)))
         info = {
             MAKER: self._maker,
-            "frames": len(frames),
-            "enlargement": round(enlargement, 3),
-            "warnings": _warnings(enlargement, spec),
+            "frames": done.frames,
+            "enlargement": round(done.enlargement, 3),
+            "warnings": {
+                **done.warnings,
+                **{warned.kind: warned.message for warned in warnings_of(pictures)},
+            },
         }
-        pictures = strip(frames, THUMBNAILS, width=THUMBNAILS_WIDTH)
-        return Made(key=key, files={VIDEO: folder / "trimmed.mp4", STRIP: pictures}, info=info)
+        return Made(key=key, files={VIDEO: movie, STRIP: stills}, info=info)
 
     def _failed(self, key: str, clip: SourceClip, error: ClipError) -> Made:
         log.warning("%s: %s", clip.source.key, error)
@@ -115,19 +134,14 @@ class Cutter:
         return Made(key=key, files={}, info={MAKER: self._maker, "failure": failure}, keep=not may_pass)
 
 
-def _warnings(enlargement: float, spec: PreprocessingSpec) -> dict[str, str]:
-    if enlargement <= 1:
-        return {}
-    text = f"smaller than {spec.width}x{spec.height}: enlarged {enlargement:.2f} times"
-    return {ClipWarning.UPSCALED: text}
-
-
 def _parameters(spec: PreprocessingSpec) -> dict[str, Any]:
     return {
         "kept": kept_frames(spec),
         "exact": spec.duration_seconds is None,
         "size": [spec.width, spec.height],
         "fps": spec.fps,
+        "start": float(spec.start_seconds),
+        "crop": [float(spec.crop_x), float(spec.crop_y)],
     }
 
 

@@ -16,6 +16,7 @@ from mochi_api import layout
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
+from mochi_trainer.cpus import available
 from mochi_trainer.errors import DiskFullError
 from mochi_trainer.graph import Unit, Units, complete
 from mochi_trainer.jobs.cache_keys import cache_key
@@ -35,6 +36,7 @@ from mochi_trainer.jobs.trimmed import (
 from mochi_trainer.jobs.units import claims_for, usable_by
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
+from mochi_trainer.video import Readers
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,8 @@ def _trim(
     spec = run.preprocessing
     captions, failures = _captions(source, clips)
     keys = {unit_of(clip, spec): clip for clip in clips if clip.name in captions}
-    with tempfile.TemporaryDirectory(prefix="mochi-trim-") as name:
-        cutter = Cutter(source, keys, spec, Path(name), maker=run.run.uid)
+    with tempfile.TemporaryDirectory(prefix="mochi-trim-") as name, Readers(available()) as readers:
+        cutter = Cutter(source, keys, spec, Path(name), readers, maker=run.run.uid)
         _check_disk(Path(name), clips, spec, cutter.at_once)
         completed = complete(
             Units(cache, "trim", family(spec)),

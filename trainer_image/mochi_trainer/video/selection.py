@@ -11,35 +11,44 @@ SLACK = 0.002
 """Seconds by which a timestamp may be late, since containers round them: rates like 60 to 30 then give no jitter."""
 
 
-def on_screen(timed: Iterable[tuple[float, Frame]], *, fps: float, count: int) -> Iterator[Frame]:
-    """The frame that a player shows in the middle of each of the first `count` intervals of 1/fps seconds.
+def on_screen(
+    timed: Iterable[tuple[float, float, Frame]], *, fps: float, count: int, zero: float | None = None
+) -> Iterator[Frame]:
+    """The frame that a player shows in the middle of each of `count` intervals of 1/fps seconds.
 
-    `timed` has (seconds, frame) in the order of time; it is read no further than needed. Frames are repeated or left
-    out where rates differ. The last frame lasts as long as the one before it. A clip that ends early yields fewer.
+    `timed` has (seconds, duration, frame) in the order of time; it is read no further than needed. The first interval
+    begins at `zero`, or with the first frame. A frame is on screen until the next one; the last for its duration, or
+    as long as the one before it where that is 0. Frames are repeated or left out where rates differ. A clip that ends
+    early yields fewer.
     """
     done = 0
-    start = 0.0
-    held: tuple[float, Frame] | None = None
-    gap = 1.0 / fps
-    for time, frame in timed:
-        if held is None:
-            start = time
+    held: Frame | None = None
+    since = gap = lasts = 0.0
+    started = False
+    for time, duration, frame in timed:
+        if not started:
+            zero = time if zero is None else zero
+            gap, started = 1.0 / fps, True
         else:
-            gap = time - held[0]
-            upto = _targets_before(time - start, fps, count)
-            yield from (held[1] for _ in range(done, upto))
+            gap = time - since
+            upto = _targets_before(time - (zero or 0.0), fps, count)
+            yield from (held for _ in range(done, upto))  # type: ignore[misc]  # a frame has come
             done = max(done, upto)
             if done == count:
                 return
-        held = (time, frame)
-    if held is not None:
-        upto = _targets_before(held[0] + gap - start, fps, count)
-        yield from (held[1] for _ in range(done, upto))
+        held, since, lasts = frame, time, duration
+    if started:
+        upto = _targets_before(since + (lasts if lasts > 0 else gap) - (zero or 0.0), fps, count)
+        yield from (held for _ in range(done, upto))  # type: ignore[misc]  # a frame has come
 
 
-def frame_choice(timestamps: Sequence[float], *, fps: float, count: int) -> list[int]:
-    """Indices into `timestamps` (seconds) for `count` frames at `fps`; fewer when the clip is too short."""
-    return list(on_screen(((time, index) for index, time in enumerate(timestamps)), fps=fps, count=count))
+def frame_choice(timestamps: Sequence[float], *, fps: float, count: int, last: float = 0.0) -> list[int]:
+    """Indices into `timestamps` (seconds) for `count` frames at `fps`; fewer when the clip is too short.
+
+    `last` is the duration of the last frame; 0 when nothing says it.
+    """
+    timed = ((time, last, index) for index, time in enumerate(timestamps))
+    return list(on_screen(timed, fps=fps, count=count))
 
 
 def _targets_before(seconds: float, fps: float, count: int) -> int:

@@ -1,0 +1,227 @@
+"""Open a clip as MP4 or MOV only, choose its video, and decode it frame by frame with the times of its presentation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from mochi_api.clips import ClipReason
+from mochi_trainer.errors import ClipError
+from mochi_trainer.video.header import Header, read_header
+from mochi_trainer.video.limits import Limits
+from mochi_trainer.video.timeline import EARLIEST, Timed
+
+log = logging.getLogger(__name__)
+
+TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Tags are of any encoding and of no interest; from av 19 on they never raise, and the argument is gone."""
+
+OPTIONS = {"ignore_editlist": "1"}
+"""Of the demuxer; edit lists are applied by `timeline`."""
+
+ENCRYPTED = {"encv", "drmi"}
+SEEK_FROM = 5.0
+"""Seconds of media from which on decoding all that comes before would take longer than looking for a keyframe."""
+
+ENOUGH = 5
+"""Frames from which on a stream is taken for moving pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What a file says of its video stream, before rotation."""
+
+    width: int
+    height: int
+    fps: float
+    """Mean rate; 0 when unknown."""
+
+    seconds: float
+    """Duration; 0 when unknown."""
+
+    codec: str
+    pixel_aspect: float
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A clip that is open for decoding."""
+
+    container: Any
+    stream: Any
+    header: Header
+
+    @property
+    def cut_off(self) -> str:
+        """In words, how much of the file is missing by its boxes or by the place of its last sample."""
+        entries = self.stream.index_entries
+        last = entries[len(entries) - 1] if len(entries) else None
+        if last is not None:
+            self.header.claimed = max(self.header.claimed, last.pos + last.size)
+        return self.header.cut_off
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Width of a pixel over its height; 1 where the file says nothing or nonsense."""
+        aspect = float(self.stream.sample_aspect_ratio or 1)
+        return aspect if 0.1 <= aspect <= 10 else 1.0
+
+    def probe(self) -> Probe:
+        """What the file says of its video."""
+        context = self.stream.codec_context
+        return Probe(
+            width=context.width,
+            height=context.height,
+            fps=float(self.stream.average_rate or 0),
+            seconds=float(self.stream.duration * self.stream.time_base) if self.stream.duration else 0.0,
+            codec=context.name,
+            pixel_aspect=self.pixel_aspect,
+        )
+
+
+@contextmanager
+def clip_errors(doing: str) -> Iterator[None]:
+    """Whatever the body raises is the failure of this clip: a ClipError that says what it was."""
+    try:
+        yield
+    except ClipError:
+        raise
+    except MemoryError as error:
+        raise ClipError(
+            f"{doing}: it needs more memory than a clip may take", ClipReason.TOO_LARGE
+        ) from error
+    except av.FFmpegError as error:
+        raise ClipError(f"{doing}: {_said(error)}", ClipReason.CORRUPT) from error
+    except Exception as error:
+        log.exception("%s", doing)
+        raise ClipError(f"{doing}: {type(error).__name__}: {error}", ClipReason.CORRUPT) from error
+
+
+@contextmanager
+def opened(path: Path, limits: Limits) -> Iterator[Opened]:
+    """The clip, open; raise ClipError when it cannot be, has no video or claims more than `limits`.
+
+    What the body raises passes as it is.
+    """
+    with clip_errors("cannot be read as MP4 or MOV"):
+        header = read_header(path, limits)
+        container = av.open(
+            str(path.absolute()), format="mov", options=OPTIONS | {"max_pixels": str(limits.pixels)}, **TAGS
+        )
+    try:
+        with clip_errors("cannot be read as MP4 or MOV"):
+            stream = _best(container, header)
+            _check_size(stream, limits)
+            stream.thread_type = "AUTO"
+            stream.codec_context.thread_count = limits.threads
+            stream.codec_context.options = {"max_pixels": str(limits.pixels)}
+        yield Opened(container, stream, header)
+    finally:
+        container.close()
+
+
+def _best(container: Any, header: Header) -> Any:
+    """The video stream that players take: no attached picture; one that is on, that moves, the largest."""
+    videos = [
+        stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
+    ]
+    if not videos:
+        raise ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
+    usable = [stream for stream in videos if stream.codec_context is not None]
+    if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
+        raise _unsupported(header.track(videos[0].id).codec)
+    return max(usable, key=_rank)
+
+
+def _rank(stream: Any) -> tuple[bool, bool, int, int]:
+    context = stream.codec_context
+    shown = bool(stream.disposition & Disposition.default)
+    return shown, stream.frames >= ENOUGH or not stream.frames, context.width * context.height, -stream.index
+
+
+def _unsupported(codec: str) -> ClipError:
+    if codec in ENCRYPTED:
+        return ClipError(f"encrypted ({codec}): export it without protection", ClipReason.UNSUPPORTED)
+    return ClipError(
+        f"its codec {codec!r} is not read; export it as H.264 with the program that wrote it",
+        ClipReason.UNSUPPORTED,
+    )
+
+
+def _check_size(stream: Any, limits: Limits) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > limits.pixels:
+        raise ClipError(
+            f"has {width}x{height} pixels, at most {limits.pixels} of them are read", ClipReason.TOO_LARGE
+        )
+
+
+def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
+    """Frames with their times in the media, from where the container stands; those before `first` are passed over.
+
+    Raises ClipError where the data is damaged, naming the time. Frames without a time of their own come to nothing.
+    """
+    seconds = 0.0
+    frames = iter(clip.container.decode(clip.stream))
+    while True:
+        try:
+            frame = next(frames)
+        except (StopIteration, EOFError):
+            return
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            raise _damaged(clip, f"after {seconds:.2f} s: {_said(error)}") from error
+        if frame.pts is None:
+            raise _damaged(clip, f"after {seconds:.2f} s: a frame without a time")
+        base = Fraction(frame.time_base)
+        seconds = float(frame.pts * base)
+        if first is not None and frame.pts * base < first:
+            continue
+        if frame.is_corrupt:
+            raise _damaged(clip, f"at {seconds:.2f} s: a frame is only partly there")
+        yield Timed(frame.pts * base, max(frame.duration or 0, 0) * base, frame)
+
+
+def _damaged(clip: Opened, where: str) -> ClipError:
+    missing = f" ({clip.cut_off})" if clip.cut_off else ""
+    return ClipError(f"damaged {where}{missing}", ClipReason.CORRUPT)
+
+
+def frames_from(clip: Opened, media: Fraction, *, again: bool) -> Iterator[Timed]:
+    """Frames from the one on screen at `media` seconds of the media on, and some before it.
+
+    `again` says that the container may stand anywhere. What is far inside is looked for by keyframes.
+    """
+    if media < SEEK_FROM and not again:
+        return decoded(clip)
+    for earlier in (0, 1, 10):
+        first = _sought(clip, max(media - earlier, Fraction(0)))
+        if first is not None and first <= media:
+            return decoded(clip, first=first)
+    _sought(clip, EARLIEST)
+    return decoded(clip)
+
+
+def _sought(clip: Opened, media: Fraction) -> Fraction | None:
+    """Put the container to the keyframe before `media`, and say when that is shown.
+
+    Frames that follow it in the file and are shown before it need others that come before it in the file.
+    """
+    place = int(max(media, Fraction(0)) / Fraction(clip.stream.time_base))
+    clip.container.seek(place, stream=clip.stream)
+    packet = next(clip.container.demux(clip.stream), None)
+    clip.container.seek(place, stream=clip.stream)
+    return None if packet is None or packet.pts is None else packet.pts * Fraction(clip.stream.time_base)
+
+
+def _said(error: av.FFmpegError) -> str:
+    return (error.strerror or "unknown error").lower()

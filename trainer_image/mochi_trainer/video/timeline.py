@@ -1,0 +1,122 @@
+"""The edit list of a track (ISO/IEC 14496-12, 8.6.6): which part of the media is shown when.
+
+libavformat applies edit lists too, but it drops the frame that is on screen where an edit begins between two frames,
+and plays media where an empty edit in the middle shows nothing new. So it is told to ignore them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+EARLIEST = Fraction(-(1 << 40))
+MOMENT = Fraction(1, 1_000_000)
+"""Seconds: no frame is shorter."""
+
+
+class Timed(NamedTuple):
+    """A frame with its place in time, in seconds."""
+
+    seconds: Fraction
+    duration: Fraction
+    """0 when the file does not say it."""
+
+    frame: Any
+
+
+class Edit(NamedTuple):
+    """One entry of an edit list, in seconds."""
+
+    duration: Fraction
+    """Of the presentation; 0 in a fragmented file: to the end."""
+
+    media: Fraction | None
+    """Where in the media it begins; None shows nothing."""
+
+    rate: Fraction
+    """Speed; 0 shows one frame all the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the presentation that shows media from one point on."""
+
+    start: Fraction
+    end: Fraction | None
+    media: Fraction
+    rate: Fraction = Fraction(1)
+
+    def after(self, time: Fraction) -> Segment | None:
+        """What is left of it from `time` of the presentation on."""
+        if time <= self.start:
+            return self
+        if self.end is not None and self.end <= time:
+            return None
+        return replace(self, start=time, media=self.media + (time - self.start) * self.rate)
+
+    def shown(self, frames: Iterator[Timed]) -> Iterator[Timed]:
+        """Frames of the media, beginning at or before this segment, with their times in the presentation."""
+        waiting: Timed | None = None
+        for frame in frames:
+            placed = self._placed(frame)
+            if placed is None or placed.seconds <= self.start:
+                waiting = self._first(frame)
+                if self.rate == 0 and frame.seconds + frame.duration > self.media:
+                    break
+                continue
+            if waiting is not None:
+                yield waiting
+                waiting = None
+            if self.end is not None and placed.seconds >= self.end:
+                return
+            yield placed
+        if waiting is not None:
+            yield waiting
+
+    def _placed(self, frame: Timed) -> Timed | None:
+        """None when the segment stands still, and time does not move on with the media."""
+        if self.rate == 0:
+            return (
+                None
+                if frame.seconds <= self.media
+                else Timed(self.end or self.start + 1, Fraction(0), frame.frame)
+            )
+        seconds = self.start + (frame.seconds - self.media) / self.rate
+        return Timed(seconds, self._lasts(frame, seconds, frame.seconds), frame.frame)
+
+    def _first(self, frame: Timed) -> Timed:
+        """The frame that is on screen when the segment begins."""
+        if self.rate == 0:
+            return Timed(self.start, (self.end or self.start) - self.start, frame.frame)
+        return Timed(self.start, self._lasts(frame, self.start, self.media), frame.frame)
+
+    def _lasts(self, frame: Timed, shown: Fraction, since: Fraction) -> Fraction:
+        """How long a frame that is `shown` from `since` of the media on stays at the end; 0 when nothing says it."""
+        if frame.duration == 0:
+            return frame.duration
+        end = shown + (frame.seconds + frame.duration - since) / self.rate
+        return max(MOMENT, (end if self.end is None else min(end, self.end)) - shown)
+
+
+def left_of(parts: Sequence[Segment], time: Fraction) -> list[Segment]:
+    """What is left of the presentation from `time` on, with the picture that is held where `time` is in a gap."""
+    left = [part for whole in parts if (part := whole.after(time)) is not None]
+    over = [part for part in parts if part.end is not None and part.end <= time]
+    if over and left and left[0].start > time:
+        last = over[-1]
+        return [last.after((last.end or time) - MOMENT) or last, *left]
+    return left
+
+
+def segments(edits: Sequence[Edit]) -> list[Segment]:
+    """The parts of the presentation in order; without edits all of the media, at its own times."""
+    found: list[Segment] = []
+    start = Fraction(0)
+    for edit in edits:
+        end = start + edit.duration
+        if edit.media is not None:
+            found.append(Segment(start, end if edit.duration else None, edit.media, edit.rate))
+        start = end
+    return found or [Segment(EARLIEST, None, EARLIEST)]

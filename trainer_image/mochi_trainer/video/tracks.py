@@ -1,0 +1,126 @@
+"""What one track of an MP4 or MOV claims: kind, codec, size, how many samples, how long, and its edit list."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mochi_api.clips import ClipReason
+from mochi_trainer.errors import ClipError
+from mochi_trainer.video.boxes import below, children, duration, number, version
+
+MOST_EDITS = 100_000
+ENTRY = 94
+"""Where the boxes inside the first sample description of a video begin."""
+
+CONTAINERS = (b"edts", b"mdia", b"minf", b"stbl")
+
+
+@dataclass(slots=True)
+class Track:
+    """What one track claims; 0 where it says nothing."""
+
+    number: int = 0
+    kind: str = ""
+    """Type of its handler: `vide`, `soun`."""
+
+    codec: str = ""
+    """The four letters of its sample description."""
+
+    chroma: str = ""
+    """Where chroma lies, by the name of libavfilter, where the decoder does not tell it."""
+
+    width: int = 0
+    height: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    scale: int = 0
+    """Units of the media's time in a second."""
+
+    edits: list[tuple[int, int, int]] = field(default_factory=list)
+    """(duration in units of the file, media time or -1, rate in 1/65536)."""
+
+    uncompressed_sound: bool = False
+    """One sample of sound each: libav keeps an entry for each chunk of these only."""
+
+
+def read_track(trak: memoryview) -> Track:
+    """What the content of a `trak` box claims; raise ClipError when its edit list is beyond all use."""
+    track = Track()
+    for kind, content in below(trak, CONTAINERS):
+        if kind in READERS:
+            READERS[kind](track, content)
+    return track
+
+
+def _tkhd(track: Track, content: memoryview) -> None:
+    track.number = number(content, 20 if version(content) == 1 else 12)
+    _grow(track, number(content, len(content) - 8) >> 16, number(content, len(content) - 4) >> 16)
+
+
+def _mdhd(track: Track, content: memoryview) -> None:
+    track.scale, seconds = duration(content)
+    track.seconds = max(track.seconds, seconds)
+
+
+def _elst(track: Track, content: memoryview) -> None:
+    form = struct.Struct(">Qqi" if version(content) == 1 else ">Iii")
+    there = min(number(content, 4), max(len(content) - 8, 0) // form.size)
+    if there > MOST_EDITS:
+        raise ClipError(f"claims {there} edits, at most {MOST_EDITS} are read", ClipReason.TOO_LARGE)
+    track.edits = [form.unpack_from(content, 8 + place * form.size) for place in range(there)]
+
+
+def _hdlr(track: Track, content: memoryview) -> None:
+    if content[4:8].tobytes() != b"dhlr":
+        track.kind = content[8:12].tobytes().decode("latin-1")
+
+
+def _stsd(track: Track, content: memoryview) -> None:
+    track.codec = content[12:16].tobytes().decode("latin-1")
+    track.chroma = _chroma(track.codec, content)
+    both = number(content, 40)
+    _grow(track, both >> 16, both & 0xFFFF)
+
+
+def _chroma(codec: str, content: memoryview) -> str:
+    """VP9 has no word for it but in its box (`vpcC`), where ffmpeg writes the same for all; AV1 may leave it open.
+
+    Both are then what H.264 is without a word, and what players take: left.
+    """
+    if codec in {"vp08", "vp09"}:
+        return "left"
+    told = dict(children(content[ENTRY:])).get(b"av1C", memoryview(b"")) if codec == "av01" else b""
+    return "left" if len(told) > 2 and not told[2] & 3 else ""
+
+
+def _stsz(track: Track, content: memoryview) -> None:
+    track.samples = max(track.samples, number(content, 8))
+
+
+def _stts(track: Track, content: memoryview) -> None:
+    runs = np.frombuffer(content[8 : min(8 + 8 * number(content, 4), len(content) // 8 * 8)], ">u4")
+    counts, deltas = runs[: len(runs) // 2 * 2 : 2].astype(float), runs[1::2].astype(float)
+    track.uncompressed_sound = len(counts) == 1 and deltas[0] == 1
+    track.samples = max(track.samples, int(counts.sum()))
+    backward = deltas >= 1 << 31
+    track.seconds = max(track.seconds, float((counts * deltas)[~backward].sum()) / max(track.scale, 1))
+
+
+def _grow(track: Track, width: int, height: int) -> None:
+    track.width, track.height = max(track.width, width), max(track.height, height)
+
+
+READERS: dict[bytes, Callable[[Track, memoryview], None]] = {
+    b"tkhd": _tkhd,
+    b"mdhd": _mdhd,
+    b"elst": _elst,
+    b"hdlr": _hdlr,
+    b"stsd": _stsd,
+    b"stsz": _stsz,
+    b"stz2": _stsz,
+    b"stts": _stts,
+}
