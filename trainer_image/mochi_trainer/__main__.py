@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _by_hand(lambda: _inspect(arguments.file))
     if arguments.command == "export":
         return _by_hand(lambda: _export(arguments))
+    if arguments.command == "preprocess":
+        return _by_hand(lambda: _preprocess(arguments))
     if arguments.command == "cache":
         return _by_hand(lambda: _cache(arguments))
     if arguments.command == "footage":
@@ -104,6 +106,13 @@ def _export(arguments: argparse.Namespace) -> None:
     from mochi_trainer.exports.request import Request
 
     by_hand.export(_request(Request, arguments))
+
+
+def _preprocess(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import preprocess_by_hand  # as above
+
+    s3 = S3Spec(endpoint=arguments.endpoint, path_style=bool(arguments.endpoint))
+    preprocess_by_hand.preprocess(_request(preprocess_by_hand.Request, arguments), s3)
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -250,6 +259,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="FILE")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
+    text = "look at a folder of clips, or turn it into what training reads, without a run file"
+    _preprocess_arguments(commands.add_parser("preprocess", help=text, description=text.capitalize() + "."))
     text = "list what a cache holds and what no run uses any more, and remove that on request"
     _cache_arguments(commands.add_parser("cache", help=text, description=text.capitalize() + "."))
     text = "look at long films: cuts, segments, near-duplicates, warnings; make clips and captions of them"
@@ -308,6 +319,26 @@ def _export_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, metavar="DIR", help=text)
     text = "refuse files of another model"
     command.add_argument("--preset", choices=get_args(Preset), help=text)
+
+
+def _preprocess_arguments(command: argparse.ArgumentParser) -> None:
+    text = "folder or s3://bucket/prefix with the clips and their captions"
+    command.add_argument("clips", metavar="ADDRESS", help=text)
+    text = "folder or s3://bucket/prefix for the cache that training reads"
+    command.add_argument("--out", metavar="ADDRESS", help=text)
+    text = "only tell of each clip whether it can be used, and what is worth a look; needs no GPU and keeps nothing"
+    command.add_argument("--check", action="store_true", help=text)
+    command.add_argument("--preset", choices=get_args(Preset), default="mochi-1", help="by default mochi-1")
+    text = "folder, s3://bucket/prefix or hf://owner/name with the weights; nano brings its own"
+    command.add_argument("--model", metavar="ADDRESS", help=text)
+    for name in ("frames", "width", "height", "fps"):
+        command.add_argument(f"--{name}", type=int, metavar="N", help="as preprocessing." + name)
+    command.add_argument(
+        "--missing-caption", choices=("Fail", "Empty", "Skip"), help="as preprocessing.missingCaption"
+    )
+    text = "as preprocessing.maxFailedItemsPercent"
+    command.add_argument("--max-failed-items-percent", type=int, metavar="N", help=text)
+    command.add_argument("--endpoint", default="", metavar="URL", help="an S3 server that is not AWS")
 
 
 def _cache_arguments(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from mochi_api.spec import S3Spec
@@ -13,7 +14,7 @@ from mochi_trainer.errors import DatasetRejectedError, MissingObjectError
 from mochi_trainer.jobs import trim
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import Manifest, open_store, read_manifest
-from mochi_trainer.video import read_frames
+from mochi_trainer.video import Cut, read_clip, read_frames
 from tests.trainer.preprocessing_runs import run_file, write_source
 from tests.trainer.video.clips import real_clip
 
@@ -191,6 +192,25 @@ def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:
     assert longer.result.cache_hit
     assert longer.result.cache_key == short.result.cache_key
     assert [clip["frames"] for clip in _manifest(root, short).details["clips"]] == [15, 15]
+
+
+def test_start_and_crop_choose_the_part_that_is_kept(root: Path) -> None:
+    """Pictures of real clips: what begins later is what comes later, and what is cut left is what is left."""
+
+    def pictures(**settings: object) -> np.ndarray:
+        manifest = _manifest(root, trim.execute(run_file(root, **settings)))
+        return read_frames(root / "cache" / manifest.key("bunny.mp4"))
+
+    whole = pictures(durationSeconds="0.5")
+    assert (pictures(startSeconds="0.2333") == whole[7:14]).all()
+    seen = []
+    for crop in (0.0, 0.5, 1.0):
+        cut = Cut(frames=7, least=7, fps=30, width=32, height=32, crop_x=crop)
+        seen.append(pictures(cropX=str(crop), width=32, height=32))
+        assert (seen[-1] == read_clip(root / "source" / "bunny.mp4", cut).frames).all()
+    assert (pictures(width=32, height=32) == seen[1]).all()
+    assert (seen[0] != seen[1]).any()
+    assert (seen[1] != seen[2]).any()
 
 
 def test_bad_captions_are_failures_of_their_clip(root: Path) -> None:

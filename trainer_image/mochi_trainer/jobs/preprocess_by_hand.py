@@ -1,0 +1,198 @@
+"""The command preprocess: a folder of clips without a run file, looked at or turned into what training reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mochi_api.outcomes import Item
+from mochi_api.runfile import CacheKeys, RunFile
+from mochi_api.spec import PreprocessingSpec, S3Spec
+from mochi_trainer.cpus import available
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.graph import Made
+from mochi_trainer.jobs.cutting import Cutter, unit_of
+from mochi_trainer.jobs.left_out import LeftOut
+from mochi_trainer.jobs.source_captions import lacks, with_captions
+from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
+from mochi_trainer.jobs.trimmed import check_enough
+from mochi_trainer.movement import PROCESS
+from mochi_trainer.storage import open_store
+from mochi_trainer.video import Readers
+
+UID = "by-hand"
+BAR = 30
+"""Characters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What is asked of a folder of clips; None where nothing was said."""
+
+    clips: str
+    """A folder, or `s3://bucket/prefix`."""
+    out: str | None
+    """Where the cache goes: a folder, or `s3://bucket/prefix`."""
+    check: bool
+    """Only look: nothing is kept."""
+    preset: str
+    model: str | None
+    """Address of the weights; nano brings its own."""
+    frames: int | None
+    width: int | None
+    height: int | None
+    fps: int | None
+    missing_caption: str | None
+    max_failed_items_percent: int | None
+
+
+def preprocess(request: Request, s3: S3Spec) -> None:
+    """Look at each clip (`check`), or make all three stages; one line a clip or stage on standard output.
+
+    Raises InvalidInputError, DatasetRejectedError and what the stages raise.
+    """
+    if request.check == (request.out is not None):
+        raise InvalidInputError("preprocess takes either --out ADDRESS or --check")
+    with ExitStack() as stack:
+        out = request.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="mochi-check-"))
+        run = _run_file(request, out, s3)
+        if request.check:
+            _check(run)
+        else:
+            stack.enter_context(PROCESS.heard(_Bar().show))
+            _make(run)
+
+
+def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
+    given = ("frames", "width", "height", "fps", "missing_caption", "max_failed_items_percent")
+    asked = {name: value for name in given if (value := getattr(request, name)) is not None}
+    size = {"width": 96, "height": 64} if request.preset == "nano" else {}
+    try:
+        spec = PreprocessingSpec.model_validate({**size, **asked})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidInputError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']}") from error
+    cache = _address(out)
+    return RunFile.model_validate(
+        {
+            "stage": "trim",
+            "run": {"namespace": UID, "name": UID, "uid": UID},
+            "mode": "lora",
+            "model": {"preset": request.preset},
+            "dataset": {"source": {"pvc": {"claimName": UID}}},
+            "preprocessing": spec.to_wire(),
+            "training": {},
+            "sampling": {},
+            "s3": s3,
+            "locations": {
+                "dataset": _address(request.clips),
+                "model": _address(request.model) if request.model else None,
+                "cache": f"{cache}/cache",
+                "run": f"{cache}/runs/{UID}",
+            },
+        }
+    )
+
+
+def _address(text: str) -> str:
+    return text.rstrip("/") if "://" in text else f"file://{Path(text).absolute()}"
+
+
+def _check(run: RunFile) -> None:
+    """Cut every clip as the stage trim would, and keep nothing."""
+    spec = run.preprocessing
+    source = open_store(run.locations.dataset, run.s3)
+    left_out = LeftOut()
+    objects = list(dataset_objects(source, run, left_out))
+    clips = source_clips(objects, left_out=left_out)
+    if not clips:
+        raise no_clips(source, objects, left_out)
+    failures: list[Item] = []
+    whole: dict[str, SourceClip] = {}
+    for clip in with_captions(source, clips):
+        item = _caption_fault(clip, spec)
+        if item is None:
+            whole[unit_of(clip, spec)] = clip
+        else:
+            failures.append(item)
+            _tell(clip.source.key, {"reason": item.reason, "message": item.message})
+    with tempfile.TemporaryDirectory(prefix="mochi-check-") as name, Readers(available()) as readers:
+        for made in Cutter(source, whole, spec, Path(name), readers, maker=UID)(list(whole)):
+            failure = _told(whole[made.key], made)
+            if failure is not None:
+                failures.append(failure)
+    check_enough(len(clips), len(clips) - len(failures), failures, spec.max_failed_items_percent)
+
+
+def _caption_fault(clip: SourceClip, spec: PreprocessingSpec) -> Item | None:
+    if clip.problem:
+        return Item.of(clip.source.key, clip.problem, clip.reason)
+    missing = lacks(clip)
+    if missing is None or spec.missing_caption == "Empty":
+        return None
+    return Item.of(clip.source.key, f"{clip.caption_key} has no words or does not exist", missing)
+
+
+def _told(clip: SourceClip, made: Made) -> Item | None:
+    for content in made.files.values():
+        if isinstance(content, Path):
+            content.unlink()
+    failure = made.info.get("failure")
+    if failure is not None:
+        _tell(clip.source.key, dict(failure))
+        return Item.of(clip.source.key, failure["message"], failure["reason"])
+    _tell(clip.source.key, {"frames": made.info["frames"], "warnings": made.info["warnings"]})
+    return None
+
+
+def _make(run: RunFile) -> None:
+    """The three stages, one after the other."""
+    from mochi_trainer.jobs import captions, trim, videos  # torch is imported only where it is needed
+
+    keys = CacheKeys()
+    for stage, job in (("trim", trim), ("captions", captions), ("videos", videos)):
+        finished = job.execute(run.model_copy(update={"stage": stage, "keys": keys}))
+        assert finished.result is not None, "a stage of preprocessing has a result"
+        keys = keys.model_copy(update={stage: finished.result.cache_key})
+        _tell(stage, {"message": finished.message, "key": finished.result.cache_key})
+        for item in finished.failures:
+            _tell(item.clip, {"reason": item.reason, "message": item.message})
+
+
+def _tell(name: str, facts: Mapping[str, Any]) -> None:
+    """A line for a person on a terminal, one JSON object everywhere else."""
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps({"name": name, **facts}, ensure_ascii=False, default=str) + "\n")
+    elif "reason" in facts:
+        sys.stdout.write(f"✗ {name}  {facts['reason']}: {facts['message']}\n")
+    else:
+        warnings = facts.get("warnings", {})
+        text = facts.get("message") or f"{facts['frames']} frames"
+        sys.stdout.write(f"✓ {name}  {text}\n" + "".join(f"    {w}: {m}\n" for w, m in warnings.items()))
+    sys.stdout.flush()
+
+
+class _Bar:
+    """How far the stage is, on a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = (-1, -1)
+
+    def show(self) -> None:
+        beat = PROCESS.heartbeat()
+        state = (beat.done, beat.total)
+        if beat.activity != "working" or state == self._shown or not sys.stderr.isatty():
+            return
+        self._shown = state
+        filled = BAR * beat.done // max(1, beat.total)
+        end = "\n" if beat.done == beat.total else ""
+        sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR - filled)}] {beat.done} of {beat.total}{end}")
+        sys.stderr.flush()
