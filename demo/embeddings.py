@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from demo.bucket import Bucket
-from mochi_api.layout import MANIFEST, cache_entry
+from mochi_api.layout import MANIFEST, cache_entry, units
 from mochi_api.status import StageStatus
 
 
@@ -22,9 +22,10 @@ def default_folder() -> Path:
 
 
 def save(bucket: Bucket, folder: Path, stages: Iterable[StageStatus]) -> int:
-    """Replace `folder` by what the stages of a run used from the bucket; return how many bytes that is."""
-    entries = [cache_entry("cache", stage.name, stage.cache_key) for stage in stages if stage.cache_key]
-    keys = [found for entry in entries for found in bucket.keys(f"{entry}/")]
+    """Replace `folder` by what the stages of a run, and the units they list, hold; return how many bytes that is."""
+    prefixes = [cache_entry("cache", stage.name, stage.cache_key) for stage in stages if stage.cache_key]
+    prefixes += [units("cache", name, "") for name in ("trim", "captions", "videos")]
+    keys = [found for prefix in prefixes for found in bucket.keys(f"{prefix}/")]
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     for key, _ in keys:

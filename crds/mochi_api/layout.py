@@ -3,6 +3,8 @@
 ```
 <cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
 <cacheURI or outputURI>/cache/videos/<key>/reconstructions/<key>/...   likewise
+<cacheURI or outputURI>/cache/<stage>/units/<family>/...         one clip each, immutable; the manifests above list them
+<cacheURI or outputURI>/cache/<stage>/claims/<family>/...        who makes which of them at the moment
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
 <outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  run.yaml
@@ -11,6 +13,8 @@ A directory without its manifest does not exist.
 """
 
 from __future__ import annotations
+
+import re
 
 MANIFEST = "manifest.json"
 REPORT = "report.html"
@@ -45,6 +49,16 @@ def cache_entry(cache: str, stage: str, key: str) -> str:
     return join(cache, stage, key)
 
 
+def units(cache: str, stage: str, family: str) -> str:
+    """The directory of a stage's units: what was made of single clips, for all runs with the same settings."""
+    return join(cache, stage, "units", family)
+
+
+def claims(cache: str, stage: str, family: str) -> str:
+    """The directory in which processes say which of these units they make."""
+    return join(cache, stage, "claims", family)
+
+
 def checkpoint(run: str, step: int, attempt: int) -> str:
     """The directory of the checkpoint that an attempt writes after `step` steps: no two attempts share one.
 
@@ -62,3 +76,14 @@ def claim(run: str, attempt: int) -> str:
 def stage_record(run: str, stage: str) -> str:
     """The JSON in which a stage leaves its result for the report."""
     return join(run, "stages", f"{stage}.json")
+
+
+_UID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_RESULT = re.compile(
+    rf"(.*/)?(runs/{_UID}|cache/(trim|captions|videos)/([0-9a-f]{{32}}|units|claims))/.*", re.DOTALL
+)
+
+
+def is_result(key: str) -> bool:
+    """Whether a key, whatever comes before, has the form of what a run of the cluster leaves."""
+    return _RESULT.fullmatch(key) is not None

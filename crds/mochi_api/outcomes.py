@@ -7,9 +7,15 @@ that line and the code, never the log text. Reasons without an exit code are fou
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from mochi_api.base import ApiModel
 from mochi_api.clips import ClipReason
@@ -146,7 +152,27 @@ class Item(ApiModel):
     """Key of the clip relative to the dataset."""
     message: str = Field(max_length=1024)
     reason: str = Field(default="", max_length=64)
-    """A `ClipReason`; empty when an earlier version wrote it."""
+    """A `ClipReason`; empty when an earlier version wrote it.
+
+    On the wire it stands before the message, since an operator of an earlier version refuses a field that it does not
+    know, and so would lose the whole outcome.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or raw.get("reason"):
+            return raw
+        reason, colon, message = str(raw.get("message", "")).partition(": ")
+        if not colon or reason not in set(ClipReason):
+            return raw
+        return {**raw, "reason": reason, "message": message}
+
+    @model_serializer(mode="wrap")
+    def _write(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        wire: dict[str, Any] = plain(self)
+        reason = wire.pop("reason", "")
+        return {**wire, "message": f"{reason}: {self.message}"[:1024]} if reason else wire
 
     @classmethod
     def of(cls, clip: str, message: str, reason: ClipReason) -> Item:

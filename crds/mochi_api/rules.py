@@ -7,12 +7,12 @@ an API server in front (the trainer by hand, tests) calls `violations`. A test f
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from mochi_api import resolved
+from mochi_api.address_rules import Rule, cel_message, one_source, outside_dataset
 from mochi_api.base import DECIMAL, Pattern, cel_text
-from mochi_api.spec import FineTuneSpec, Source
+from mochi_api.spec import FineTuneSpec
 
 NAME_LIMIT = 45
 NAME = Pattern(
@@ -30,37 +30,6 @@ _INK = r"\S"
 _LONG_NAME = (
     f"metadata.name must have at most {NAME_LIMIT} characters (names of child objects derive from it)"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """One rule on the spec. `cel` is true, and `broken` is None, when the spec obeys it."""
-
-    path: str
-    """The field the message is about."""
-    cel: str
-    message: str
-    """CEL expression that makes the message; it names the field, the limit and the value."""
-    broken: Callable[[FineTuneSpec], str | None]
-
-
-def one_source(path: str, cel_path: str, source: Callable[[FineTuneSpec], Source | None]) -> Rule:
-    """Exactly one of s3 and pvc below `path`."""
-
-    def broken(spec: FineTuneSpec) -> str | None:
-        found = source(spec)
-        if found is None or (found.s3 is None) != (found.pvc is None):
-            return None
-        count = 0 if found.s3 is None else 2
-        return f"{path} must have exactly one of s3 and pvc, got {count}"
-
-    optional = f"!has({cel_path}) || " if path.startswith("spec.model") else ""
-    return Rule(
-        path=path,
-        cel=f"{optional}has({cel_path}.s3) != has({cel_path}.pvc)",
-        message=f"'{path} must have exactly one of s3 and pvc, got ' + (has({cel_path}.s3) ? '2' : '0')",
-        broken=broken,
-    )
 
 
 def _frame_grid(spec: FineTuneSpec) -> str | None:
@@ -158,10 +127,12 @@ def _prompts(spec: FineTuneSpec) -> str | None:
     return f"spec.sampling.prompts must not be blank, got {blank} blank of {len(prompts)}" if blank else None
 
 
-def _format(text: str, *values: str) -> str:
-    """A CEL message. One call of `format`: concatenation with `string(int)` has no bound in the API server's cost
-    estimate, so it refuses such a CRD."""
-    return f"{cel_text(text)}.format([{', '.join(values)}])"
+def _ca_bundle(spec: FineTuneSpec) -> str | None:
+    found = spec.storage.s3.ca_bundle
+    if found is None or bool(found.config_map_name) != bool(found.secret_name):
+        return None
+    count = 2 if found.secret_name else 0
+    return f"spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got {count}"
 
 
 _FRAMES = "self.preprocessing.frames"
@@ -172,6 +143,10 @@ _SECONDS = "self.preprocessing.durationSeconds"
 _HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
 _IS_LENGTH = f"({DECIMAL.cel(_SECONDS)} && double({_SECONDS}) > 0.0)"
 """Of what is no number, or no length, the field's own rules speak."""
+_CA = "self.storage.s3.caBundle"
+_CA_MAP, _CA_SECRET = (
+    f"(has({_CA}.{name}) && {_CA}.{name} != '')" for name in ("configMapName", "secretName")
+)
 _BATCH = "self.training.globalBatchSize"
 _PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
@@ -187,10 +162,19 @@ RULES: Sequence[Rule] = (
         message="'spec.model.source must be set for preset mochi-1: it names the folder with the published weights'",
         broken=_published_source,
     ),
+    outside_dataset("spec.storage.outputURI", "self.storage.outputURI", lambda spec: spec.storage.output_uri),
+    outside_dataset("spec.storage.cacheURI", "self.storage.cacheURI", lambda spec: spec.storage.cache_uri),
+    Rule(
+        path="spec.storage.s3.caBundle",
+        cel=f"!has(self.storage.s3) || !has({_CA}) || {_CA_MAP} != {_CA_SECRET}",
+        message="'spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got ' + "
+        f"({_CA_SECRET} ? '2' : '0')",
+        broken=_ca_bundle,
+    ),
     Rule(
         path="spec.preprocessing.frames",
         cel=f"{_FRAMES} % 6 == 1",
-        message=_format(
+        message=cel_message(
             "spec.preprocessing.frames must be 1 more than a multiple of 6, got %d; the nearest are %d and %d",
             _FRAMES,
             f"{_FRAMES} - ({_FRAMES} + 5) % 6",
@@ -201,7 +185,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.preprocessing.frames",
         cel=f"self.mode != 'lora' || {_FRAMES} <= {LORA_FRAMES}",
-        message=_format(
+        message=cel_message(
             f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got %d",
             _FRAMES,
         ),
@@ -210,7 +194,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.preprocessing.width",
         cel=f"{_WIDTH} * {_HEIGHT} <= {PIXELS_480P}",
-        message=_format(
+        message=cel_message(
             f"spec.preprocessing.width x height must be at most {PIXELS_480P} pixels (848x480), got %dx%d = %d",
             _WIDTH,
             _HEIGHT,
@@ -221,7 +205,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.preprocessing.durationSeconds",
         cel=f"!has({_SECONDS}) || !{_IS_LENGTH} || double({_SECONDS}) * double({_FPS}) + 0.000001 >= double({_FRAMES})",
-        message=_format(
+        message=cel_message(
             "spec.preprocessing.durationSeconds must be at least frames / fps = %d / %d s, got %s, which holds %d "
             "frames; the nearest number of frames that fits is %d",
             _FRAMES,
@@ -241,13 +225,15 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.workers.replicas",
         cel="self.mode != 'lora' || !has(self.workers.replicas) || self.workers.replicas == 1",
-        message=_format("spec.workers.replicas must be 1 with mode lora, got %d", "self.workers.replicas"),
+        message=cel_message(
+            "spec.workers.replicas must be 1 with mode lora, got %d", "self.workers.replicas"
+        ),
         broken=_lora_pods,
     ),
     Rule(
         path="spec.training.globalBatchSize",
         cel=f"!has({_BATCH}) || {_BATCH} % {_REPLICAS} == 0",
-        message=_format(
+        message=cel_message(
             "spec.training.globalBatchSize must be a multiple of the %d training pods, got %d",
             _REPLICAS,
             _BATCH,
@@ -257,7 +243,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.training.warmupSteps",
         cel="!has(self.training.warmupSteps) || self.training.warmupSteps <= self.training.steps",
-        message=_format(
+        message=cel_message(
             "spec.training.warmupSteps must be at most steps = %d, got %d",
             "self.training.steps",
             "self.training.warmupSteps",
@@ -267,7 +253,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.training.lora.targets",
         cel=f"!has(self.training.lora) || {_TARGETS}.all(t, {_TARGETS}.exists_one(u, u == t))",
-        message=_format(
+        message=cel_message(
             "spec.training.lora.targets must not repeat a projection, got %s", f"{_TARGETS}.join(',')"
         ),
         broken=_targets,
@@ -275,7 +261,7 @@ RULES: Sequence[Rule] = (
     Rule(
         path="spec.sampling.prompts",
         cel=f"!has({_PROMPTS}) || {_PROMPTS}.all(p, p.matches({cel_text(_INK)}))",
-        message=_format(
+        message=cel_message(
             "spec.sampling.prompts must not be blank, got %d blank of %d",
             f"size({_PROMPTS}.filter(p, !p.matches({cel_text(_INK)})))",
             f"size({_PROMPTS})",
@@ -288,9 +274,9 @@ NAME_RULES: Sequence[tuple[str, str, str]] = (
     (
         f"size(self.metadata.name) <= {NAME_LIMIT}",
         _LONG_NAME,
-        _format(f"{_LONG_NAME}, got %d", "size(self.metadata.name)"),
+        cel_message(f"{_LONG_NAME}, got %d", "size(self.metadata.name)"),
     ),
-    (NAME.cel("self.metadata.name"), NAME.words, _format(f"{NAME.words}, got %s", "self.metadata.name")),
+    (NAME.cel("self.metadata.name"), NAME.words, cel_message(f"{NAME.words}, got %s", "self.metadata.name")),
 )
 """The rules on the object's name: CEL, message, and the CEL expression of the message with the value."""
 

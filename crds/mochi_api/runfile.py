@@ -1,6 +1,6 @@
 """The run file: the one document the operator hands to each pod, mounted at `RUN_FILE_PATH`.
 
-It is immutable and carries no secrets; S3 credentials come through the environment. The same file works by hand:
+It is immutable and carries no secrets; S3 credentials come through the environment, and as files that are renewed. The same file works by hand:
 `python -m mochi_trainer train --run run.yaml`.
 """
 

@@ -85,6 +85,14 @@ Image = Annotated[
     Field(max_length=512),
     Pattern(looks_like=r"\S*", words="must be a reference without blanks, or empty"),
 ]
+DataKey = Annotated[
+    str,
+    Field(max_length=253),
+    Pattern(
+        looks_like=r"[-._a-zA-Z0-9]+",
+        words="must be a key of a ConfigMap or Secret such as ca.crt",
+    ),
+]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[
     str,
@@ -148,12 +156,23 @@ class ModelSpec(ApiModel):
 
 
 class DatasetSpec(ApiModel):
-    """The clips: MP4 or MOV files, each with its caption in a `.txt` file of the same name beside it."""
+    """The clips: MP4, MOV or M4V files, each with its caption in a `.txt` file of the same name beside it."""
 
     source: Source
     """Where the clips lie."""
     max_clips: int = Field(default=0, ge=0, le=1_000_000)
     """Use only the first clips in the order of their names; 0 takes all."""
+
+
+class CaBundle(ApiModel):
+    """Certificates of authorities in PEM, in a ConfigMap or in a Secret of the same namespace: exactly one is named."""
+
+    config_map_name: OptionalDnsName = Field(default="", json_schema_extra=UNSTORED)
+    """Name of the ConfigMap."""
+    secret_name: OptionalDnsName = Field(default="", json_schema_extra=UNSTORED)
+    """Name of the Secret."""
+    key: DataKey = Field(default="ca.crt", json_schema_extra=UNSTORED)
+    """Key that holds the certificates, one or several."""
 
 
 class S3Spec(ApiModel):
@@ -166,16 +185,18 @@ class S3Spec(ApiModel):
     path_style: bool = False
     """Put the bucket's name into the path instead of the host name; most servers other than AWS need it."""
     credentials_secret_name: OptionalDnsName = ""
-    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, if any). Empty: the pod's own identity (IRSA, workload identity)."""
+    """Secret with the keys `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (and `AWS_SESSION_TOKEN`, if any). Empty: the pod's own identity (IRSA, workload identity). New keys in the Secret reach pods that run."""
+    ca_bundle: CaBundle | None = None
+    """Who has signed the certificate of an endpoint with `https://`, when it is no public authority; they are trusted besides the public ones. When not set, what the chart's `caBundle` names."""
 
 
 class StorageSpec(ApiModel):
     """Where results go."""
 
     output_uri: Uri = Field(alias="outputURI")
-    """Prefix for checkpoints, samples, artifacts, the report, and the cache of embeddings."""
+    """Prefix for checkpoints, samples, artifacts, the report, and the cache of embeddings; not in the dataset's."""
     cache_uri: OptionalUri = Field(default="", alias="cacheURI")
-    """Prefix for the cache of embeddings, to share it between runs with different outputs; empty: `outputURI`."""
+    """Prefix for the cache of embeddings, to share it between runs with different outputs, not in the dataset's; empty: `outputURI`."""
     s3: S3Spec = Field(default_factory=S3Spec)
     """How the pods reach S3."""
 
@@ -193,7 +214,7 @@ class VideosSpec(ApiModel):
     gpus: int | None = Field(default=None, ge=0, le=1)
     """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
     reconstruct_every: int = Field(default=10, ge=0, le=1_000_000)
-    """Every n-th clip is decoded again and scored (PSNR in the report), so that one can check the embeddings; 0: never."""
+    """Every n-th clip is decoded again and scored (PSNR and SSIM in the report), so that one can check the embeddings; 0: never."""
 
 
 class PreprocessingSpec(ApiModel):
@@ -209,8 +230,20 @@ class PreprocessingSpec(ApiModel):
     """Frames per second that clips are brought to."""
     duration_seconds: Annotated[DecimalString, Bounds(more_than=0, at_most=60)] | None = None
     """Seconds kept by the trim stage, at least frames / fps; when not set just frames / fps. A longer value lets a later run with more frames reuse the trimmed clips."""
+    start_seconds: Annotated[DecimalString, Bounds(at_least=0, at_most=86_400)] = Field(
+        default=Decimal("0"), json_schema_extra=UNSTORED
+    )
+    """Seconds into each clip at which the part begins that is kept. A clip that has not enough frames after it is a bad clip."""
+    crop_x: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Field(
+        default=Decimal("0.5"), json_schema_extra=UNSTORED
+    )
+    """Where a clip that is too wide is cut: 0 keeps its left edge, 1 its right edge, 0.5 the middle."""
+    crop_y: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Field(
+        default=Decimal("0.5"), json_schema_extra=UNSTORED
+    )
+    """Where a clip that is too high is cut: 0 keeps its upper edge, 1 its lower edge, 0.5 the middle."""
     missing_caption: Literal["Fail", "Empty", "Skip"] = "Fail"
-    """What happens when a clip has no caption: `Fail` ends the run, `Empty` uses the empty prompt, `Skip` leaves the clip out."""
+    """What happens when a clip has no caption, or one without words: `Fail` ends the run, `Empty` uses the empty prompt, `Skip` leaves the clip out."""
     max_failed_items_percent: int = Field(default=10, ge=0, le=100)
     """How many bad clips are tolerated, in percent of all clips; each is reported with its reason."""
     cache_policy: Literal["Reuse", "Refresh"] = "Reuse"
@@ -274,6 +307,8 @@ class TrainingSpec(ApiModel):
     """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When the state of training is saved."""
+    resume_from: OptionalUri = Field(default="", json_schema_extra=UNSTORED)
+    """Folder of another run, such as `s3://runs/dissolve/runs/4f2c.../`, from whose newest good checkpoint this one goes on: weights, optimizer and step. Mode, model and adapter must be that run's, `steps` counts from its start; its files are only read. Empty: training starts at step 1."""
 
 
 class SamplingSpec(ApiModel):

@@ -14,5 +14,6 @@ def files() -> dict[str, str]:
         "helm/mochi-operator/values.schema.json": values.schema_json(),
         "docs/reference/finetune.md": reference.finetune_page(),
         "docs/reference/reasons.md": reference.reasons_page(),
+        "docs/reference/clips.md": reference.clips_page(),
         "docs/reference/metrics.md": reference.metrics_page(),
     }

@@ -1,11 +1,11 @@
-"""The reference pages, made from the types: every field, every reason, every metric."""
+"""The reference pages, made from the types: every field, every reason, of runs and of clips, every metric."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mochi_api import identity, metrics, outcomes, rules
+from mochi_api import clips, identity, metrics, outcomes, rules
 from mochi_codegen import schema
 
 _NOTE = "<!-- Made by `make sync` from crds/mochi_api; do not edit. -->\n"
@@ -84,6 +84,26 @@ def reasons_page() -> str:
     for row in outcomes.TABLE:
         code = "" if row.exit_code is None else str(row.exit_code)
         lines.append(f"| `{row.reason}` | {code} | {'yes' if row.retryable else 'no'} | {row.action} |")
+    return "\n".join(lines) + "\n"
+
+
+def clips_page() -> str:
+    """Why a clip cannot be used, and what is worth knowing of one that can."""
+    lines = [
+        _NOTE,
+        "# Clips",
+        "",
+        "A clip that cannot be used is listed with one of these reasons in the report, in the status "
+        "(`status.stages[].failures`) and in an Event; `preprocessing.maxFailedItemsPercent` says how many may be. "
+        "[What counts as a clip](../explanation/preprocessing.md#what-counts-as-a-clip) has the rules.",
+        "",
+        "| reason | when | what to do |",
+        "|---|---|---|",
+    ]
+    lines += [f"| `{row.reason}` | {row.meaning} | {row.cure} |" for row in clips.CLIP_TABLE]
+    lines += ["", "## Warnings", "", "The clip is used; the report shows what is worth a look.", ""]
+    lines += ["| warning | when |", "|---|---|"]
+    lines += [f"| `{warning}` | {meaning} |" for warning, meaning in clips.WARNING_MEANINGS.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -144,7 +144,12 @@ def spec_schema() -> Schema:
     """Schema of the spec, with its rules."""
     schema = _with_defaults(structural(_marked(FineTuneSpec.model_json_schema(by_alias=True))))
     checks = [
-        {"rule": rule.cel, "message": f"{rule.path} breaks a rule", "messageExpression": rule.message}
+        {
+            "rule": f"oldSelf.hasValue() || {rule.cel}" if rule.once else rule.cel,
+            "message": f"{rule.path} breaks a rule",
+            "messageExpression": rule.message,
+            **({"optionalOldSelf": True} if rule.once else {}),
+        }
         for rule in rules.RULES
     ]
     frozen = [

@@ -144,6 +144,12 @@ class ChartValues(Values):
     """Namespaces to look after; empty: all of them."""
     progress_seconds: int = Field(default=30, ge=1, le=3600)
     """Seconds between two writes of training progress to a status."""
+    ca_bundle: str = Field(
+        default="",
+        max_length=100_000,
+        pattern=r"^$|-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----",
+    )
+    """Certificates in PEM that pods of runs trust for S3, where a MochiFineTune names none."""
     crds: CrdValues = CrdValues()
     """The CustomResourceDefinition."""
     rbac: RbacValues = RbacValues()

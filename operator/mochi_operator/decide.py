@@ -81,6 +81,7 @@ def _manifests(case: Case, draft: Draft, start: Start, backend: TrainingBackend)
         step=start.step,
         attempt=start.attempt,
         keys=CacheKeys(**keys),
+        ca_bundle=case.default_ca,
     )
     child = backend.build(recipe) if start.step == "train" else step_job(recipe)
     return [config_map(recipe), child]

@@ -94,6 +94,7 @@ class Gatherer:
             now=self._clock(),
             watched_seconds=self._vigil.seconds(key),
             default_image=self._settings.trainer_image,
+            default_ca=self._settings.ca_bundle,
             progress_interval=self._settings.progress_seconds,
             family=family,
             reading=self._prober.reading(key),

@@ -26,6 +26,9 @@ class Settings:
     watch_namespaces: tuple[str, ...] = ()
     """`MOCHI_WATCH_NAMESPACES`: namespaces to look after, separated by commas; empty: all."""
 
+    ca_bundle: str = ""
+    """`MOCHI_CA_BUNDLE`: certificates in PEM that the pods of runs trust for S3, where a run names none; empty: none."""
+
     progress_seconds: float = 30.0
     """`MOCHI_PROGRESS_SECONDS`: shortest time between two writes of training progress into a status."""
 
@@ -48,6 +51,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.trainer_image.strip():
             raise SettingsError("MOCHI_TRAINER_IMAGE must name the trainer image, got nothing")
+        if self.ca_bundle.strip() and "-----BEGIN CERTIFICATE-----" not in self.ca_bundle:
+            raise SettingsError("MOCHI_CA_BUNDLE must hold certificates in PEM, got a text without one")
         if self.progress_seconds < 1:
             raise SettingsError(f"MOCHI_PROGRESS_SECONDS must be at least 1, got {self.progress_seconds:g}")
         if self.resync_seconds < 1:
@@ -62,6 +67,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     """Settings from environment variables; raise SettingsError with the variable that is wrong."""
     return Settings(
         trainer_image=environment.get("MOCHI_TRAINER_IMAGE", ""),
+        ca_bundle=environment.get("MOCHI_CA_BUNDLE", ""),
         watch_namespaces=_names(environment.get("MOCHI_WATCH_NAMESPACES", "")),
         progress_seconds=_number(environment, "MOCHI_PROGRESS_SECONDS", 30.0),
         bind_address=environment.get("MOCHI_POD_IP", ""),

@@ -218,6 +218,8 @@ class Snapshot:
     watched_seconds: float
     """For how long this operator has watched the run under a steady clock."""
     default_image: str
+    default_ca: str = ""
+    """Certificates in PEM for S3, where the run names none."""
     progress_interval: float
     """Shortest time between two writes of progress, in seconds."""
     family: Family = field(default_factory=Family)
@@ -234,6 +236,7 @@ class Case:
     resolved: Resolved
     now: datetime
     watched_seconds: float
+    default_ca: str
     progress_interval: float
     family: Family
     reading: Reading | None

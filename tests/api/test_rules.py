@@ -14,7 +14,7 @@ from mochi_api import resolved, rules
 from mochi_api.base import DECIMAL
 from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
-from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, TEXT_ERRORS, spec
+from tests.api.wrong_specs import FIELD_ERRORS, LEGAL, RULE_ERRORS, TEXT_ERRORS, spec
 
 
 def test_the_smallest_spec_obeys_all_rules() -> None:
@@ -24,6 +24,11 @@ def test_the_smallest_spec_obeys_all_rules() -> None:
 @pytest.mark.parametrize(("name", "changes", "message"), RULE_ERRORS, ids=[row[0] for row in RULE_ERRORS])
 def test_a_broken_rule_names_field_limit_and_value(name: str, changes: dict, message: str) -> None:
     assert message in rules.violations(FineTuneSpec.model_validate(spec(changes), extra="forbid"))
+
+
+@pytest.mark.parametrize(("name", "changes"), LEGAL, ids=[row[0] for row in LEGAL])
+def test_what_only_looks_wrong_is_accepted(name: str, changes: dict) -> None:
+    assert rules.violations(FineTuneSpec.model_validate(spec(changes), extra="forbid")) == []
 
 
 @pytest.mark.parametrize(("name", "changes", "words"), FIELD_ERRORS, ids=[row[0] for row in FIELD_ERRORS])

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mochi_api import clips
 from mochi_codegen import generated, reference, schema
 from tests.api.wrong_specs import spec
 
@@ -79,6 +80,25 @@ def test_the_default_of_a_later_field_is_on_the_page_and_not_in_the_crd() -> Non
     assert not [key for key in served if key.startswith("x-mochi")]
     row = next(line for line in reference.finetune_page().splitlines() if "`spec.runPolicy.retryOn`" in line)
     assert "'StorageError'" in row
+
+
+def test_a_rule_that_came_later_judges_no_object_of_before() -> None:
+    served = schema.spec_schema()["x-kubernetes-validations"]
+    once = [rule for rule in served if rule.get("optionalOldSelf")]
+    assert {rule["message"] for rule in once} >= {
+        "spec.storage.outputURI breaks a rule",
+        "spec.storage.cacheURI breaks a rule",
+    }
+    assert all(rule["rule"].startswith("oldSelf.hasValue() || ") for rule in once)
+
+
+def test_the_page_of_clips_has_each_reason_with_its_cure_and_each_warning() -> None:
+    lines = reference.clips_page().splitlines()
+    for row in clips.CLIP_TABLE:
+        assert f"| `{row.reason}` | {row.meaning} | {row.cure} |" in lines
+    assert [row.reason for row in clips.CLIP_TABLE] == list(clips.ClipReason)
+    for warning in clips.ClipWarning:
+        assert f"| `{warning}` | {clips.WARNING_MEANINGS[warning]} |" in lines
 
 
 def test_generated_files_agree_with_the_types(project: Any) -> None:

@@ -28,6 +28,9 @@ def spec(changes: dict[str, Any] | None = None) -> dict[str, Any]:
     return document
 
 
+_BELOW = "must not lie at or below spec.dataset.source.s3.uri"
+_CLIPS = "the next run would take these results for clips"
+
 RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     (
         "frames 86 with lora",
@@ -54,6 +57,16 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         "both model sources",
         {"model.source": {"s3": {"uri": "s3://models/m/"}, "pvc": {"claimName": "m"}}},
         "spec.model.source must have exactly one of s3 and pvc, got 2",
+    ),
+    (
+        "certificates from two places",
+        {"storage.s3": {"caBundle": {"configMapName": "a", "secretName": "b"}}},
+        "spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got 2",
+    ),
+    (
+        "certificates from nowhere",
+        {"storage.s3": {"caBundle": {"configMapName": "", "key": "tls.crt"}}},
+        "spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got 0",
     ),
     (
         "published model without its weights",
@@ -83,8 +96,34 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
      "spec.sampling.prompts must not be blank, got 1 blank of 2"),
     ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
+    ("results below the dataset", {"storage.outputURI": "s3://demo/clips/out"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips/out with clips at s3://demo/clips/: {_CLIPS}"),
+    ("results at the dataset", {"storage.outputURI": "s3://demo/clips"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips with clips at s3://demo/clips/: {_CLIPS}"),
+    ("results below a dataset without a slash",
+     {"dataset.source.s3.uri": "s3://demo/clips", "storage.outputURI": "s3://demo/clips/"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips/ with clips at s3://demo/clips: {_CLIPS}"),
+    ("results in a bucket of clips", {"dataset.source.s3.uri": "s3://demo", "storage.outputURI": "s3://demo/out/"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/out/ with clips at s3://demo: {_CLIPS}"),
+    ("results below a dataset with more slashes",
+     {"dataset.source.s3.uri": "s3://demo//clips///", "storage.outputURI": "s3://demo/clips//out"},
+     f"spec.storage.outputURI {_BELOW}, got s3://demo/clips//out with clips at s3://demo//clips///: {_CLIPS}"),
+    ("embeddings below the dataset", {"storage.cacheURI": "s3://demo/clips/cache/"},
+     f"spec.storage.cacheURI {_BELOW}, got s3://demo/clips/cache/ with clips at s3://demo/clips/: {_CLIPS}"),
 ]  # fmt: skip
 """Name, changes, message."""
+
+LEGAL: list[tuple[str, dict[str, Any]]] = [
+    ("a dataset below the results", {"storage.outputURI": "s3://demo/"}),
+    ("a dataset below the embeddings", {"storage.cacheURI": "s3://demo"}),
+    ("a dataset beside the results", {"dataset.source.s3.uri": "s3://demo/clips", "storage.outputURI": "s3://demo/clips-out"}),
+    ("a bucket whose name begins alike", {"dataset.source.s3.uri": "s3://demo", "storage.outputURI": "s3://demo-out"}),
+    ("a dataset of the same name elsewhere", {"storage.outputURI": "s3://other/clips/"}),
+    ("other letters large", {"storage.outputURI": "s3://demo/Clips/"}),
+    ("a dataset on a volume", {"dataset.source": {"pvc": {"claimName": "clips"}}}),
+    ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
+]  # fmt: skip
+"""Name and changes of specs that look wrong and are not."""
 
 FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
     (
@@ -134,6 +173,11 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
      "must be a region such as us-east-1, in lower case, got EU west"),
     ("no region", "storage.s3.region", "", "must be a region such as us-east-1, in lower case, got "),
     ("secret in capitals", "storage.s3.credentialsSecretName", "My_Secret", f"{_DNS}, or be empty, got My_Secret"),
+    ("key of a ConfigMap with a slash", "storage.s3", {"caBundle": {"configMapName": "a", "key": "a/b"}},
+     "must be a key of a ConfigMap or Secret such as ca.crt, got a/b"),
+    ("ConfigMap in capitals", "storage.s3", {"caBundle": {"configMapName": "CA"}}, f"{_DNS}, or be empty, got CA"),
+    ("resumed from a folder of this machine", "training.resumeFrom", "/runs/4f2c",
+     "must be s3://bucket/prefix, or empty, got /runs/4f2c"),
     ("claim in capitals", "dataset.source", {"pvc": {"claimName": "Clips"}}, f"{_DNS}, got Clips"),
     ("folder that is relative", "dataset.source", {"pvc": {"claimName": "clips", "path": "train"}},
      "must be a path that starts with /, got train"),
@@ -159,6 +203,10 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("learning rate below 0", "training.learningRate", "-1", "must be more than 0, got -1"),
     ("duration in words", "preprocessing.durationSeconds", "long",
      "must be a decimal number such as '0.0002', got long"),
+    ("start below 0", "preprocessing.startSeconds", "-1", "must be at least 0, got -1"),
+    ("start after a day", "preprocessing.startSeconds", "86401", "must be at most 86400, got 86401"),
+    ("crop right of the picture", "preprocessing.cropX", "1.1", "must be at most 1, got 1.1"),
+    ("crop in words", "preprocessing.cropY", "top", "must be a decimal number such as '0.0002', got top"),
     ("guidance below 0", "sampling.guidance", "-0.5", "must be at least 0, got -0.5"),
 ]  # fmt: skip
 """Name, field, value, and what both pydantic and the API server say of it, besides where it is."""

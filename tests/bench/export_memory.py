@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
+from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged, write_published
 from mochi_trainer.lora import LoraParams, adapter_state, attach
 from mochi_trainer.model import DiT, DiTParams
-from mochi_trainer.train.conversion import write_diffusers_folder, write_merged, write_published
-from mochi_trainer.train.weights_file import Planned, write
+from mochi_trainer.weights.writing import Planned, write
 
 PARAMS = DiTParams(depth=3)
 LORA = LoraParams(rank=16, targets=("query", "value", "mlp_in"))

@@ -23,14 +23,15 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from demo.nano.initial import initialise
 from mochi_api.spec import S3Spec
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.parallel.group import joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import REPLICATED, own_rows, rows_of, shard
-from mochi_trainer.presets import Preset, check_parts, fill_dit, load_dit, meta_dit, preset_named
-from mochi_trainer.presets.initial import initialise
+from mochi_trainer.presets import Preset, preset_named
 from mochi_trainer.storage import Connection, open_store
+from mochi_trainer.weights import check_parts, fill_dit, load_dit, meta_dit
 from tests.trainer.conftest import BUCKET, serving
 from tests.trainer.distributed import free_port
 from tests.trainer.loading import CountingS3, CountingStore, write_hollow, write_shards

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from demo import clips
-from mochi_trainer import flow, lora, presets, seeds, vae
+from demo.nano import real
+from demo.nano.following import GUIDANCE, STEPS, Answer, answers
+from demo.nano.training import psnr
+from mochi_trainer import flow, lora, presets, seeds, vae, weights
 from mochi_trainer.model import DiT
-from mochi_trainer.presets.nano import real
-from mochi_trainer.presets.nano.following import GUIDANCE, STEPS, Answer, answers
-from mochi_trainer.presets.nano.training import psnr
 from mochi_trainer.video import png
 
 SAMPLES = 8
@@ -40,7 +40,7 @@ def _say(line: str) -> None:
 
 def reconstructions() -> dict[str, Tensor]:
     """Print what the autoencoder keeps of the first 13 frames of each real clip; return those clips."""
-    encoder, decoder = presets.load_encoder("nano"), presets.load_decoder("nano")
+    encoder, decoder = weights.load_encoder("nano"), weights.load_decoder("nano")
     videos = {}
     for clip in clips.bundled():
         videos[clip.name] = video = real.first_frames(real.RealClip(clip.name, clip.path, clip.caption))
@@ -54,7 +54,7 @@ def reconstructions() -> dict[str, Tensor]:
 def following(count: int) -> list[Answer]:
     """Print how many samples follow their caption; return them."""
     made = answers(
-        presets.load_dit("nano").eval(), presets.load_text_encoder("nano"), presets.load_decoder("nano"),
+        weights.load_dit("nano").eval(), weights.load_text_encoder("nano"), weights.load_decoder("nano"),
         presets.preset_named("nano").latents, count=count,
     )  # fmt: skip
     for answer in made:
@@ -67,14 +67,14 @@ def following(count: int) -> list[Answer]:
 def tuned(path: Path, video: Tensor, caption: str) -> dict[str, list[Tensor]]:
     """Print how near the samples for `caption` come to `video`; return the samples with and without the LoRA."""
     latents = presets.preset_named("nano").latents
-    decoder = presets.load_decoder("nano")
-    text = presets.load_text_encoder("nano").encode([caption])[0].features
+    decoder = weights.load_decoder("nano")
+    text = weights.load_text_encoder("nano").encode([caption])[0].features
     with torch.no_grad():
-        z = vae.normalise(presets.load_encoder("nano")(video).mean, latents)
+        z = vae.normalise(weights.load_encoder("nano")(video).mean, latents)
     distances: dict[str, list[float]] = {}
     videos: dict[str, list[Tensor]] = {}
     for name in ("base", "LoRA"):
-        model: DiT = presets.load_dit("nano").eval()
+        model: DiT = weights.load_dit("nano").eval()
         if name == "LoRA":
             lora.load_file(model, path)
         for seed in range(SAMPLES):

@@ -18,11 +18,11 @@ from diffusers import MochiTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor, nn
 
+from demo.nano.initial import initialise
 from mochi_trainer import flow
 from mochi_trainer.lora import LoraParams, attach
 from mochi_trainer.model import DiT, DiTParams
-from mochi_trainer.presets.diffusers_layout import dit_layout
-from mochi_trainer.presets.initial import initialise
+from mochi_trainer.weights.diffusers_layout import dit_layout
 
 PARAMS = DiTParams(depth=4, visual_width=768, text_width=384, heads=6, text_feature_width=512)
 LATENTS = (1, 12, 4, 16, 16)

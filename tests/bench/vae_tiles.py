@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from demo.clips import bundled
-from mochi_trainer.presets import load_decoder, load_encoder
 from mochi_trainer.vae import Decoder, Encoder, decode_tiled, encode_tiled, to_tensor
 from mochi_trainer.vae.latents import SPATIAL
 from mochi_trainer.vae.sheets import tiles
 from mochi_trainer.video import Cut, read_clip
+from mochi_trainer.weights import load_decoder, load_encoder
 
 FRAMES, HEIGHT, WIDTH = 13, 128, 224
 TILE = (64, 80)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from demo.kubectl import KubectlError
-from tests.api.wrong_specs import FIELD_ERRORS, RULE_ERRORS, TEXT_ERRORS, spec
+from tests.api.wrong_specs import FIELD_ERRORS, LEGAL, RULE_ERRORS, TEXT_ERRORS, spec
 from tests.e2e.lab import Lab
 
 
@@ -33,6 +33,11 @@ def test_a_broken_rule_is_refused_with_its_message(
     with pytest.raises(KubectlError) as refusal:
         _apply(lab, "wrong", spec(changes))
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "changes"), LEGAL, ids=[row[0] for row in LEGAL])
+def test_what_only_looks_wrong_is_accepted(name: str, changes: dict[str, Any], lab: Lab) -> None:
+    assert "created (server dry run)" in _apply(lab, "fine", spec(changes))
 
 
 @pytest.mark.parametrize(("name", "changes", "words"), FIELD_ERRORS, ids=[row[0] for row in FIELD_ERRORS])

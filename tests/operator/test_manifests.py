@@ -30,7 +30,12 @@ PUBLISHED = {
     "storage": {
         "outputURI": "s3://runs/dissolve/",
         "cacheURI": "s3://shared/",
-        "s3": {"endpoint": "https://minio.example:9000", "pathStyle": True, "credentialsSecretName": "s3"},
+        "s3": {
+            "endpoint": "https://minio.example:9000",
+            "pathStyle": True,
+            "credentialsSecretName": "s3",
+            "caBundle": {"configMapName": "company-ca"},
+        },
     },
     "workers": {
         "resources": {"cpu": "8", "memory": "64Gi", "ephemeralStorage": "100Gi"},
@@ -139,7 +144,7 @@ def test_pods_pass_pod_security_restricted(name, stage):
     for container in pod["containers"]:
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
+    allowed = {"configMap", "secret", "emptyDir", "persistentVolumeClaim"}
     assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
 
 

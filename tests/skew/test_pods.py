@@ -23,8 +23,11 @@ ADDRESSES = {"old": "127.77.64.1", "new": "127.77.64.2"}
 SERVE = """
 import contextlib, sys
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.progress import served
 from mochi_trainer.train.step import StepRecord
+try:
+    from mochi_trainer.train.server import served
+except ImportError:  # its name in the pinned version
+    from mochi_trainer.train.progress import served
 
 gauges = Gauges(total_steps=10)
 record = StepRecord(step=4, loss=0.5, gradient_norm=2.0, learning_rate=0.1, seconds=0.5)

@@ -79,7 +79,7 @@ def serving(folder: Path) -> Iterator[Server]:
         yield Server(spec, folder / "data" / BUCKET)
     finally:
         server.terminate()
-        server.wait(timeout=10)
+        server.wait(timeout=60)
         os.environ.clear()
         os.environ.update(before)
 

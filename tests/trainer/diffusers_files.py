@@ -7,12 +7,7 @@ from typing import Any
 
 from diffusers import AutoencoderKLMochi, MochiTransformer3DModel
 
-from mochi_trainer.presets.diffusers_layout import (
-    decoder_table,
-    diffusers_layout,
-    dit_layout,
-    encoder_table,
-)
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from tests.trainer.loading import SMALL, state
 
 

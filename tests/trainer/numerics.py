@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from demo.nano.initial import initialise
 from mochi_trainer.model import DiT, DiTParams
-from mochi_trainer.presets.initial import initialise
 
 TINY = DiTParams(
     depth=3,

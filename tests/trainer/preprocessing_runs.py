@@ -29,6 +29,7 @@ def run_file(
     keys: dict[str, str] | None = None,
     s3: S3Spec | None = None,
     max_clips: int = 0,
+    uid: str = "0-1",
     **preprocessing: Any,
 ) -> RunFile:
     """A run of nano whose cache and results lie below `root`, a folder or an address."""
@@ -37,7 +38,7 @@ def run_file(
     return RunFile.model_validate(
         {
             "stage": stage,
-            "run": {"namespace": "team", "name": "dissolve", "uid": "0-1"},
+            "run": {"namespace": "team", "name": "dissolve", "uid": uid},
             "mode": "lora",
             "model": {"preset": "nano"},
             "dataset": {"source": {"s3": {"uri": "s3://data/dissolve/"}}, "maxClips": max_clips},
@@ -48,7 +49,7 @@ def run_file(
             "locations": {
                 "dataset": source or f"{base}/source",
                 "cache": f"{base}/cache",
-                "run": f"{base}/runs/0-1",
+                "run": f"{base}/runs/{uid}",
             },
             "keys": keys or {},
         }

@@ -1,5 +1,5 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
-`sample --prompt TEXT`, `inspect FILE` and `export FILE --to FORM`.
+`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `cache ADDRESS` and `footage DIR`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -18,11 +19,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
 
 from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
 from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
-from mochi_api.spec import Preset
+from mochi_api.spec import Preset, S3Spec
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
@@ -33,6 +34,8 @@ from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
 
 log = logging.getLogger("mochi_trainer")
+
+R = TypeVar("R")
 
 TERMINATION_LOG_ENV = "MOCHI_TERMINATION_LOG"
 HELP: dict[Stage, str] = {
@@ -52,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _by_hand(lambda: _inspect(arguments.file))
     if arguments.command == "export":
         return _by_hand(lambda: _export(arguments))
+    if arguments.command == "cache":
+        return _by_hand(lambda: _cache(arguments))
+    if arguments.command == "footage":
+        return _by_hand(lambda: _footage(arguments))
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
         return _by_hand(lambda: _sample(arguments))
     stage = cast(Stage, arguments.command)
@@ -93,17 +100,36 @@ def _inspect(file: Path) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from mochi_trainer.jobs import export  # as above
+    from mochi_trainer.exports import by_hand  # as above
+    from mochi_trainer.exports.request import Request
 
-    export.export(arguments)
+    by_hand.export(_request(Request, arguments))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import cache  # as above
+
+    s3 = S3Spec(endpoint=arguments.endpoint, path_style=bool(arguments.endpoint))
+    sys.stdout.write(cache.look(_request(cache.Request, arguments), s3))
+
+
+def _footage(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import footage  # as above
+
+    footage.footage(_request(footage.Request, arguments))
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from mochi_trainer.jobs import workstation  # as above
+    from mochi_trainer.jobs import sample_by_hand  # as above
 
     if arguments.run != Path(RUN_FILE_PATH):
         raise InvalidInputError("--run and --prompt exclude each other: the run file has its own prompts")
-    workstation.sample(arguments)
+    sample_by_hand.sample(_request(sample_by_hand.Request, arguments))
+
+
+def _request(kind: Callable[..., R], arguments: argparse.Namespace) -> R:
+    """What was given on the command line as the dataclass `kind`, whose fields have the names of the options."""
+    return kind(**{name: getattr(arguments, name) for name in inspect.signature(kind).parameters})
 
 
 def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> tuple[RunFile | None, Ending]:
@@ -224,7 +250,42 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("file", type=Path, metavar="FILE")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
+    text = "list what a cache holds and what no run uses any more, and remove that on request"
+    _cache_arguments(commands.add_parser("cache", help=text, description=text.capitalize() + "."))
+    text = "look at long films: cuts, segments, near-duplicates, warnings; make clips and captions of them"
+    _footage_arguments(
+        commands.add_parser("footage", help=text, description=text[0].upper() + text[1:] + ".")
+    )
     return parser
+
+
+def _footage_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="DIR", help="MP4, MOV and M4V files, in subfolders too")
+    text = "cuts: segments inside shots, never over a change (the default); even: evenly over the film"
+    command.add_argument("--segments", choices=("cuts", "even"), default="cuts", help=text)
+    command.add_argument(
+        "--seconds", type=float, default=2.5, metavar="N", help="of a segment, by default 2.5"
+    )
+    command.add_argument(
+        "--count", type=int, default=4, metavar="N", help="segments of a film at most, by default 4"
+    )
+    text = "write the segments there as clips; what is there already stays"
+    command.add_argument("--out", type=Path, metavar="DIR", help=text)
+    command.add_argument("--duplicates", action="store_true", help="tell which films show nearly the same")
+    text = "with --out: make no clips of the copies"
+    command.add_argument("--drop-duplicates", action="store_true", help=text)
+    group = command.add_argument_group("captions, for clips that have no .txt file beside them")
+    text = "base address of an endpoint with OpenAI's chat interface, such as http://127.0.0.1:8000/v1"
+    group.add_argument("--caption-url", default="", metavar="URL", help=text)
+    group.add_argument("--caption-model", default="", metavar="NAME", help="a model that sees pictures")
+    group.add_argument(
+        "--caption-prompt", default="", metavar="TEXT", help="what is asked, instead of the usual"
+    )
+    text = "environment variable with the key, by default MOCHI_CAPTION_KEY"
+    group.add_argument("--caption-key-variable", default="MOCHI_CAPTION_KEY", metavar="NAME", help=text)
+    group.add_argument(
+        "--at-once", type=int, default=4, metavar="N", help="questions at a time, by default 4"
+    )
 
 
 EXPORTS = {
@@ -247,6 +308,19 @@ def _export_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, metavar="DIR", help=text)
     text = "refuse files of another model"
     command.add_argument("--preset", choices=get_args(Preset), help=text)
+
+
+def _cache_arguments(command: argparse.ArgumentParser) -> None:
+    text = "outputURI or cacheURI of the runs: what lies above cache/; a folder as file:///folder"
+    command.add_argument("address", metavar="ADDRESS", help=text)
+    text = "another outputURI whose runs share this cache; can be repeated; by default ADDRESS itself"
+    command.add_argument("--runs", action="append", default=[], metavar="ADDRESS", help=text)
+    text = "leave alone what is younger; by default 7"
+    command.add_argument("--young-days", type=float, default=7.0, metavar="DAYS", help=text)
+    text = "delete what no run that is kept uses"
+    command.add_argument("--remove", action="store_true", help=text)
+    text = "an S3 server that is not AWS"
+    command.add_argument("--endpoint", default="", metavar="URL", help=text)
 
 
 def _sample_arguments(command: argparse.ArgumentParser) -> None:

@@ -13,6 +13,9 @@ from typing import TextIO
 
 QUIET = ("botocore", "boto3", "s3transfer", "urllib3", "PIL", "libav", "transformers", "torch")
 
+LINE_SECONDS = 5.0
+"""Least time between two lines about the progress of one thing."""
+
 
 class JsonLines(logging.Formatter):
     """`{"time", "level", "logger", "message", "rank"?, "traceback"?}` on one line."""

@@ -20,6 +20,15 @@ def address(source: Source, mount: str) -> str:
     return layout.join(f"file://{mount}", source.pvc.path if source.pvc is not None else "/")
 
 
+CA_FILE = "ca.crt"
+
+
+def default_ca(recipe: Recipe) -> str:
+    """The chart's certificates in PEM where they matter: for an endpoint with TLS of a run that names none of its own."""
+    s3 = recipe.spec.storage.s3
+    return recipe.ca_bundle if s3.ca_bundle is None and s3.endpoint.startswith("https://") else ""
+
+
 def run_file(recipe: Recipe) -> RunFile:
     """Everything the pods of one child need to know."""
     spec, chosen = recipe.spec, recipe.resolved
@@ -37,7 +46,9 @@ def run_file(recipe: Recipe) -> RunFile:
             update={"warmup_steps": chosen.warmup_steps, "global_batch_size": chosen.global_batch_size}
         ),
         sampling=spec.sampling,
-        s3=storage.s3,
+        s3=storage.s3.model_copy(
+            update={"ca_bundle": None}
+        ),  # the pod has it as a file, any image reads that
         locations=Locations(
             dataset=address(spec.dataset.source, DATASET_MOUNT),
             model=None if model is None else address(model, MODEL_MOUNT),
@@ -56,5 +67,8 @@ def config_map(recipe: Recipe) -> Manifest:
         "kind": CONFIGMAPS.name,
         "metadata": metadata(recipe, names.run_config(recipe.child)),
         "immutable": True,
-        "data": {layout.RUN_FILE: run_file(recipe).to_yaml()},
+        "data": {
+            layout.RUN_FILE: run_file(recipe).to_yaml(),
+            **({CA_FILE: certificates} if (certificates := default_ca(recipe)) else {}),
+        },
     }

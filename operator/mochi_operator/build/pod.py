@@ -12,10 +12,14 @@ from mochi_api.runfile import RUN_FILE_PATH, Stage
 from mochi_api.spec import FineTuneSpec, PodTemplateSpec, PvcSource, TolerationSpec
 from mochi_api.status import Resolved
 from mochi_operator import names
-from mochi_operator.build.config import DATASET_MOUNT, MODEL_MOUNT
+from mochi_operator.build.config import CA_FILE, DATASET_MOUNT, MODEL_MOUNT, default_ca
 from mochi_operator.build.recipe import Recipe, labels
 
 USER = 10001
+KEYS_MOUNT = "/mnt/mochi/s3-keys"
+CA_MOUNT = "/mnt/mochi/s3-ca"
+RUN_MOUNT = str(PurePosixPath(RUN_FILE_PATH).parent)
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 
@@ -97,6 +101,7 @@ def _container(recipe: Recipe, name: str, env: Sequence[dict[str, Any]]) -> dict
             value(identity.IMAGE_ENV, recipe.resolved.image),
             from_field(identity.POD_IP_ENV, "status.podIP"),
             *_credentials(recipe.spec),
+            *_ca(recipe),
         ],
         **_ports(recipe),
         "resources": _resources(recipe),
@@ -116,15 +121,26 @@ def _ports(recipe: Recipe) -> dict[str, Any]:
 
 
 def _credentials(spec: FineTuneSpec) -> list[dict[str, Any]]:
+    """The keys as variables, which every image reads and a missing Secret is seen by, and as files, which are renewed."""
     secret = spec.storage.s3.credentials_secret_name
     if not secret:
         return []
-    required = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    keys: list[dict[str, Any]] = [
-        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in required
+    required = [
+        {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in KEYS[:2]
     ]
-    token = {"name": secret, "key": "AWS_SESSION_TOKEN", "optional": True}
-    return [*keys, {"name": "AWS_SESSION_TOKEN", "valueFrom": {"secretKeyRef": token}}]
+    token = {"name": secret, "key": KEYS[2], "optional": True}
+    return [
+        *required,
+        {"name": KEYS[2], "valueFrom": {"secretKeyRef": token}},
+        value(identity.CREDENTIALS_ENV, KEYS_MOUNT),
+    ]
+
+
+def _ca(recipe: Recipe) -> list[dict[str, Any]]:
+    """The variable by which boto3 itself, in images of any version, finds certificates to trust."""
+    if recipe.spec.storage.s3.ca_bundle is not None:
+        return [value(identity.CA_ENV, f"{CA_MOUNT}/{CA_FILE}")]
+    return [value(identity.CA_ENV, f"{RUN_MOUNT}/{CA_FILE}")] if default_ca(recipe) else []
 
 
 def _resources(recipe: Recipe) -> dict[str, Any]:
@@ -138,10 +154,15 @@ def _resources(recipe: Recipe) -> dict[str, Any]:
 
 
 def _mounts(recipe: Recipe) -> list[dict[str, Any]]:
-    run = {"name": "run", "mountPath": str(PurePosixPath(RUN_FILE_PATH).parent), "readOnly": True}
+    """Whole folders: what is mounted by `subPath` is never renewed."""
+    run = {"name": "run", "mountPath": RUN_MOUNT, "readOnly": True}
     claims = [{"name": name, "mountPath": mount, "readOnly": True} for name, mount, _ in _claims(recipe.spec)]
     scratch = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108
-    return [run, *scratch, *claims]
+    s3 = [
+        {"name": volume["name"], "mountPath": mount, "readOnly": True}
+        for mount, volume in _s3_volumes(recipe.spec).items()
+    ]
+    return [run, *scratch, *claims, *s3]
 
 
 def _volumes(recipe: Recipe) -> list[dict[str, Any]]:
@@ -155,7 +176,27 @@ def _volumes(recipe: Recipe) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory", **({"sizeLimit": size} if size else {})}},
         *claims,
+        *_s3_volumes(recipe.spec).values(),
     ]
+
+
+def _s3_volumes(spec: FineTuneSpec) -> dict[str, dict[str, Any]]:
+    """By mount. All optional: of a missing Secret the variables tell, of missing certificates the trainer."""
+    s3 = spec.storage.s3
+    found: dict[str, dict[str, Any]] = {}
+    if s3.credentials_secret_name:
+        items = [{"key": key, "path": key} for key in KEYS]
+        secret = {"secretName": s3.credentials_secret_name, "items": items, "optional": True}
+        found[KEYS_MOUNT] = {"name": "s3-keys", "secret": secret}
+    if s3.ca_bundle is not None:
+        item: dict[str, Any] = {"items": [{"key": s3.ca_bundle.key, "path": CA_FILE}], "optional": True}
+        source = (
+            {"secret": {"secretName": s3.ca_bundle.secret_name, **item}}
+            if s3.ca_bundle.secret_name
+            else {"configMap": {"name": s3.ca_bundle.config_map_name, **item}}
+        )
+        found[CA_MOUNT] = {"name": "s3-ca", **source}
+    return found
 
 
 def _claims(spec: FineTuneSpec) -> list[tuple[str, str, PvcSource]]:

@@ -23,6 +23,8 @@ class Recipe:
     step: Stage
     attempt: int = 1
     keys: CacheKeys = field(default_factory=CacheKeys)
+    ca_bundle: str = ""
+    """The chart's certificates in PEM; empty: none."""
 
     @property
     def child(self) -> str:

@@ -94,6 +94,7 @@ def case_of(snapshot: Snapshot, draft: Draft) -> Case | None:
         resolved=draft.state.resolved,
         now=snapshot.now,
         watched_seconds=snapshot.watched_seconds,
+        default_ca=snapshot.default_ca,
         progress_interval=snapshot.progress_interval,
         family=snapshot.family,
         reading=snapshot.reading,

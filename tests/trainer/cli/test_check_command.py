@@ -98,7 +98,7 @@ def test_a_store_that_falls_silent_after_the_check_holds_the_report_up_for_secon
         started="2026-01-01T00:00:00",
         seconds=1,
     )
-    limits = Limits(patience=Patience(read_seconds=2, attempts=1), report_seconds=0.5)
+    limits = Limits(patience=Patience(read_seconds=2, attempts=1, first_seconds=0), report_seconds=0.5)
     with silent_server() as endpoint, pytest.raises(StorageError, match=r"report\.html: no answer, waited"):
         publish_in_time(
             run_file("s3://data/x", s3=S3Spec(endpoint=endpoint, path_style=True)), record, limits

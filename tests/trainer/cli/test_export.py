@@ -20,10 +20,11 @@ from mochi_trainer.jobs.inspection import report
 from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers, export_native
 from mochi_trainer.lora.combination import Weighted, combined
 from mochi_trainer.lora.merging import changes, merged
-from mochi_trainer.presets import load_dit, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.presets.diffusers_folder import INDEX, WEIGHTS, Shard, config, index, shards
-from mochi_trainer.presets.diffusers_layout import dit_layout
+from mochi_trainer.weights import load_dit
+from mochi_trainer.weights.diffusers_folder import INDEX, WEIGHTS, Shard, config, index, shards
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import draw
 
 PARAMS = LoraParams(rank=2, alpha=4, targets=("query", "value", "mlp_in", "text_output"))

@@ -17,17 +17,12 @@ from mochi_trainer.__main__ import main
 from mochi_trainer.jobs.inspection import Inspection, inspected, report
 from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers, export_native
 from mochi_trainer.model import DiT, DiTParams
-from mochi_trainer.presets import load_dit
 from mochi_trainer.presets.catalogue import NANO_FOLDER, preset_named
-from mochi_trainer.presets.diffusers_layout import (
-    decoder_table,
-    diffusers_layout,
-    dit_layout,
-    encoder_table,
-)
-from mochi_trainer.presets.header import Header, Listed, read_header
 from mochi_trainer.train.shards import shard_name, write_shard
 from mochi_trainer.vae import Decoder, Encoder
+from mochi_trainer.weights import load_dit
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
+from mochi_trainer.weights.stored import Header, Listed, read_header
 
 PARAMS = LoraParams(rank=4, alpha=8, targets=("query", "value", "text_output"))
 

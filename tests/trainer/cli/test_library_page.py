@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers, read_file
-from mochi_trainer.presets import load_dit
 from mochi_trainer.video import probe
+from mochi_trainer.weights import load_dit
 from tests.trainer.numerics import draw
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from mochi_trainer.__main__ import main
 from mochi_trainer.jobs import sample
+from mochi_trainer.jobs.sample_by_hand import _bar
 from mochi_trainer.jobs.sampling import Moment
-from mochi_trainer.jobs.workstation import _bar
 from mochi_trainer.lora import (
     LoraParams,
     adapter_state,
@@ -25,9 +25,9 @@ from mochi_trainer.lora import (
     export_native,
 )
 from mochi_trainer.lora.combination import Weighted, combined
-from mochi_trainer.presets import load_dit
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.video import probe
+from mochi_trainer.weights import load_dit
 from tests.trainer.numerics import difference, draw
 from tests.trainer.training_runs import run_file
 

@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTrans
 from torch import Tensor
 
 from mochi_trainer.flow import Prompt, euler, guided, linear_quadratic_schedule
-from mochi_trainer.presets.diffusers_layout import dit_layout
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, Float64, difference, draw, tiny_dit
 
 pytestmark = pytest.mark.filterwarnings("ignore")

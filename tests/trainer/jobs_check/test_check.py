@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import S3Spec
-from mochi_trainer import lora, presets
+from mochi_trainer import lora, presets, weights
 from mochi_trainer.errors import (
     AccessDeniedError,
     DatasetRejectedError,
@@ -30,13 +30,13 @@ from mochi_trainer.jobs import check, trim
 from mochi_trainer.jobs.checks.model import room_warnings
 from mochi_trainer.jobs.checks.places import Limits
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.storage import Patience, open_store
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.jobs_check.servers import read_only_server, silent_server
 from tests.trainer.preprocessing_runs import run_file, write_source
 
-SHORT = Limits(patience=Patience(connect_seconds=1, read_seconds=0.5, attempts=2))
+SHORT = Limits(patience=Patience(connect_seconds=1, read_seconds=0.5, attempts=2, first_seconds=0))
 
 
 @pytest.fixture
@@ -188,6 +188,11 @@ class TestDataset:
         (root / "source").mkdir()
         (root / "source" / "readme.md").write_text("no clip")
         assert str(problem(run_file(root))).endswith(": 1 other files, such as readme.md")
+        (root / "source" / "readme.md").unlink()
+        (root / "source" / ".a.mp4").write_bytes(b"hidden")
+        assert str(problem(run_file(root))).endswith(
+            ": nothing is there but 1 videos that do not count: 1 hidden (such as .a.mp4)"
+        )
 
     def test_files_of_another_container_are_rejected_with_the_command_that_converts_them(
         self, root: Path
@@ -249,10 +254,37 @@ class TestDataset:
         assert tolerated.clips == 1
         assert tolerated.warnings == [f"1 clips cannot be used: bunny.mp4: {words}"[:200]]
 
-    def test_a_caption_of_blanks_is_a_warning(self, root: Path) -> None:
-        (root / "source" / "bunny.txt").write_text("  \n ")
-        assert check.execute(run_file(root)).result.warnings == [
+    @pytest.mark.parametrize(
+        "blank", [b"", b"  \n ", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n", "\u200b\u00a0".encode()]
+    )
+    def test_a_caption_of_blanks_counts_as_none(self, root: Path, blank: bytes) -> None:
+        (root / "source" / "bunny.txt").write_bytes(blank)
+        error = problem(run_file(root))
+        assert isinstance(error, MissingObjectError)
+        assert f"file://{root}/source/bunny.txt is empty" in str(error)
+        assert check.execute(run_file(root, missingCaption="Skip")).result.warnings == [
+            "1 clips without caption are left out, such as bunny.mp4"
+        ]
+        assert check.execute(run_file(root, missingCaption="Empty")).result.warnings == [
             "1 captions have no words and count as the empty prompt, such as bunny.txt"
+        ]
+
+    def test_a_caption_that_is_missing_hides_no_caption_that_is_wrong(self, root: Path) -> None:
+        (root / "source" / "bunny.txt").unlink()
+        (root / "source" / "carphone.txt").write_bytes(b"\xff\xfe")
+        error = problem(run_file(root))
+        assert isinstance(error, MissingObjectError)
+        assert "carphone.MOV: the caption carphone.txt is UTF-16" in str(error)
+
+    def test_videos_that_are_left_out_are_told(self, root: Path) -> None:
+        (root / "source" / "bunny.recon.mp4").write_bytes(b"blurred")
+        (root / "source" / ".Trash-1000").mkdir()
+        (root / "source" / ".Trash-1000" / "old.mp4").write_bytes(b"thrown away")
+        done = check.execute(run_file(root)).result
+        assert done.clips == 2
+        assert done.warnings == [
+            "2 videos are left out: 1 a reconstruction by Mochi's own fine-tuner (such as bunny.recon.mp4), "
+            "1 hidden (such as .Trash-1000/old.mp4)"
         ]
 
     def test_results_below_the_dataset_are_no_clips_of_the_second_run(
@@ -359,7 +391,7 @@ class TestModel:
 class TestStartFrom:
     @pytest.fixture
     def file(self, root: Path) -> str:
-        model = copy.deepcopy(presets.load_dit("nano"))
+        model = copy.deepcopy(weights.load_dit("nano"))
         params = lora.LoraParams(rank=8, alpha=8, targets=("query", "value"))
         lora.attach(model, params)
         save_file(lora.export_diffusers(lora.adapter_state(model), params), root / "lora.safetensors")

@@ -35,6 +35,6 @@ def test_stages_count_their_clips_and_captions(tmp_path: Path) -> None:
     keys = {"trim": trimmed.result.cache_key}  # type: ignore[union-attr]
     settings = {"videos": {"reconstructEvery": 1}}
     _, seen = counts(captions.execute, run_file(tmp_path, stage="captions", keys=keys))
-    assert seen[-2:] == [(0, 3), (3, 3)]  # with the empty one, all in one batch
+    assert seen[-4:] == [(0, 3), (1, 3), (2, 3), (3, 3)]  # with the empty one
     _, seen = counts(videos.execute, run_file(tmp_path, stage="videos", keys=keys, **settings))
     assert seen[-3:] == [(0, 2), (1, 2), (2, 2)]

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
+import time
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mochi_api import layout
+from mochi_api.clips import ClipReason
+from mochi_api.outcomes import Item
 from mochi_api.runfile import Locations
-from mochi_api.spec import S3Spec
+from mochi_api.spec import PreprocessingSpec, S3Spec
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.left_out import CACHE, HIDDEN, SYSTEM, LeftOut, why_no_clip
+from mochi_trainer.jobs.source_captions import captioned
 from mochi_trainer.jobs.source_clips import clip_names, results_below, source_clips
 from mochi_trainer.storage import ObjectInfo, open_store
+from tests.trainer.conftest import BUCKET, Server
+
+RECONSTRUCTION = "a reconstruction by Mochi's own fine-tuner"
+PREVIEW = "a preview by musubi-tuner"
+RESULT = "a result of a run"
+UID = "0e9b1c4a-77d5-4a0e-9f2c-3d1f5e6a7b8c"
+NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 
 def _objects(*keys: str) -> list[ObjectInfo]:
@@ -19,22 +34,194 @@ def _objects(*keys: str) -> list[ObjectInfo]:
 
 
 def test_clips_of_any_case_and_depth_are_found_with_their_captions() -> None:
-    found = source_clips(_objects("b.MOV", "a.Mp4", "a.txt", "sub/c.mp4", "sub/c.TXT", "readme.md", "b.json"))
+    found = source_clips(
+        _objects(
+            "b.MOV", "a.Mp4", "a.txt", "d.M4V", "sub/c.mp4", "sub/c.TXT", "readme.md", "b.json", "txt", ".txt"
+        )
+    )
     assert [(clip.name, clip.source.key, clip.caption and clip.caption.key) for clip in found] == [
         ("a", "a.Mp4", "a.txt"),
         ("b", "b.MOV", None),
+        ("d", "d.M4V", None),
         ("sub_c", "sub/c.mp4", "sub/c.TXT"),
     ]
     assert found[1].caption_key == "b.txt"
 
 
-def test_hidden_files_are_not_clips() -> None:
-    assert source_clips(_objects("._a.mp4", ".hidden.mp4", "sub/._b.mov")) == []
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("._a.mp4", HIDDEN),
+        ("sub/._b.mov", HIDDEN),
+        (".ipynb_checkpoints/a-checkpoint.mp4", HIDDEN),
+        ("sub/.Trash-1000/files/a.mp4", HIDDEN),
+        (".cache/a.mp4", HIDDEN),
+        ("__MACOSX/clips/a.mp4", SYSTEM),
+        ("@eaDir/a.mp4/SYNOVIDEO.mp4", SYSTEM),
+        ("#recycle/a.mp4", SYSTEM),
+        ("$RECYCLE.BIN/S-1-5/a.mp4", SYSTEM),
+        ("System Volume Information/a.mp4", SYSTEM),
+        ("lost+found/#12.mp4", SYSTEM),
+        ("_latent_cache/a.mp4", CACHE),
+        ("sub/vae_cache/a.mp4", CACHE),
+        ("cached_latents/a.mp4", CACHE),
+        (layout.join(layout.run_root("out", UID), "samples/sample-00.mp4"), RESULT),
+        (layout.join(layout.run_root("", UID), "deep/a.mp4"), RESULT),
+        (layout.join(layout.cache_entry(layout.cache_root("x/y", ""), "trim", "0f" * 16), "a.mp4"), RESULT),
+        (layout.join(layout.units(layout.cache_root("out", ""), "trim", "f"), "k.mp4"), RESULT),
+        ("a.recon.mp4", RECONSTRUCTION),
+        ("a.mp4.recon.mp4", RECONSTRUCTION),
+        ("cache/a_00000-045_0848x0480_hv.mp4", PREVIEW),
+    ],
+)
+def test_what_is_none_of_the_users_is_no_clip(key: str, what: str) -> None:
+    assert why_no_clip(key) == what
+    assert source_clips(_objects(key, f"{key[:-4]}.txt")) == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "cache/a.mp4",
+        "reconstruction.mp4",
+        "recon.mp4",
+        "../a.mp4",
+        "a/./b.mp4",
+        "my_cache.mp4",
+        "$a/b.mp4",
+        "a.mp4/b.mp4",
+    ],
+)
+def test_what_only_looks_so_is_a_clip(key: str) -> None:
+    assert [clip.source.key for clip in source_clips(_objects(key))] == [key]
+
+
+def test_what_mochis_fine_tuner_leaves_beside_a_clip_is_no_clip() -> None:
+    """Reported of folders that were prepared with genmoai/mochi (M1)."""
+    keys = [
+        "a.mp4",
+        "a.txt",
+        "a.recon.mp4",
+        "a.latent.pt",
+        "a.embed.pt",
+        "b.npz",
+        "a_0848x0480_hv.safetensors",
+    ]
+    assert [clip.source.key for clip in source_clips(_objects(*keys))] == ["a.mp4"]
+
+
+def test_another_container_beside_its_conversion_is_left_out_and_counted() -> None:
+    left_out = LeftOut()
+    found = source_clips(_objects("a.webm", "a.mp4", "a.txt", "b.webm"), left_out=left_out)
+    assert [(clip.source.key, bool(clip.problem)) for clip in found] == [("a.mp4", False), ("b.webm", True)]
+    assert left_out.words() == "1 beside the same clip as MP4 or MOV (such as a.webm)"
+
+
+def test_the_end_of_a_stage_tells_what_was_left_out() -> None:
+    finished = Finished(result=None, message="made 1 of 1 clips", details={"skipped": []})
+    left_out = LeftOut()
+    assert left_out.told_by(finished) is finished
+    for key in ("a.recon.mp4", "b.recon.mp4"):
+        left_out.add(RECONSTRUCTION, key)
+    left_out.add(HIDDEN, ".a/" + "long" * 100 + ".mp4")
+    told = left_out.told_by(finished)
+    assert told.message.startswith(
+        f"made 1 of 1 clips; 3 videos left out: 2 {RECONSTRUCTION} (such as a.recon.mp4), 1 hid"
+    )
+    assert len(told.message) < 300
+    assert told.details == {"skipped": [], "leftOut": {RECONSTRUCTION: 2, HIDDEN: 1}}
+
+
+class TestOneCaptionForTwo:
+    def test_the_first_has_it_and_the_other_is_told_both_names(self) -> None:
+        mov, mp4, other = source_clips(_objects("a.mp4", "a.mov", "a.txt", "b.mp4"))
+        assert (mov.source.key, mov.problem, other.problem) == ("a.mov", "", "")
+        assert mp4.reason == ClipReason.DUPLICATE_NAME
+        assert mp4.problem == (
+            "a.mov has the caption a.txt too, and only that clip is used; "
+            "give this one, and a caption for it, another name"
+        )
+
+    def test_letters_large_and_small_are_two_names(self) -> None:
+        upper, lower = source_clips(_objects("A.mp4", "a.mp4", "A.txt", "a.txt"))
+        assert (upper.caption.key, lower.caption.key) == ("A.txt", "a.txt")
+        assert upper.name.lower() != lower.name.lower()
+        upper, lower = source_clips(_objects("A.mp4", "a.mp4", "a.txt"))
+        assert (upper.caption, upper.problem, upper.misnamed_caption, lower.problem) == (None, "", "", "")
+
+    def test_a_caption_in_other_letters_is_named(self) -> None:
+        (clip,) = source_clips(_objects("Clip.MP4", "clip.txt"))
+        assert (clip.caption, clip.misnamed_caption) == (None, "clip.txt")
+
+    @pytest.mark.parametrize(("video", "caption"), [(NFC, NFD), (NFD, NFC), (NFC, NFC), (NFD, NFD)])
+    def test_a_caption_in_the_other_normal_form_is_found(self, video: str, caption: str) -> None:
+        (clip,) = source_clips(_objects(f"{video}.mp4", f"{caption}.txt"))
+        assert clip.caption is not None
+        assert clip.caption.key == f"{caption}.txt"
+
+    def test_two_clips_that_look_alike_are_told_apart(self) -> None:
+        found = source_clips(_objects(*(f"{name}{end}" for name in (NFC, NFD) for end in (".mp4", ".txt"))))
+        assert [(clip.source.key[:-4], clip.problem) for clip in found] == [(NFD, ""), (NFC, "")]
+        assert all(clip.caption and clip.caption.key[:-4] == clip.source.key[:-4] for clip in found)
+        assert len({clip.name for clip in found}) == 2
+
+    def test_of_two_that_look_alike_the_one_of_just_that_name_has_the_caption(self) -> None:
+        decomposed, composed = source_clips(_objects(f"{NFC}.mp4", f"{NFD}.mp4", f"{NFC}.txt"))
+        assert composed.problem == ""
+        assert decomposed.reason == ClipReason.DUPLICATE_NAME
+        assert f"{NFC}.mp4 has the caption {NFC}.txt too" in decomposed.problem
+
+    def test_a_caption_written_twice_is_the_one_with_the_usual_suffix(self) -> None:
+        (clip,) = source_clips(_objects("a.mp4", "a.TXT", "a.txt", "a.Txt"))
+        assert clip.caption is not None
+        assert clip.caption.key == "a.txt"
+
+
+class TestKeysOfS3:
+    def test_slashes_and_dots_are_part_of_a_key(self) -> None:
+        keys = ["a//b.mp4", "a//b.txt", "a/b.mp4", "a/b.txt", "a/../b.mp4", "a/../b.txt", "/b.mp4", "/b.txt"]
+        found = source_clips(_objects(*keys))
+        assert {clip.source.key: clip.caption and clip.caption.key for clip in found} == {
+            "a//b.mp4": "a//b.txt", "a/b.mp4": "a/b.txt", "a/../b.mp4": "a/../b.txt", "/b.mp4": "/b.txt",
+        }  # fmt: skip
+        assert len({clip.name for clip in found}) == 4
+
+    def test_markers_of_folders_are_nothing(self) -> None:
+        assert source_clips(_objects("clips/", "a.mp4/", "clips_$folder$", "mp4", "a.", "")) == []
+
+    def test_a_key_may_be_as_long_as_s3_takes(self) -> None:
+        stem = "é" * 510
+        found = source_clips(_objects(f"{stem}.mp4", f"{stem}.mov", f"{stem}.txt"))
+        assert len(found[0].name) < 100
+        item = Item.of(found[1].source.key, found[1].problem, found[1].reason)
+        assert item.message.endswith("another name")
+
+    def test_they_are_read_on_a_real_server(self, s3_server: Server) -> None:
+        base = f"s3://{BUCKET}/{uuid4().hex}"
+        store = open_store(base, s3_server.spec)
+        names = ["my%20clip", "plus+and space", NFC, NFD, "A", "a", "#1?", "日本語", "quote'\""]
+        for name in names:
+            store.write_bytes(f"{name}.mp4", b"x")
+            store.write_bytes(f"{name}.txt", name.encode())
+        store.write_bytes("clips/sub/a.mp4", b"x")
+        found, skipped = captioned(
+            store, source_clips(store.list()), PreprocessingSpec(missing_caption="Skip")
+        )
+        assert {clip.source.key[:-4]: clip.text for clip in found} == {name: name for name in names}
+        assert skipped == ["clips/sub/a.mp4"]
+
+
+def test_ten_thousand_clips_are_found_in_a_second() -> None:
+    keys = [f"séries/{number:05d}.{end}" for number in range(10_000) for end in ("mp4", "txt")]
+    objects = _objects(*keys)
+    started = time.process_time()
+    assert len(source_clips(objects)) == 10_000
+    assert time.process_time() - started < 1
 
 
 def test_other_containers_are_listed_with_the_command_that_converts_them() -> None:
     (clip,) = source_clips(_objects("my clip.webm"))
-    assert clip.problem.startswith(".webm files are not read, only MP4 and MOV; convert it: ffmpeg -i")
+    assert clip.problem.startswith(".webm files are not read, only MP4, MOV and M4V; convert it: ffmpeg -i")
 
 
 def test_the_first_clips_are_those_of_the_smallest_names() -> None:

@@ -33,41 +33,82 @@ def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None
     assert (done.result.items_total, done.result.items_done, done.result.items_failed) == (2, 2, 0)
     assert not done.result.cache_hit
     manifest = _manifest(root, done)
-    assert sorted(manifest.entries) == [
-        f"{n}.{e}" for n in ("bunny", "carphone") for e in ("jpg", "mp4", "txt")
-    ]
-    folder = root / "cache" / manifest.prefix
-    assert read_frames(folder / "bunny.mp4").shape == (7, 32, 48, 3)
-    assert (folder / "bunny.txt").read_text() == "the clip bunny.mp4"
+    assert sorted(manifest.entries) == [f"{n}.{e}" for n in ("bunny", "carphone") for e in ("jpg", "mp4")]
+    assert read_frames(root / "cache" / manifest.key("bunny.mp4")).shape == (7, 32, 48, 3)
     assert manifest.details["clips"][0] == {
         "name": "bunny", "source": "bunny.mp4", "frames": 7, "width": 48, "height": 32,
-        "caption": "the clip bunny.mp4", "enlargement": 0.044,
+        "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {},
     }  # fmt: skip
 
 
 def test_a_second_run_reuses_it_and_says_so(root: Path) -> None:
     first = trim.execute(run_file(root))
-    stamp = (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").stat().st_mtime_ns
+    clip = root / "cache" / _manifest(root, first).key("bunny.mp4")
+    stamp = clip.stat().st_mtime_ns
     second = trim.execute(run_file(root))
     assert second.result.cache_hit
     assert second.message == "reused 2 of 2 clips"
     assert second.result.cache_key == first.result.cache_key
-    assert (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").stat().st_mtime_ns == stamp
-    assert not trim.execute(run_file(root, cachePolicy="Refresh")).result.cache_hit
+    assert clip.stat().st_mtime_ns == stamp
+    assert not trim.execute(run_file(root, uid="0-2", cachePolicy="Refresh")).result.cache_hit
+
+
+def test_refresh_keeps_what_an_attempt_of_the_same_run_has_made(root: Path) -> None:
+    """A pod that was lost in the middle of it does not begin at the first clip."""
+    trim.execute(run_file(root))
+    run = run_file(root, uid="0-2", cachePolicy="Refresh")
+    assert trim.execute(run).message == "made 2 of 2 clips"
+    assert trim.execute(run).message == "reused 2 of 2 clips"
 
 
 def test_trimming_again_gives_the_same_bytes(root: Path) -> None:
     first = _manifest(root, trim.execute(run_file(root)))
-    again = _manifest(root, trim.execute(run_file(root, cachePolicy="Refresh")))
-    assert again.entries == first.entries
+    again = _manifest(root, trim.execute(run_file(root, uid="0-2", cachePolicy="Refresh")))
+    assert {name: entry.sha256 for name, entry in again.entries.items()} == {
+        name: entry.sha256 for name, entry in first.entries.items()
+    }
+
+
+def test_another_caption_cuts_no_clip_again(root: Path) -> None:
+    first = _manifest(root, trim.execute(run_file(root)))
     (root / "source" / "bunny.txt").write_text("another caption")
-    edited = _manifest(root, trim.execute(run_file(root)))
-    assert {name for name, entry in edited.entries.items() if entry != first.entries[name]} == {"bunny.txt"}
+    done = trim.execute(run_file(root))
+    edited = _manifest(root, done)
+    assert done.message == "reused 2 of 2 clips"
+    assert edited.entries == first.entries
+    assert edited.details["clips"][0]["caption"] == "another caption"
+
+
+def test_one_more_clip_costs_one_clip(root: Path) -> None:
+    trim.execute(run_file(root))
+    shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / "more.mp4")
+    (root / "source" / "more.txt").write_text("one more")
+    done = trim.execute(run_file(root))
+    assert done.message == "made 3 of 3 clips, 2 of them from the cache"
+
+
+def test_an_altered_clip_is_noticed_and_made_again(root: Path) -> None:
+    first = _manifest(root, trim.execute(run_file(root)))
+    clip = root / "cache" / first.key("bunny.mp4")
+    good = clip.read_bytes()
+    clip.write_bytes(bytes(len(good)))
+    assert trim.execute(run_file(root)).message == "made 2 of 2 clips, 1 of them from the cache"
+    assert clip.read_bytes() == good
+
+
+def test_a_clip_that_cannot_be_used_is_not_tried_again(root: Path) -> None:
+    (root / "source" / "broken.mp4").write_bytes(b"not a video at all")
+    (root / "source" / "broken.txt").write_text("broken")
+    trim.execute(run_file(root, maxFailedItemsPercent=34))
+    (root / "source" / "bunny.txt").write_text("another caption, so that the list is another")
+    again = trim.execute(run_file(root, maxFailedItemsPercent=34))
+    assert again.message == "reused 2 of 3 clips"
+    assert [(item.clip, item.reason) for item in again.failures] == [("broken.mp4", "Corrupt")]
 
 
 def test_an_incomplete_output_is_made_again(root: Path) -> None:
     first = trim.execute(run_file(root))
-    (root / "cache" / "trim" / first.result.cache_key / "bunny.mp4").unlink()
+    (root / "cache" / _manifest(root, first).key("bunny.mp4")).unlink()
     assert not trim.execute(run_file(root)).result.cache_hit
 
 
@@ -96,7 +137,7 @@ def test_a_missing_caption_may_be_empty_or_leave_the_clip_out(root: Path) -> Non
     ]
     skip = trim.execute(run_file(root, missingCaption="Skip"))
     assert skip.details == {"skipped": ["bunny.mp4"]}
-    assert skip.message == "made 1 of 1 clips, 1 without caption left out"
+    assert skip.message == "reused 1 of 1 clips, 1 without caption left out"
 
 
 def test_a_bad_clip_is_counted_and_the_others_go_on(root: Path) -> None:
@@ -134,11 +175,14 @@ def test_only_failures_are_refused_whatever_is_tolerated(root: Path) -> None:
         trim.execute(run_file(root, maxFailedItemsPercent=100))
 
 
-def test_clips_with_the_same_stem_do_not_overwrite_each_other(root: Path) -> None:
+def test_of_clips_that_claim_one_caption_the_first_is_used(root: Path) -> None:
     shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / "bunny.mov")
-    done = trim.execute(run_file(root))
-    names = [clip["name"] for clip in _manifest(root, done).details["clips"]]
-    assert len(set(names)) == 3
+    done = trim.execute(run_file(root, maxFailedItemsPercent=50))
+    assert [clip["source"] for clip in _manifest(root, done).details["clips"]] == [
+        "bunny.mov",
+        "carphone.MOV",
+    ]
+    assert [(item.clip, item.reason) for item in done.failures] == [("bunny.mp4", "DuplicateName")]
 
 
 def test_a_longer_duration_serves_runs_of_different_length(root: Path) -> None:

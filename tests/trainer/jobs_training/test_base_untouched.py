@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from mochi_trainer.jobs import sample, train
 from mochi_trainer.lora import base_state
 from mochi_trainer.model import DiT
-from mochi_trainer.presets import load_dit
+from mochi_trainer.weights import load_dit
 from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
 

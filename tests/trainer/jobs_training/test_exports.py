@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from mochi_api.runfile import RunFile
 from mochi_api.spec import ModelSpec
 from mochi_trainer.errors import DiskFullError
+from mochi_trainer.exports.artifacts import store_weights
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.lora import load_file as load_lora
@@ -26,12 +27,11 @@ from mochi_trainer.lora.merging import changes, merged
 from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import shard
-from mochi_trainer.presets import identity, load_dit
 from mochi_trainer.presets.catalogue import NANO_DIT, NANO_FOLDER
-from mochi_trainer.presets.diffusers_layout import dit_layout
 from mochi_trainer.storage import open_store, require_space
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.train.artifacts import store_weights
+from mochi_trainer.weights import identity, load_dit
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit

@@ -16,11 +16,11 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.__main__ import main
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.jobs import sample, train
-from mochi_trainer.jobs.model_files import model_identity
 from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.storage import open_store
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
+from mochi_trainer.weights.of_run import model_identity
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
 from tests.trainer.loading import write_shards

@@ -12,8 +12,8 @@ from mochi_api.outcomes import SampleResult
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.jobs import sample
 from mochi_trainer.lora import LoraParams, adapter_state, attach, export_diffusers
-from mochi_trainer.presets import load_dit
 from mochi_trainer.video import probe
+from mochi_trainer.weights import load_dit
 from tests.trainer.training_runs import run_file, write_dataset
 
 

@@ -24,9 +24,9 @@ from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.lora import adapter_state, base_state, read_file
-from mochi_trainer.presets import load_dit
 from mochi_trainer.storage import open_store
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights import load_dit
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
 from tests.trainer.training_runs import KEY, LATENT_SHAPE, run_file, write_dataset

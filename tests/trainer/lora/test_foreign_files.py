@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mochi_trainer.lora import import_diffusers, load_file
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
-from mochi_trainer.presets.diffusers_layout import dit_layout
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")

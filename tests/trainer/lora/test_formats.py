@@ -25,7 +25,7 @@ from mochi_trainer.lora import (
 )
 from mochi_trainer.lora.targets import PROJECTIONS
 from mochi_trainer.model import DiT
-from mochi_trainer.presets.diffusers_layout import dit_layout
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 
 PARAMS = {

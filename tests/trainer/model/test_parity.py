@@ -11,7 +11,7 @@ from diffusers import MochiTransformer3DModel
 from torch import Tensor
 
 from mochi_trainer.flow import loss
-from mochi_trainer.presets.diffusers_layout import dit_layout
+from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, Float64, difference, draw, noted, tiny_dit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")

@@ -12,7 +12,7 @@ from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import average_replicated, gradient_norm, own_part, rows_of, shard, whole
-from mochi_trainer.presets import load_dit
+from mochi_trainer.weights import load_dit
 from tests.trainer.distributed import run_distributed
 
 CPU = torch.device("cpu")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import json
 import re
 from datetime import UTC, datetime
@@ -13,14 +16,18 @@ import pytest
 
 from mochi_api.outcomes import Item, Outcome, Reason, StageResult, TrainingResult
 from mochi_api.spec import S3Spec
-from mochi_trainer.report.page import render
-from mochi_trainer.report.record import StageRecord, read_records, write_record
+from mochi_trainer.report.page import policy, render
+from mochi_trainer.report.record import read_records, write_record
+from mochi_trainer.report.rendering import asset
 from mochi_trainer.storage import Store, open_store, put_bytes_entry, write_manifest
 from mochi_trainer.video import contact_sheet, encode_mp4, side_by_side, strip
 from tests.trainer.preprocessing_runs import run_file
+from tests.trainer.report.realistic import record
 from tests.trainer.video.clips import grey_levels
 
-EVIL = "<script>alert('x')</script> \"quoted\" & <b>bold</b>"
+EVIL = (
+    "<script>alert('x')</script> \"quoted\" & <b>bold</b> {{ 7 * 191 }}{% raw %} {# gone #} --> ' onerror=x"
+)
 
 
 class Page(HTMLParser):
@@ -31,6 +38,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.addresses: list[str] = []
         self.without_alt = 0
+        self.attributes: set[str] = set()
         self.tags: list[str] = []
         self.feed(text)
         assert self.open == []
@@ -38,9 +46,10 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.tags.append(tag)
+        self.attributes |= values.keys()
         self.addresses += [values[name] for name in ("src", "href", "poster") if name in values]
         self.without_alt += tag == "img" and not values.get("alt")
-        if tag not in {"img", "meta", "br"}:
+        if tag not in {"img", "meta", "br", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -51,12 +60,6 @@ class Page(HTMLParser):
 def stores(tmp_path: Path) -> tuple[Store, Store]:
     return open_store(f"file://{tmp_path}/runs/0-1", S3Spec()), open_store(
         f"file://{tmp_path}/cache", S3Spec()
-    )
-
-
-def _record(stage: str, outcome: Outcome, **fields) -> StageRecord:
-    return StageRecord(
-        stage=stage, outcome=outcome, started="2026-01-01T00:00:00+00:00", seconds=83.2, **fields
     )
 
 
@@ -75,29 +78,35 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     picture = put_bytes_entry(cache, "trim/k1", strip(frames, 3, width=100), "a.jpg")
     write_manifest(cache, "trim/k1", [picture], {"clips": [clip], "failures": [], "skipped": ["bare.mp4"]})
     cache.write_bytes("videos/k2/reconstructions/k3/a.png", side_by_side(frames, frames))
-    check = {"clip": "a", "source": EVIL, "psnr": 31.25, "picture": "videos/k2/reconstructions/k3/a.png"}
-    failures = [Item(clip="broken.mp4", message=f"damaged {EVIL}")]
+    check = {
+        "clip": "a",
+        "source": EVIL,
+        "psnr": 31.25,
+        "ssim": 0.9134,
+        "picture": "videos/k2/reconstructions/k3/a.png",
+    }
+    failures = [Item(clip=f"broken.mp4 {EVIL}", message=f"damaged {EVIL}", reason=f"Odd{EVIL}"[:64])]
     trim = StageResult(cache_key="k1", cache_hit=True, items_total=2, items_done=1, items_failed=1)
     write_record(
         store,
-        _record(
+        record(
             "trim",
             Outcome(reason="Completed", stage_result=trim),
             failures=failures,
-            details={"skipped": ["bare.mp4"]},
+            details={"skipped": ["bare.mp4"], "warnings": [{"clip": "a", "warnings": {f"Odd{EVIL}": EVIL}}]},
         ),
     )
-    write_record(store, _record("captions", Outcome(reason="Completed"), details={"truncated": {EVIL: 300}}))
+    write_record(store, record("captions", Outcome(reason="Completed"), details={"truncated": {EVIL: 300}}))
     videos = StageResult(cache_key="k2", items_total=1, items_done=1)
     write_record(
         store,
-        _record(
+        record(
             "videos", Outcome(reason="Completed", stage_result=videos), details={"reconstructions": [check]}
         ),
     )
     result = TrainingResult(artifactURI="s3://runs/lora.safetensors", sha256="ab" * 32, size_bytes=2_500_000)
     others = {"otherFiles": [{"uri": "s3://runs/dit-merged.safetensors", "sizeBytes": 3 << 20}]}
-    write_record(store, _record("train", Outcome(reason="Completed", training_result=result), details=others))
+    write_record(store, record("train", Outcome(reason="Completed", training_result=result), details=others))
     lines = [{"step": 0, "fixedLoss": 1.5}]
     lines += [
         {"step": k, "loss": 2.0 / k, "lr": 1e-4, "gradNorm": 0.5, "stepSeconds": 0.2} for k in range(1, 20)
@@ -115,7 +124,7 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     }
     write_record(
         store,
-        _record(
+        record(
             "sample",
             Outcome(reason="Completed", message="1 video"),
             details={"samples": [sample]},
@@ -130,13 +139,13 @@ def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> 
     text = render(store, run_file(tmp_path), cache)
     page = Page(text)
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
-    assert not re.search(r"url\(|@import|<script|<link", text)
+    assert not re.search(r"url\(|@import|<link|<script [^>]", text)
     assert page.without_alt == 0
     assert page.tags.count("video") == 1
     assert page.tags.count("svg") == 3
     assert page.tags.count("img") == 3
     for part in (
-        "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "s3://runs/dit-merged.safetensors</code> 3 MiB", "31.2 dB", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
+        "Succeeded", "s3://runs/lora.safetensors", "2.384 MiB", "s3://runs/dit-merged.safetensors</code> 3 MiB", "31.2 dB · SSIM 0.913", "1.5 → 0.75 (-50.0 %)", "broken.mp4",
         "1 of 2 clips are used. 1 more without a caption were left out.", "reused", "1 min 23 s", "seed 7",
         "enlarged 1.50×", "caption of 300 tokens: what follows 256 is cut off", "schemaVersion: 1", "Steps without a finite loss",
     ):  # fmt: skip
@@ -147,9 +156,25 @@ def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:
     store, cache = stores
     _whole_run(store, cache, tmp_path)
     text = render(store, run_file(tmp_path), cache)
-    assert "<script>" not in text
+    page = Page(text)
+    assert page.tags.count("script") == 1
     assert "<b>bold" not in text
+    assert "onerror" not in page.attributes
+    assert "1337" not in text
+    assert text.count("{{ 7 * 191 }}{% raw %} {# gone #}") >= 5
     assert text.count("&lt;script&gt;") >= 5
+
+
+def test_the_browser_is_told_to_run_our_script_alone(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    text = render(store, run_file(tmp_path), cache)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script == asset("tables.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy(script) in html.unescape(text)
+    assert f"script-src 'sha256-{digest}'" in policy(script)
+    assert not re.search(r"</script|<!--|https?://|\bfetch\b|XMLHttpRequest|innerHTML|eval", script)
 
 
 def test_a_run_without_anything_says_what_is_absent(stores, tmp_path: Path) -> None:
@@ -166,7 +191,7 @@ def test_a_run_without_anything_says_what_is_absent(stores, tmp_path: Path) -> N
 def test_a_failed_run_says_why_and_what_to_do(stores, tmp_path: Path) -> None:
     store, cache = stores
     outcome = Outcome(reason=Reason.NON_FINITE_LOSS, message="loss was NaN", step=41)
-    write_record(store, _record("train", outcome))
+    write_record(store, record("train", outcome))
     text = render(store, run_file(tmp_path), cache)
     assert "Failed: NonFiniteLoss" in text
     assert "In the stage train at step 41: loss was NaN" in text
@@ -175,7 +200,7 @@ def test_a_failed_run_says_why_and_what_to_do(stores, tmp_path: Path) -> None:
 
 def test_what_is_tried_again_is_not_called_failed(stores, tmp_path: Path) -> None:
     store, cache = stores
-    write_record(store, _record("train", Outcome(reason=Reason.PREEMPTED, message="SIGTERM")))
+    write_record(store, record("train", Outcome(reason=Reason.PREEMPTED, message="SIGTERM")))
     text = render(store, run_file(tmp_path), cache)
     assert "Stopped: Preempted" in text
     assert "Failed:" not in text
@@ -183,10 +208,10 @@ def test_what_is_tried_again_is_not_called_failed(stores, tmp_path: Path) -> Non
 
 def test_of_a_gang_the_rank_that_failed_first_counts_and_a_later_attempt_more(stores) -> None:
     store, _ = stores
-    write_record(store, _record("train", Outcome(reason=Reason.COLLECTIVE_TIMEOUT, rank=0)))
-    write_record(store, _record("train", Outcome(reason=Reason.OUT_OF_MEMORY, rank=3)))
+    write_record(store, record("train", Outcome(reason=Reason.COLLECTIVE_TIMEOUT, rank=0)))
+    write_record(store, record("train", Outcome(reason=Reason.OUT_OF_MEMORY, rank=3)))
     assert [record.outcome.reason for record in read_records(store)] == [Reason.OUT_OF_MEMORY]
-    write_record(store, _record("train", Outcome(reason=Reason.COMPLETED, rank=0), attempt=2))
+    write_record(store, record("train", Outcome(reason=Reason.COMPLETED, rank=0), attempt=2))
     assert [record.outcome.reason for record in read_records(store)] == [Reason.COMPLETED]
 
 
@@ -202,13 +227,44 @@ def test_a_damaged_record_or_picture_does_not_hide_the_rest(stores, tmp_path: Pa
 
 def test_a_record_of_another_version_is_read_as_far_as_it_is_known(stores) -> None:
     store, _ = stores
-    record = _record("trim", Outcome(reason="Completed", message="well"))
-    raw = json.loads(record.model_dump_json(by_alias=True))
+    written = record("trim", Outcome(reason="Completed", message="well"))
+    raw = json.loads(written.model_dump_json(by_alias=True))
     raw |= {"mood": "good", "versions": "a list by now", "attempt": "the second"}
     raw["outcome"]["reason"] = "Tired"
     store.write_bytes("stages/trim.json", json.dumps(raw).encode())
     (found,) = [found for found in read_records(store) if found.stage == "trim"]
     assert (found.outcome.reason, found.outcome.message, found.attempt) == (Reason.UNKNOWN, "well", 1)
+
+
+@pytest.mark.parametrize(
+    "odd", ["text", [1, None, "x", {}], {"a": 1}, [{"psnr": "high", "uri": 3, "prompt": None}]]
+)
+def test_details_of_another_shape_do_not_hide_the_rest(stores, tmp_path: Path, odd) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    for stage, name in (("videos", "reconstructions"), ("train", "otherFiles"), ("sample", "samples")):
+        raw = json.loads(store.read_bytes(f"stages/{stage}.json"))
+        raw["details"] = {name: odd}
+        store.write_bytes(f"stages/{stage}.json", json.dumps(raw).encode())
+    text = render(store, run_file(tmp_path), cache)
+    Page(text)
+    assert "1 of 2 clips are used." in text
+    assert "No clip was decoded again" in text
+
+
+def test_the_least_alike_reconstruction_comes_first_and_an_old_one_has_no_ssim(
+    stores, tmp_path: Path
+) -> None:
+    store, cache = stores
+    lines = [
+        {"source": "fair", "psnr": 30, "ssim": 0.9},
+        {"source": "old", "psnr": 12.0, "picture": "gone.png"},
+        {"source": "poor", "psnr": 31, "ssim": 0.5},
+    ]
+    write_record(store, record("videos", Outcome(reason="Completed"), details={"reconstructions": lines}))
+    text = render(store, run_file(tmp_path), cache)
+    scores = re.findall(r"<tr><td><code>(\w+)</code></td><td>([\d.]+)</td><td>([\d.]*)</td></tr>", text)
+    assert scores == [("poor", "31.0", "0.500"), ("fair", "30.0", "0.900"), ("old", "12.0", "")]
 
 
 def test_a_large_video_is_named_instead_of_embedded(stores, tmp_path: Path) -> None:

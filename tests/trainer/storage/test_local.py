@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,12 @@ def test_a_failed_upload_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_addresses_may_have_spaces(tmp_path: Path) -> None:
     open_store(f"file://{tmp_path}/my%20clips", S3Spec()).write_bytes("a", b"1")
     assert (tmp_path / "my clips" / "a").read_bytes() == b"1"
+
+
+def test_a_listing_says_when_each_file_was_written_as_head_does(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/root", S3Spec())
+    before = time.time() - 60
+    store.write_bytes("a/b", b"1")
+    (info,) = store.list()
+    assert info == store.head("a/b")
+    assert info.modified > before

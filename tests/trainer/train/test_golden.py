@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from demo.nano.initial import initialise
 from mochi_api.spec import TrainingSpec
 from mochi_trainer.data import Dataset
 from mochi_trainer.lora import LoraParams, attach, trainable_parameters
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.parallel.group import Group
-from mochi_trainer.presets.initial import initialise
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.loop import Training, steps
 from mochi_trainer.train.optimizer import adamw

@@ -16,7 +16,7 @@ from mochi_api.metrics import TRAINER_METRICS
 from mochi_api.progress import Progress
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.progress import served
+from mochi_trainer.train.server import served
 from mochi_trainer.train.step import StepRecord
 
 

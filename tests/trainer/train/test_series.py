@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.train.meters import Series
+from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
 
 

@@ -7,8 +7,8 @@ import functools
 import pytest
 import torch
 
-from mochi_trainer.presets import load_decoder, load_encoder
 from mochi_trainer.vae import Decoder, DecoderParams, Encoder, EncoderParams, decode_chunked, encode_chunked
+from mochi_trainer.weights import load_decoder, load_encoder
 from tests.trainer.numerics import draw, seeded
 
 

@@ -16,8 +16,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_mochi import MochiDecoder3D, MochiEncoder3D
 from torch import Tensor, nn
 
-from mochi_trainer.presets.diffusers_layout import decoder_table, diffusers_layout, encoder_table
 from mochi_trainer.vae import Decoder, DecoderParams, Encoder, EncoderParams
+from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, encoder_table
 from tests.trainer.numerics import Float64, difference, draw, seeded
 
 ENCODER = EncoderParams(widths=(32, 32, 64, 64), blocks=(1, 2, 1, 2, 1))

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mochi_trainer.presets import load_decoder, load_encoder
 from mochi_trainer.vae import (
     Decoder,
     DecoderParams,
@@ -30,6 +29,7 @@ from mochi_trainer.vae.layers import FrameNorm
 from mochi_trainer.vae.moments import Moments
 from mochi_trainer.vae.sheets import tiles
 from mochi_trainer.video import Cut, read_clip
+from mochi_trainer.weights import load_decoder, load_encoder
 from tests.trainer.numerics import difference, draw, noted, seeded
 from tests.trainer.video.clips import real_clip
 

@@ -155,4 +155,4 @@ def _tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
     absent = [name for name in names if name not in tensors]
     if absent:
         raise InvalidInputError(f"{path.name} has no tensor {', '.join(absent)}")
-    return tensors
+    return {name: tensor.float() for name, tensor in tensors.items()}

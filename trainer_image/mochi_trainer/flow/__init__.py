@@ -1,7 +1,7 @@
 """The training objective, noise schedules and the sampler."""
 
 from mochi_trainer.flow.objective import loss, mix, sigmas_uniform, velocity_target
-from mochi_trainer.flow.sampler import Prompt, Velocity, euler, guided, sample
+from mochi_trainer.flow.sampler import Prompt, Velocity, euler, guided, sample, trajectory
 from mochi_trainer.flow.schedule import linear_quadratic_schedule
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "mix",
     "sample",
     "sigmas_uniform",
+    "trajectory",
     "velocity_target",
 ]

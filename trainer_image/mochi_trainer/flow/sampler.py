@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,21 +63,28 @@ def guided(
 
 
 @torch.inference_mode()
-def sample(
-    network: Network, text_LK: Tensor, noise_BCTHW: Tensor, *, steps: int = 64, guidance: float = 6.0
-) -> Tensor:
-    """The latents that `noise_BCTHW` (B = 1) becomes in `steps` guided steps, normalised; its type and device.
+def trajectory(
+    network: Network, text_LK: Tensor, noise_BCTHW: Tensor, sigmas: Sequence[float], *, guidance: float
+) -> Iterator[Tensor]:
+    """Yield what `noise_BCTHW` (B = 1) becomes after each guided step, normalised, in its type and on its device.
 
-    `text_LK` are the features of the prompt without padding. The schedule is `linear_quadratic_schedule(steps)`;
-    `euler` and `guided` give every step and every choice.
+    `text_LK` are the features of the prompt without padding.
     """
     text_BLK = text_LK[None].to(noise_BCTHW.device)
     batched = noise_BCTHW.device.type == "cuda"
     velocity = guided(network, Prompt(text_BLK), Prompt(text_BLK[:, :0]), guidance, batched=batched)
-    z_BCTHW = noise_BCTHW
-    for z_BCTHW in euler(velocity, noise_BCTHW, linear_quadratic_schedule(steps)):  # noqa: B007  # the last is kept
-        pass
-    return z_BCTHW
+    yield from euler(velocity, noise_BCTHW, sigmas)
+
+
+def sample(
+    network: Network, text_LK: Tensor, noise_BCTHW: Tensor, *, steps: int = 64, guidance: float = 6.0
+) -> Tensor:
+    """The last of the `trajectory` of so many steps by `linear_quadratic_schedule`.
+
+    `trajectory` gives every step and every schedule, `euler` and `guided` every choice.
+    """
+    sigmas = linear_quadratic_schedule(steps)
+    return deque(trajectory(network, text_LK, noise_BCTHW, sigmas, guidance=guidance), maxlen=1)[0]
 
 
 def _call(network: Network, z_BCTHW: Tensor, sigma: float, prompt: Prompt) -> Tensor:

@@ -1,37 +1,44 @@
-"""The stage captions: each caption of the trimmed clips as un-padded T5 features."""
+"""The stage captions: each caption of the trimmed clips as un-padded T5 features, each different text once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.data.dataset import EMPTY_PROMPT
+from mochi_trainer.graph import Made, Units, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
+from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_text_encoder
-from mochi_trainer.storage import Store, find_manifest, open_store, put_bytes_entry, write_manifest
-from mochi_trainer.text import MAX_TOKENS, EncodedCaption
+from mochi_trainer.parallel.devices import compute_type, stage_device
+from mochi_trainer.storage import Manifest, Store, find_manifest, open_store, write_manifest
+from mochi_trainer.text import MAX_TOKENS, TextEncoder
+from mochi_trainer.weights import load_text_encoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Raise it when the output for the same input changes."""
+
+FEATURES = ".safetensors"
+STORED = torch.bfloat16
+"""What T5 computes in on a GPU; half the bytes of float32."""
 
 SHOWN = 5
 """As many captions that are too long are named in the message; the report marks them all."""
 
-BATCH = 8
-"""Captions encoded at once."""
+AT_ONCE = 64
+"""Captions claimed at once: a few batches."""
 
 
 def execute(run: RunFile) -> Finished:
@@ -42,57 +49,85 @@ def execute(run: RunFile) -> Finished:
     """
     cache = open_store(run.locations.cache, run.s3)
     clips = read_trimmed(cache, run).clips
+    model = model_identity(run, ["t5"])
     texts = [[clip.name, clip.source, clip.caption] for clip in clips]
-    key = cache_key("captions", VERSION, captions=texts, model=model_identity(run, ["t5"]))
+    key = cache_key("captions", VERSION, captions=texts, model=model)
     prefix = layout.cache_entry("", "captions", key)
-    manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
-    hit = manifest is not None
+    reuse = run.preprocessing.cache_policy == "Reuse"
+    manifest = find_manifest(cache, prefix, unaltered=True) if reuse else None
+    made = 0
     if manifest is None:
-        features = _encoded(run, ["", *(clip.caption for clip in clips)])
-        manifest = write_manifest(cache, prefix, *_stored(cache, prefix, clips, features))
+        manifest, made = _encode(run, cache, prefix, clips, model)
     truncated = manifest.details["truncated"]
     return Finished(
-        result=stage_result(key, hit=hit, done=len(clips), failures=[]),
-        message=f"{'reused' if hit else 'made'} features of {len(clips)} captions{_cut(truncated)}",
+        result=stage_result(key, hit=not made, done=len(clips), failures=[]),
+        message=f"{'made' if made else 'reused'} features of {len(clips)} captions{_cut(truncated)}",
         details={"truncated": truncated},
     )
 
 
-def _encoded(run: RunFile, captions: Sequence[str]) -> dict[str, EncodedCaption]:
-    """The features of each different caption, on the CPU; the empty one is always among them."""
-    device = stage_device(run, run.preprocessing.captions.gpus)
-    texts = sorted(set(captions))
-    done: dict[str, EncodedCaption] = {}
-    PROCESS.doing("loading")
-    source = model_source(run, ["t5"])
-    encoder = load_text_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
-    for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        PROCESS.worked(start, len(texts))
-        done.update(zip(batch, encoder.encode(batch), strict=True))
-        log.info("captions: %d of %d", len(done), len(texts))
-    PROCESS.worked(len(texts), len(texts))
-    return done
-
-
-def _stored(
-    cache: Store, prefix: str, clips: Sequence[TrimmedClip], encoded: Mapping[str, EncodedCaption]
-) -> tuple[list[Any], dict[str, Any]]:
-    """Store the features; return entries and details of the manifest."""
-    entries = [put_bytes_entry(cache, prefix, _file(encoded[""].features), EMPTY_PROMPT)]
-    for clip in clips:
-        data = _file(encoded[clip.caption].features)
-        entries.append(put_bytes_entry(cache, prefix, data, f"{clip.name}.safetensors"))
-    truncated = {
-        clip.source: encoded[clip.caption].tokens for clip in clips if encoded[clip.caption].truncated
-    }
+def _encode(
+    run: RunFile, cache: Store, prefix: str, clips: Sequence[TrimmedClip], model: str
+) -> tuple[Manifest, int]:
+    """The stage's manifest, and how many texts were encoded for it; the empty prompt is always among them."""
+    texts = {_unit(text, model): text for text in ["", *(clip.caption for clip in clips)]}
+    family = unit_key("captions", VERSION, model=model)
+    completed = complete(
+        Units(cache, "captions", family),
+        claims_for(run, cache, "captions", family),
+        list(texts),
+        _Encoding(run, texts),
+        at_once=AT_ONCE,
+        usable=usable_by(run),
+        progress=PROCESS.worked,
+    )
+    units = {text: completed.units[key] for key, text in texts.items()}
+    entries = [replace(units[""].files[FEATURES], name=EMPTY_PROMPT)]
+    entries += [replace(units[c.caption].files[FEATURES], name=f"{c.name}{FEATURES}") for c in clips]
+    whole = {clip.source: units[clip.caption].info["tokens"] for clip in clips}
+    truncated = {source: tokens for source, tokens in whole.items() if tokens > MAX_TOKENS}
     for source, tokens in truncated.items():
         log.warning("the caption of %s has %d tokens and loses what follows %d", source, tokens, MAX_TOKENS)
-    return entries, {
+    details = {
         "captions": {clip.name: clip.caption for clip in clips},
-        "tokens": {clip.name: encoded[clip.caption].count for clip in clips},
+        "tokens": {clip.name: units[clip.caption].info["count"] for clip in clips},
         "truncated": truncated,
     }
+    return write_manifest(cache, prefix, entries, details), completed.made
+
+
+def _unit(text: str, model: str) -> str:
+    return unit_key("captions", VERSION, text=text, model=model)
+
+
+class _Encoding:
+    """Makes units of texts; the model is loaded when the first is asked for."""
+
+    def __init__(self, run: RunFile, texts: Mapping[str, str]) -> None:
+        self._run, self._texts = run, texts
+        self._loaded: TextEncoder | None = None
+
+    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
+        encoder = self._encoder()
+        for key, caption in zip(keys, encoder.encode([self._texts[key] for key in keys]), strict=True):
+            data = save({"features": caption.features.to("cpu", STORED).contiguous()})
+            info: dict[str, Any] = {
+                MAKER: self._run.run.uid,
+                "count": caption.count,
+                "tokens": caption.tokens,
+            }
+            yield Made(key=key, files={FEATURES: data}, info=info)
+
+    def _encoder(self) -> TextEncoder:
+        if self._loaded is None:
+            PROCESS.doing("loading")
+            run = self._run
+            device = stage_device(run, run.preprocessing.captions.gpus)
+            source = model_source(run, ["t5"])
+            self._loaded = load_text_encoder(
+                run.model.preset, source, device=device, dtype=compute_type(device)
+            )
+        return self._loaded
 
 
 def _cut(truncated: Mapping[str, int]) -> str:
@@ -102,7 +137,3 @@ def _cut(truncated: Mapping[str, int]) -> str:
     named = ", ".join(f"{source} ({tokens})" for source, tokens in list(truncated.items())[:SHOWN])
     more = f" and {len(truncated) - SHOWN} more" if len(truncated) > SHOWN else ""
     return f"; cut off after {MAX_TOKENS} tokens: {named}{more}"
-
-
-def _file(features: Tensor) -> bytes:
-    return save({"features": features.cpu().contiguous()})

@@ -16,6 +16,7 @@ from mochi_trainer.jobs.checks.dataset import check_dataset
 from mochi_trainer.jobs.checks.findings import Findings
 from mochi_trainer.jobs.checks.places import Limits, Places
 from mochi_trainer.jobs.checks.results import check_results
+from mochi_trainer.jobs.checks.takeover import check_takeover
 from mochi_trainer.jobs.checks.watch import Watch, run_watched
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.report.publishing import publish
@@ -66,6 +67,7 @@ def publish_in_time(run: RunFile, record: StageRecord, limits: Limits | None = N
 
 def _look(places: Places, findings: Findings, watch: Watch) -> None:
     check_results(places, findings)
+    check_takeover(places, findings)
     check_dataset(places, findings)
     with watch.waiting("loading torch", watch.seconds):
         from mochi_trainer.jobs.checks import model  # what is above is known without it

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mochi_trainer.lora.targets import PARTS, PROJECTIONS
 from mochi_trainer.presets.catalogue import PRESETS
-from mochi_trainer.presets.forms import Form, nearest
-from mochi_trainer.presets.header import Header, read_header
 from mochi_trainer.train.shards import MOMENTS, WEIGHT
 from mochi_trainer.vae.latents import SPATIAL, video_frames
+from mochi_trainer.weights.forms import Form, nearest
+from mochi_trainer.weights.stored import Header, read_header
 
 SHOWN = 5
 """As many tensors of each problem are named; the rest is counted."""

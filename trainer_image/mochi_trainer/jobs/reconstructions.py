@@ -17,12 +17,11 @@ from safetensors.torch import load_file
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.cache_keys import cache_key
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
-from mochi_trainer.jobs.pixels import psnr
+from mochi_trainer.jobs.copies import Copies
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
+from mochi_trainer.likeness import psnr, ssim
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_decoder
+from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import (
     Entry,
     Manifest,
@@ -33,16 +32,20 @@ from mochi_trainer.storage import (
     write_manifest,
 )
 from mochi_trainer.vae import Decoder, decode_clip, to_frames
-from mochi_trainer.video import read_frames, side_by_side
+from mochi_trainer.video import side_by_side
+from mochi_trainer.weights import load_decoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raise it when the output for the same input changes."""
 
 
-def reconstructions(run: RunFile, cache: Store, trimmed: Trimmed, latents: Manifest) -> list[dict[str, Any]]:
-    """Every n-th clip of `latents` as {"clip", "source", "psnr", "picture"}, the picture as a key of `cache`.
+def reconstructions(
+    run: RunFile, cache: Store, trimmed: Trimmed, latents: Manifest, copies: Copies
+) -> list[dict[str, Any]]:
+    """Every n-th clip of `latents` as {"clip", "source", "psnr", "ssim", "picture"}, the picture as a key of `cache`.
 
     Those that an earlier run made are reused. Raises MissingObjectError (weights), DeviceUnavailableError,
     OutOfMemoryError and what the stores raise.
@@ -56,7 +59,7 @@ def reconstructions(run: RunFile, cache: Store, trimmed: Trimmed, latents: Manif
     if found is None:
         names = set(latents.details["clips"][::every])
         clips = [clip for clip in trimmed.clips if clip.name in names]
-        found = _made(run, cache, prefix, trimmed.manifest, latents, clips)
+        found = _made(run, cache, prefix, latents, clips, copies)
     lines: list[dict[str, Any]] = found.details["reconstructions"]
     return [{**line, "picture": layout.join(prefix, line["picture"])} for line in lines]
 
@@ -65,9 +68,9 @@ def _made(
     run: RunFile,
     cache: Store,
     prefix: str,
-    originals: Manifest,
     latents: Manifest,
     clips: Sequence[TrimmedClip],
+    copies: Copies,
 ) -> Manifest:
     device = stage_device(run, run.preprocessing.videos.gpus)
     entries: list[Entry] = []
@@ -78,15 +81,15 @@ def _made(
         decoder = load_decoder(run.model.preset, source, device=device, dtype=compute_type(device))
         for clip in clips:
             PROCESS.moved()  # the clips that count are done
-            get_entry(cache, originals, f"{clip.name}.mp4", folder / "clip.mp4")
             get_entry(cache, latents, f"{clip.name}.safetensors", folder / "latents.safetensors")
-            frames = read_frames(folder / "clip.mp4")[: run.preprocessing.frames]
-            mean = load_file(folder / "latents.safetensors")["mean"]
+            frames = copies.frames(clip)
+            mean = load_file(folder / "latents.safetensors")["mean"].float()
             copy = to_frames(_decoded(decoder, mean.to(device)))
-            score, picture = round(psnr(frames, copy), 2), f"{clip.name}.png"
+            scores = {"psnr": round(psnr(frames, copy), 2), "ssim": round(ssim(frames, copy), 4)}
+            picture = f"{clip.name}.png"
             entries.append(put_bytes_entry(cache, prefix, side_by_side(frames, copy), picture))
-            lines.append({"clip": clip.name, "source": clip.source, "psnr": score, "picture": picture})
-            log.info("reconstruction of %s: %.1f dB", clip.source, score)
+            lines.append({"clip": clip.name, "source": clip.source, **scores, "picture": picture})
+            log.info("reconstruction of %s: %.1f dB, SSIM %.3f", clip.source, scores["psnr"], scores["ssim"])
     return write_manifest(cache, prefix, entries, {"reconstructions": lines})
 
 

@@ -14,19 +14,18 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.flow import linear_quadratic_schedule
 from mochi_trainer.jobs.attention_backend import sampling_backend
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.jobs.sampling import EncodedPrompt, Moment, Settings, encoded_prompts, stored, videos
 from mochi_trainer.jobs.tuned import tuned_dit
+from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
-from mochi_trainer.presets import Part
 from mochi_trainer.storage import Store, open_store
+from mochi_trainer.weights import Part
+from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
-
-LOG_SECONDS = 5.0
 
 
 def execute(run: RunFile) -> Finished:
@@ -116,7 +115,7 @@ def logged() -> Callable[[Moment], None]:
         nonlocal next_line
         PROCESS.worked((moment.video - 1) * moment.steps + moment.step, moment.videos * moment.steps)
         if time.monotonic() >= next_line or moment.step == moment.steps:
-            next_line = time.monotonic() + LOG_SECONDS
+            next_line = time.monotonic() + LINE_SECONDS
             log.info("video %d of %d: step %d of %d", *moment)
 
     return told

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from mochi_api import layout
-from mochi_trainer.flow import Prompt, euler, guided
+from mochi_trainer.flow import trajectory
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import Source, load_decoder, load_text_encoder, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.seeds import stream
 from mochi_trainer.storage import Store
 from mochi_trainer.vae import decode_clip, denormalise, latent_shape, to_frames
 from mochi_trainer.video import contact_sheet, encode_mp4
 from mochi_trainer.video.reading import Frames
+from mochi_trainer.weights import Source, load_decoder, load_text_encoder
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Settings:
 
     preset: str
     source: Source | None
-    """Where the weights are, for `presets.load_*`."""
+    """Where the weights are, for `weights.load_*`."""
     device: torch.device
     frames: int
     width: int
@@ -107,20 +108,14 @@ def _all_latents(
     return sampled
 
 
-@torch.inference_mode()
 def _latents(model: DiT, prompt: EncodedPrompt, settings: Settings, number: int) -> Iterator[Tensor]:
     """The latents (1, C, T, H, W), normalised, in float32, after each step."""
-    device = settings.device
     shape = (
         model.params.latent_channels,
         *latent_shape(settings.frames, settings.height, settings.width),
     )
-    noise = torch.randn(1, *shape, generator=stream(settings.seed, "sample", step=number)).to(device)
-    text = prompt.features[None].to(device)
-    velocity = guided(
-        model, Prompt(text), Prompt(text[:, :0]), settings.guidance, batched=device.type == "cuda"
-    )
-    yield from euler(velocity, noise, settings.sigmas)
+    noise = torch.randn(1, *shape, generator=stream(settings.seed, "sample", step=number)).to(settings.device)
+    return trajectory(model, prompt.features, noise, settings.sigmas, guidance=settings.guidance)
 
 
 @torch.inference_mode()

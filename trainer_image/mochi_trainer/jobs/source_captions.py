@@ -2,42 +2,90 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from mochi_api.clips import ClipReason
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import ClipError, DatasetRejectedError, MissingObjectError
+from mochi_trainer.jobs.caption_text import caption_text
+from mochi_trainer.jobs.left_out import shown
 from mochi_trainer.jobs.source_clips import SourceClip
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Store
 
 CAPTION_BYTES = 64 * 1024
-SHOWN = 40
-"""Characters of a caption that a message shows."""
-
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+AT_ONCE = 16
+"""Captions that are read at the same time."""
 
 
 def captioned(
     source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
 ) -> tuple[list[SourceClip], list[str]]:
-    """The clips to work on, and the keys of those that missingCaption Skip leaves out.
+    """The clips to work on, each with its caption's text or its problem, and the keys of those that Skip leaves out.
 
-    Raises MissingObjectError for a clip without a caption with missingCaption Fail.
+    Every caption is read before any clip is: whether it has words is known only then. Raises MissingObjectError for a
+    clip without a caption, or without a word in it, with missingCaption Fail; and what the store raises.
     """
-    bare = [clip for clip in clips if not clip.problem and (clip.caption is None or clip.caption.size == 0)]
+    return chosen(source, with_captions(source, clips), spec)
+
+
+def with_captions(
+    source: Store, clips: Sequence[SourceClip], seconds: float | None = None
+) -> list[SourceClip]:
+    """The clips with what their captions say, or why those cannot be used; with `seconds` as many as come in that time.
+
+    A clip whose caption was not read in time has no text. Raises what the store raises.
+    """
+    wanted = [clip for clip in clips if clip.caption and not clip.problem and clip.text is None]
+    PROCESS.doing("reading captions")
+    pool = ThreadPoolExecutor(AT_ONCE, "captions")
+    try:
+        futures = {clip.name: pool.submit(_with_caption, source, clip) for clip in wanted}
+        wait(futures.values(), timeout=seconds, return_when=FIRST_EXCEPTION)
+        read = {name: future.result() for name, future in futures.items() if future.done()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [read.get(clip.name, clip) for clip in clips]
+
+
+def _with_caption(source: Store, clip: SourceClip) -> SourceClip:
+    try:
+        return replace(clip, text=read_caption(source, clip))
+    except ClipError as error:
+        return replace(clip, problem=str(error), reason=error.reason)
+    except MissingObjectError:
+        return replace(clip, caption=None)
+
+
+def lacks(clip: SourceClip) -> ClipReason | None:
+    """Why a clip counts as one without a caption; None when it has words, or another problem, or nobody has read it."""
+    if clip.problem:
+        return None
+    if clip.caption is None:
+        return ClipReason.MISSING_CAPTION
+    return ClipReason.EMPTY_CAPTION if clip.text == "" or clip.caption.size == 0 else None
+
+
+def chosen(
+    source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
+) -> tuple[list[SourceClip], list[str]]:
+    """As `captioned`, of clips whose captions have been read."""
+    bare = [clip for clip in clips if lacks(clip)]
     if not bare or spec.missing_caption == "Empty":
         return list(clips), []
     if spec.missing_caption == "Skip":
-        names = {clip.name for clip in bare}
-        return [clip for clip in clips if clip.name not in names], [clip.source.key for clip in bare]
+        return [clip for clip in clips if not lacks(clip)], [clip.source.key for clip in bare]
     raise _missing(source, bare)
 
 
 def _missing(source: Store, bare: Sequence[SourceClip]) -> MissingObjectError:
     first, more = bare[0], f" (and {len(bare) - 1} more clips)" if len(bare) > 1 else ""
     fault = "is empty" if first.caption else "does not exist"
-    message = f"clip {first.source.key} has no caption{more}: {source.address(first.caption_key)} {fault}"
+    message = (
+        f"clip {shown(first.source.key)} has no caption{more}: {source.address(first.caption_key)} {fault}"
+    )
     other = "set preprocessing.missingCaption to Empty or Skip"
     if misnamed := first.misnamed_caption:
         return MissingObjectError(
@@ -59,39 +107,21 @@ def no_captions(source: Store, clips: Sequence[SourceClip]) -> DatasetRejectedEr
 
 
 def read_caption(source: Store, clip: SourceClip) -> str:
-    """The caption on one line, empty when there is none; raise ClipError when it cannot be used."""
-    if clip.caption is None:
+    """The caption on one line, empty when it has no words or is not there; raise ClipError when it cannot be used.
+
+    Raises MissingObjectError when it was there when the dataset was listed and is not any more.
+    """
+    if clip.text is not None:
+        return clip.text
+    if clip.caption is None or clip.caption.size == 0:
         return ""
+    name = shown(clip.caption.key)
     if clip.caption.size > CAPTION_BYTES:
         raise ClipError(
-            f"the caption {clip.caption.key} has {clip.caption.size} bytes, at most {CAPTION_BYTES} are read",
+            f"the caption {name} has {clip.caption.size} bytes, at most {CAPTION_BYTES} are read",
             ClipReason.TOO_LARGE,
         )
     try:
         return caption_text(source.read_bytes(clip.caption.key))
     except ValueError as error:
-        raise ClipError(
-            f"the caption {clip.caption.key} is {error}: save it as UTF-8", ClipReason.INVALID_CAPTION
-        ) from error
-
-
-def caption_text(data: bytes) -> str:
-    """The text of a caption's file on one line; raise ValueError, which says what it is, when it is not UTF-8."""
-    if data.startswith(_UTF_16):
-        raise ValueError("UTF-16")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start}){_guess(data)}") from error
-    if "\0" in text:
-        raise ValueError(f"not UTF-8 text (byte {data.index(0)} is zero, as in UTF-16)")
-    return " ".join(text.split())
-
-
-def _guess(data: bytes) -> str:
-    """What the bytes look like in the 8-bit set that most editors of the West wrote; nothing when they do not."""
-    try:
-        text = " ".join(data.decode("cp1252").split())
-    except UnicodeDecodeError:
-        return ""
-    return f" but probably Latin-1, in which it reads {text[:SHOWN]!r}" if text.isprintable() else ""
+        raise ClipError(f"the caption {name} is {error}", ClipReason.INVALID_CAPTION) from error

@@ -6,22 +6,27 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from mochi_api.clips import ClipReason
 from mochi_api.runfile import Locations, RunFile
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DatasetRejectedError
+from mochi_trainer.jobs.caption_files import Captions, stem, suffix
+from mochi_trainer.jobs.left_out import CONVERTED, LeftOut, shown, why_no_clip
 from mochi_trainer.storage import ObjectInfo, Store, open_store
 from mochi_trainer.video.reading import convert_command
 
 log = logging.getLogger(__name__)
 
-CLIPS = frozenset({".mp4", ".mov"})
+CLIPS = frozenset({".mp4", ".mov", ".m4v"})
 OTHER_VIDEO = frozenset(
-    {".webm", ".mkv", ".avi", ".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".ogv", ".gif"}
-)
+    {
+        ".webm", ".mkv", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
+        ".mxf", ".3gp", ".ogv", ".gif",
+    }
+)  # fmt: skip
 CAPTION = ".txt"
 NAME_LENGTH = 80
 
@@ -37,53 +42,93 @@ class SourceClip:
     caption: ObjectInfo | None
     problem: str = ""
     """Why it cannot be used whatever it contains; empty when nothing is known against it."""
+    reason: ClipReason = ClipReason.UNSUPPORTED
+    """The word for `problem`."""
     misnamed_caption: str = ""
     """Key of a file such as `video.mp4.txt`, whose writer meant it for the caption; empty where there is none."""
+    text: str | None = None
+    """What the caption says, on one line; None as long as nobody has read it."""
 
     @property
     def caption_key(self) -> str:
         """Where its caption is, or should be."""
-        return self.caption.key if self.caption else str(PurePosixPath(self.source.key).with_suffix(CAPTION))
+        return self.caption.key if self.caption else f"{stem(self.source.key)}{CAPTION}"
 
 
-def source_clips(objects: Iterable[ObjectInfo], *, most: int = 0) -> list[SourceClip]:
+def source_clips(
+    objects: Iterable[ObjectInfo], *, most: int = 0, left_out: LeftOut | None = None
+) -> list[SourceClip]:
     """The video files among `objects` in the order of their keys, the first `most` of them unless 0.
 
-    Files in sub-folders count; hidden ones do not. Videos that are not MP4 or MOV are listed with their problem.
+    Files in sub-folders count; hidden ones, the system's and what other tools made do not. Videos of another container
+    are listed with their problem, unless the same clip lies beside them as MP4 or MOV: those are counted in `left_out`.
+    Of clips that claim one caption the first has it.
     """
-    visible = [info for info in objects if not PurePosixPath(info.key).name.startswith(".")]
-    captions = {_stem(info.key): info for info in visible if _suffix(info.key) == CAPTION}
+    own = [info for info in objects if why_no_clip(info.key) is None]
+    captions = Captions([info for info in own if suffix(info.key) == CAPTION])
+    converted = left_out if left_out is not None else LeftOut()
     videos = sorted(
-        (info for info in visible if _suffix(info.key) in CLIPS | OTHER_VIDEO),
+        _without_converted([info for info in own if suffix(info.key) in CLIPS | OTHER_VIDEO], converted),
         key=lambda info: info.key.encode(),
-    )[: most or None]
+    )
+    owners = captions.owners([info.key for info in videos])
+    chosen = videos[: most or None]
     return [
-        SourceClip(
-            name=name,
-            source=info,
-            caption=captions.get(_stem(info.key)),
-            problem=_problem(info.key),
-            misnamed_caption=captions[info.key].key if info.key in captions else "",
-        )
-        for info, name in zip(videos, clip_names([info.key for info in videos]), strict=True)
+        _source_clip(info, name, captions, owners)
+        for info, name in zip(chosen, clip_names([info.key for info in chosen]), strict=True)
     ]
 
 
-def dataset_objects(source: Store, run: RunFile) -> Iterator[ObjectInfo]:
-    """What lies below the dataset, without what runs with this output have made: it is no data of the user's.
+def _source_clip(info: ObjectInfo, name: str, captions: Captions, owners: Mapping[str, str]) -> SourceClip:
+    caption, misnamed = captions.of(info.key), captions.misnamed(info.key)
+    problem, reason = _problem(info.key), ClipReason.UNSUPPORTED
+    if not problem and caption and owners[caption.key] != info.key:
+        reason = ClipReason.DUPLICATE_NAME
+        problem = (
+            f"{shown(owners[caption.key])} has the caption {shown(caption.key)} too, and only that clip is used; "
+            "give this one, and a caption for it, another name"
+        )
+    return SourceClip(
+        name=name,
+        source=info,
+        caption=caption,
+        problem=problem,
+        reason=reason,
+        misnamed_caption="" if caption or misnamed in owners else misnamed,
+    )
 
-    Raises what the store raises.
-    """
-    results = results_below(source, run.locations, run.s3)
-    left_out: Counter[str] = Counter()
-    for info in source.list():
-        prefix = next((prefix for prefix in results if info.key.startswith(prefix)), None)
-        if prefix is None:
+
+def _without_converted(videos: Sequence[ObjectInfo], left_out: LeftOut) -> Iterator[ObjectInfo]:
+    """The videos but those whose conversion, as the message of such a file asks for it, lies beside them."""
+    readable = {stem(info.key) for info in videos if suffix(info.key) in CLIPS}
+    for info in videos:
+        if suffix(info.key) in CLIPS or stem(info.key) not in readable:
             yield info
         else:
-            left_out[prefix] += 1
-    for prefix, count in left_out.items():
+            left_out.add(CONVERTED, info.key)
+
+
+def dataset_objects(source: Store, run: RunFile, left_out: LeftOut | None = None) -> Iterator[ObjectInfo]:
+    """What lies below the dataset, without what is none of the user's data: results of runs, hidden files, other tools'.
+
+    Videos among it are counted in `left_out`. Raises what the store raises.
+    """
+    results = results_below(source, run.locations, run.s3)
+    of_runs: Counter[str] = Counter()
+    others = left_out if left_out is not None else LeftOut()
+    for info in source.list():
+        prefix = next((prefix for prefix in results if info.key.startswith(prefix)), None)
+        if prefix is not None:
+            of_runs[prefix] += 1
+        elif what := why_no_clip(info.key):
+            if suffix(info.key) in CLIPS | OTHER_VIDEO:
+                others.add(what, info.key)
+        else:
+            yield info
+    for prefix, count in of_runs.items():
         log.info("%d objects below %s are results of runs: left out", count, source.address(prefix))
+    if others.count:
+        log.warning("%d videos below %s are left out: %s", others.count, source.address(), others.words())
 
 
 def results_below(source: Store, locations: Locations, s3: S3Spec) -> list[str]:
@@ -99,9 +144,13 @@ def _folder(address: str) -> str:
     return address.rstrip("/") + "/"
 
 
-def no_clips(source: Store, objects: Sequence[ObjectInfo]) -> DatasetRejectedError:
-    """The dataset, of which these are all objects, has no video."""
+def no_clips(
+    source: Store, objects: Sequence[ObjectInfo], left_out: LeftOut | None = None
+) -> DatasetRejectedError:
+    """The dataset, of which these are all objects but those that were left out, has no video."""
     there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
+    if left_out is not None and left_out.count:
+        there = f"{there} but {left_out.count} videos that do not count: {left_out.words()}"
     return DatasetRejectedError(
         f"no MP4 or MOV file below {source.address()}: {there}",
         action="upload clips there or correct dataset.source, and apply again under a new name",
@@ -119,19 +168,11 @@ def clip_names(keys: Sequence[str]) -> list[str]:
 
 
 def _plain_name(key: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", _stem(key)).strip("_.-")
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", stem(key)).strip("_.-")
     return name[:NAME_LENGTH] or "clip"
 
 
-def _stem(key: str) -> str:
-    return str(PurePosixPath(key).with_suffix(""))
-
-
-def _suffix(key: str) -> str:
-    return PurePosixPath(key).suffix.lower()
-
-
 def _problem(key: str) -> str:
-    if _suffix(key) in CLIPS:
+    if suffix(key) in CLIPS:
         return ""
-    return f"{_suffix(key)} files are not read, only MP4 and MOV; convert it: {convert_command(key)}"
+    return f"{suffix(key)} files are not read, only MP4, MOV and M4V; convert it: {convert_command(key)}"

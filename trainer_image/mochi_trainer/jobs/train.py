@@ -21,10 +21,10 @@ from mochi_api.spec import LoraSpec
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
-from mochi_trainer.jobs import run_exports
+from mochi_trainer.exports import run_exports
+from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_source
 from mochi_trainer.lora import LoraParams, attach, continue_from, trainable_parameters
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
@@ -34,18 +34,20 @@ from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
-from mochi_trainer.presets import WeightsError, fill_dit, load_dit, meta_dit, preset_named
+from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
-from mochi_trainer.train.card import Artifact
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training
-from mochi_trainer.train.meters import Series
 from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.train.preemption import Preemption
-from mochi_trainer.train.progress import served
+from mochi_trainer.train.series import Series
+from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.train.takeover import Earlier
+from mochi_trainer.weights import WeightsError, fill_dit, load_dit, meta_dit
+from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +139,13 @@ def _session(
         gauges=gauges,
         preemption=preemption,
         movement=PROCESS,
+        earlier=_earlier(run),
     )
+
+
+def _earlier(run: RunFile) -> Earlier | None:
+    address = run.training.resume_from
+    return Earlier(run, open_store(address, run.s3)) if address else None
 
 
 def _replicas(run: RunFile) -> int:

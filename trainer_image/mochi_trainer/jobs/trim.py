@@ -1,4 +1,7 @@
-"""The stage trim: the first frames of each clip at the rate and size of training, with its caption beside it."""
+"""The stage trim: the first frames of each clip at the rate and size of training, and its caption.
+
+Each clip is a unit of its own (`mochi_trainer.graph`); the stage's manifest is the list of them, with the captions.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mochi_api import layout
-from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.errors import ClipError, DiskFullError
+from mochi_trainer.errors import DiskFullError
+from mochi_trainer.graph import Unit, Units, complete
 from mochi_trainer.jobs.cache_keys import cache_key
+from mochi_trainer.jobs.cutting import STRIP, VERSION, VIDEO, Cutter, failure_of, family, kept_frames, unit_of
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import (
@@ -26,32 +32,15 @@ from mochi_trainer.jobs.trimmed import (
     stage_result,
     trimmed_of,
 )
+from mochi_trainer.jobs.units import claims_for, usable_by
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import (
-    Entry,
-    Manifest,
-    Store,
-    find_manifest,
-    open_store,
-    put_bytes_entry,
-    put_entry,
-    write_manifest,
-)
-from mochi_trainer.video import Cut, encode_lossless, read_clip, strip
+from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
-"""Raise it when the output for the same input changes."""
-
-SHORTEST = 7
-"""The fewest frames any run can use."""
-
-THUMBNAILS = 3
-THUMBNAILS_WIDTH = 480
-"""Pixels of all of them side by side."""
-
 SPARE_BYTES = 64 << 20
+AHEAD = 2
+"""Clips claimed for each that is cut at the moment."""
 
 
 def execute(run: RunFile) -> Finished:
@@ -62,126 +51,127 @@ def execute(run: RunFile) -> Finished:
     """
     source = open_store(run.locations.dataset, run.s3)
     cache = open_store(run.locations.cache, run.s3)
-    objects = list(dataset_objects(source, run))
-    clips = source_clips(objects, most=run.dataset.max_clips)
+    left_out = LeftOut()
+    objects = list(dataset_objects(source, run, left_out))
+    clips = source_clips(objects, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
-        raise no_clips(source, objects)
-    usable, skipped = captioned(source, clips, run.preprocessing)
-    if not usable:
-        raise no_captions(source, clips)
-    key = _key(clips, run)
+        raise no_clips(source, objects, left_out)
+    key = _key(clips, run.preprocessing)
     prefix = layout.cache_entry("", "trim", key)
-    manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
-    hit = manifest is not None
+    reuse = run.preprocessing.cache_policy == "Reuse"
+    manifest = find_manifest(cache, prefix, unaltered=True) if reuse else None
+    made = 0
     if manifest is None:
-        manifest = _trim(source, cache, prefix, usable, skipped, run.preprocessing)
-    return _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), hit=hit)
+        usable, skipped = captioned(source, clips, run.preprocessing)
+        if not usable:
+            raise no_captions(source, clips)
+        manifest, made = _trim(run, source, cache, prefix, usable, skipped)
+    finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
+    return left_out.told_by(finished)
 
 
-def kept_frames(spec: PreprocessingSpec) -> int:
-    """Frames kept of each clip: those of `durationSeconds` when it is set, else those of training."""
-    if spec.duration_seconds is None:
-        return spec.frames
-    return max(spec.frames, int(float(spec.duration_seconds) * spec.fps + 1e-6))
-
-
-def _key(clips: Sequence[SourceClip], run: RunFile) -> str:
-    spec = run.preprocessing
+def _key(clips: Sequence[SourceClip], spec: PreprocessingSpec) -> str:
+    """Of the list: which clips, cut how, with which captions."""
     return cache_key(
         "trim",
         VERSION,
-        clips=[[clip.source, clip.caption] for clip in clips],
-        kept=kept_frames(spec),
-        exact=spec.duration_seconds is None,
-        size=[spec.width, spec.height],
-        fps=spec.fps,
+        clips=[[clip.name, unit_of(clip, spec), clip.caption and clip.caption.identity] for clip in clips],
         missing_caption=spec.missing_caption,
     )
 
 
 def _trim(
+    run: RunFile,
     source: Store,
     cache: Store,
     prefix: str,
     clips: Sequence[SourceClip],
     skipped: Sequence[str],
-    spec: PreprocessingSpec,
-) -> Manifest:
+) -> tuple[Manifest, int]:
+    """The stage's manifest, and how many clips were cut for it."""
+    spec = run.preprocessing
+    captions, failures = _captions(source, clips)
+    keys = {unit_of(clip, spec): clip for clip in clips if clip.name in captions}
+    with tempfile.TemporaryDirectory(prefix="mochi-trim-") as name:
+        cutter = Cutter(source, keys, spec, Path(name), maker=run.run.uid)
+        _check_disk(Path(name), clips, spec, cutter.at_once)
+        completed = complete(
+            Units(cache, "trim", family(spec)),
+            claims_for(run, cache, "trim", family(spec)),
+            list(keys),
+            cutter,
+            at_once=AHEAD * cutter.at_once,
+            usable=usable_by(run),
+            progress=PROCESS.worked,
+        )
     entries: list[Entry] = []
     done: list[TrimmedClip] = []
+    for clip in clips:
+        if clip.name not in captions:
+            continue
+        unit = completed.units[unit_of(clip, spec)]
+        error = failure_of(unit)
+        if error is not None:
+            failures.append(error.item(clip.source.key))
+            continue
+        entries += [replace(unit.files[part], name=f"{clip.name}{part}") for part in (VIDEO, STRIP)]
+        done.append(_clip(clip, unit, captions[clip.name], spec))
+    return write_manifest(cache, prefix, entries, details_of(done, failures, skipped)), completed.made
+
+
+def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str], list[Item]]:
+    """The captions of the clips that can be used, by the clips' names, and why others cannot."""
+    captions: dict[str, str] = {}
     failures: list[Item] = []
-    with tempfile.TemporaryDirectory(prefix="mochi-trim-") as name:
-        folder = Path(name)
-        _check_disk(folder, clips, spec)
-        for number, clip in enumerate(clips, 1):
-            PROCESS.worked(number - 1, len(clips))
-            try:
-                trimmed = _trim_clip(source, clip, spec, folder)
-            except ClipError as error:
-                log.warning("clip %d of %d, %s: %s", number, len(clips), clip.source.key, error)
-                failures.append(error.item(clip.source.key))
-                continue
-            entries.append(put_entry(cache, prefix, folder / "trimmed.mp4", f"{clip.name}.mp4"))
-            entries.append(put_entry(cache, prefix, folder / "trimmed.jpg", f"{clip.name}.jpg"))
-            entries.append(put_bytes_entry(cache, prefix, trimmed.caption.encode(), f"{clip.name}.txt"))
-            done.append(trimmed)
-            log.info("clip %d of %d, %s: %d frames", number, len(clips), clip.source.key, trimmed.frames)
-    PROCESS.worked(len(clips), len(clips))
-    return write_manifest(cache, prefix, entries, details_of(done, failures, skipped))
+    for clip in clips:
+        if clip.problem:
+            log.warning("%s: %s", clip.source.key, clip.problem)
+            failures.append(Item.of(clip.source.key, clip.problem, clip.reason))
+        else:
+            captions[clip.name] = read_caption(source, clip)
+    return captions, failures
 
 
-def _trim_clip(source: Store, clip: SourceClip, spec: PreprocessingSpec, folder: Path) -> TrimmedClip:
-    """Make `folder/trimmed.mp4` and a strip of pictures for the report; raise ClipError when the clip cannot be used."""
-    if clip.problem:
-        raise ClipError(clip.problem, ClipReason.UNSUPPORTED)
-    caption = read_caption(source, clip)
-    local = folder / f"source{Path(clip.source.key).suffix.lower()}"
-    source.get(clip.source.key, local)
-    kept = kept_frames(spec)
-    least = kept if spec.duration_seconds is None else SHORTEST
-    cut = Cut(frames=kept, least=least, fps=spec.fps, width=spec.width, height=spec.height)
-    read = read_clip(local, cut)
-    frames, enlargement = read.frames, read.enlargement
-    encode_lossless(frames, folder / "trimmed.mp4", fps=spec.fps)
-    (folder / "trimmed.jpg").write_bytes(strip(frames, THUMBNAILS, width=THUMBNAILS_WIDTH))
-    if enlargement > 1:
-        log.warning(
-            "%s is smaller than %dx%d: enlarged %.2f times",
-            clip.source.key,
-            spec.width,
-            spec.height,
-            enlargement,
-        )
+def _clip(clip: SourceClip, unit: Unit, caption: str, spec: PreprocessingSpec) -> TrimmedClip:
     return TrimmedClip(
         name=clip.name,
         source=clip.source.key,
-        frames=len(frames),
+        frames=unit.info["frames"],
         width=spec.width,
         height=spec.height,
         caption=caption,
-        enlargement=round(enlargement, 3),
+        enlargement=unit.info["enlargement"],
+        warnings=dict(unit.info["warnings"]),
     )
 
 
-def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSpec) -> None:
-    """The largest source, its trimmed copy without compression, and a little more must fit."""
-    largest = max(clips, key=lambda clip: clip.source.size).source
-    need = largest.size + kept_frames(spec) * spec.width * spec.height * 3 + SPARE_BYTES
+def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSpec, at_once: int) -> None:
+    """The largest sources that are cut at once, their trimmed copies without compression, and a little more must fit."""
+    largest = sorted(clips, key=lambda clip: clip.source.size)[-at_once:]
+    copy = kept_frames(spec) * spec.width * spec.height * 3
+    need = sum(clip.source.size + copy for clip in largest) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < need:
         raise DiskFullError(
-            f"trimming {largest.key} needs {need >> 20} MiB of local disk, {free >> 20} MiB are free"
+            f"trimming {largest[-1].source.key} and {len(largest) - 1} more clips at once needs {need >> 20} MiB of "
+            f"local disk, {free >> 20} MiB are free"
         )
 
 
-def _finished(run: RunFile, key: str, trimmed: Trimmed, *, hit: bool) -> Finished:
+def _finished(run: RunFile, key: str, trimmed: Trimmed, *, made: int) -> Finished:
     total, done = len(trimmed.clips) + len(trimmed.failures), len(trimmed.clips)
     check_enough(total, done, trimmed.failures, run.preprocessing.max_failed_items_percent)
-    made = "reused" if hit else "made"
     left_out = f", {len(trimmed.skipped)} without caption left out" if trimmed.skipped else ""
     return Finished(
-        result=stage_result(key, hit=hit, done=done, failures=trimmed.failures),
-        message=f"{made} {done} of {total} clips{left_out}",
+        result=stage_result(key, hit=not made, done=done, failures=trimmed.failures),
+        message=f"{_told(done, total, made)}{left_out}",
         failures=trimmed.failures,
         details={"skipped": list(trimmed.skipped)},
     )
+
+
+def _told(done: int, total: int, made: int) -> str:
+    if not made:
+        return f"reused {done} of {total} clips"
+    reused = f", {total - made} of them from the cache" if made < total else ""
+    return f"made {done} of {total} clips{reused}"

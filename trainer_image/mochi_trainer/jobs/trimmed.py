@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mochi_api import layout
@@ -30,6 +30,9 @@ class TrimmedClip:
     caption: str
     enlargement: float
     """Above 1: the source is smaller than the training size."""
+
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """`ClipWarning` and its sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from mochi_api.runfile import RunFile
 from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.model import DiT
-from mochi_trainer.presets import Source, WeightsError, load_dit
 from mochi_trainer.storage import Store, open_store
+from mochi_trainer.weights import Source, WeightsError, load_dit
 
 
 def tuned_dit(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,34 @@ from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
+from mochi_trainer.graph import Made, Units, ahead, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key
+from mochi_trainer.jobs.copies import Copies
+from mochi_trainer.jobs.cutting import VIDEO, failure_of
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.model_files import model_identity, model_source, stage_device
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
+from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type
-from mochi_trainer.presets import load_encoder
-from mochi_trainer.storage import (
-    Entry,
-    Manifest,
-    Store,
-    find_manifest,
-    get_entry,
-    open_store,
-    put_bytes_entry,
-    write_manifest,
-)
+from mochi_trainer.parallel.devices import compute_type, stage_device
+from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
 from mochi_trainer.vae import Encoder, Posterior, encode_clip, to_tensor
-from mochi_trainer.video import read_frames
 from mochi_trainer.video.reading import Frames
+from mochi_trainer.weights import load_encoder
+from mochi_trainer.weights.of_run import model_identity, model_source
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Raise it when the output for the same input changes."""
+
+LATENTS = ".safetensors"
+STORED = torch.bfloat16
+
+AT_ONCE = 8
+"""Clips claimed at once."""
+DECODED_AHEAD = 2
+"""Clips that are fetched and decoded while another is encoded."""
 
 
 def execute(run: RunFile) -> Finished:
@@ -54,84 +57,122 @@ def execute(run: RunFile) -> Finished:
     trimmed = read_trimmed(cache, run).for_frames(run.preprocessing.frames)
     key = _key(trimmed, run)
     prefix = layout.cache_entry("", "videos", key)
-    manifest = find_manifest(cache, prefix) if run.preprocessing.cache_policy == "Reuse" else None
-    hit = manifest is not None
-    if manifest is None:
-        manifest = _encode_all(run, cache, prefix, trimmed)
-    _check_enough(run, manifest)
-    return _finished(key, manifest, reconstructions(run, cache, trimmed, manifest), hit=hit)
+    reuse = run.preprocessing.cache_policy == "Reuse"
+    manifest = find_manifest(cache, prefix, unaltered=True) if reuse else None
+    made = 0
+    with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
+        copies = Copies(run, cache, trimmed, Path(name))
+        if manifest is None:
+            manifest, made = _encode_all(run, cache, prefix, trimmed, copies)
+        _check_enough(run, manifest)
+        check = reconstructions(run, cache, trimmed, manifest, copies)
+    return _finished(key, manifest, check, made=made)
+
+
+def _parameters(run: RunFile) -> dict[str, Any]:
+    spec = run.preprocessing
+    return {
+        "frames": spec.frames,
+        "size": [spec.width, spec.height],
+        "model": model_identity(run, ["encoder"]),
+    }
+
+
+def _units(trimmed: Trimmed, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The key of each clip's latents, by its name: over the content of the trimmed clip, not where it comes from."""
+    contents = trimmed.manifest.entries
+    return {
+        clip.name: unit_key("videos", VERSION, content=contents[f"{clip.name}{VIDEO}"].sha256, **parameters)
+        for clip in trimmed.clips
+    }
 
 
 def _key(trimmed: Trimmed, run: RunFile) -> str:
-    """Over the content of the trimmed clips, not where they come from: another caption encodes no clip again."""
-    spec, contents = run.preprocessing, trimmed.manifest.entries
-    return cache_key(
-        "videos",
-        VERSION,
-        clips=[[clip.name, clip.source, contents[f"{clip.name}.mp4"].sha256] for clip in trimmed.clips],
-        frames=spec.frames,
-        size=[spec.width, spec.height],
-        model=model_identity(run, ["encoder"]),
+    """Another caption encodes no video again."""
+    units = _units(trimmed, _parameters(run))
+    return cache_key("videos", VERSION, clips=[[c.name, c.source, units[c.name]] for c in trimmed.clips])
+
+
+def _encode_all(
+    run: RunFile, cache: Store, prefix: str, trimmed: Trimmed, copies: Copies
+) -> tuple[Manifest, int]:
+    """The stage's manifest, and how many clips were encoded for it."""
+    parameters = _parameters(run)
+    keys = _units(trimmed, parameters)
+    family = unit_key("videos", VERSION, **parameters)
+    completed = complete(
+        Units(cache, "videos", family),
+        claims_for(run, cache, "videos", family),
+        list(keys.values()),
+        _Encoding(run, {keys[clip.name]: clip for clip in trimmed.clips}, copies),
+        at_once=AT_ONCE,
+        usable=usable_by(run),
+        progress=PROCESS.worked,
     )
+    entries: list[Entry] = []
+    failures: list[Item] = []
+    for clip in trimmed.clips:
+        unit = completed.units[keys[clip.name]]
+        error = failure_of(unit)
+        if error is not None:
+            failures.append(error.item(clip.source))
+        else:
+            entries.append(replace(unit.files[LATENTS], name=f"{clip.name}{LATENTS}"))
+    details = {
+        "clips": [entry.name.removesuffix(LATENTS) for entry in entries],
+        "failures": [failure.to_wire() for failure in failures],
+    }
+    return write_manifest(cache, prefix, entries, details), completed.made
 
 
-def _encode_all(run: RunFile, cache: Store, prefix: str, trimmed: Trimmed) -> Manifest:
-    device = stage_device(run, run.preprocessing.videos.gpus)
-    PROCESS.doing("loading")
-    with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
-        source = model_source(run, ["encoder"])
-        encoder = load_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
-        work = _Work(cache, prefix, trimmed, run.preprocessing.frames, encoder, Path(name))
-        for number, clip in enumerate(trimmed.clips, 1):
-            PROCESS.worked(number - 1, len(trimmed.clips))
-            work.encode(clip)
-            log.info("videos: %d of %d, %s", number, len(trimmed.clips), clip.source)
-    PROCESS.worked(len(trimmed.clips), len(trimmed.clips))
-    return write_manifest(cache, prefix, work.entries, work.details())
+class _Encoding:
+    """Makes units of clips; the model is loaded when the first is asked for."""
 
+    def __init__(self, run: RunFile, clips: Mapping[str, TrimmedClip], copies: Copies) -> None:
+        self._run, self._clips, self._copies = run, clips, copies
+        self._loaded: Encoder | None = None
 
-class _Work:
-    """The encoder, and what has been made with it."""
+    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
+        encoder = self._encoder()
+        for key, frames in ahead(self._decoded, keys, at_once=DECODED_AHEAD):
+            try:
+                if isinstance(frames, ClipError):
+                    raise frames
+                files = {LATENTS: _file(_posterior(encoder, frames))}
+            except ClipError as error:
+                failure = {"message": str(error), "reason": error.reason}
+                yield Made(key=key, files={}, info={MAKER: self._run.run.uid, "failure": failure})
+                continue
+            log.info("%s: encoded", self._clips[key].source)
+            yield Made(key=key, files=files, info={MAKER: self._run.run.uid})
 
-    def __init__(
-        self,
-        cache: Store,
-        prefix: str,
-        trimmed: Trimmed,
-        frames: int,
-        encoder: Encoder,
-        folder: Path,
-    ) -> None:
-        self._cache, self._prefix, self._trimmed, self._frames = cache, prefix, trimmed, frames
-        self._encoder = encoder
-        self._local = folder / "clip.mp4"
-        self.entries: list[Entry] = []
-        self._clips: list[str] = []
-        self._failures: list[Item] = []
-
-    def encode(self, clip: TrimmedClip) -> None:
-        """Store the latents of one clip; count it when it is damaged."""
-        get_entry(self._cache, self._trimmed.manifest, f"{clip.name}.mp4", self._local)
+    def _decoded(self, key: str) -> tuple[str, Frames | ClipError]:
         try:
-            posterior = self._posterior(read_frames(self._local)[: self._frames])
+            return key, self._copies.frames(self._clips[key])
         except ClipError as error:
-            self._failures.append(error.item(clip.source))
-            return
-        tensors = {"mean": posterior.mean, "logvar": posterior.logvar}
-        data = save({name: tensor[0].float().cpu().contiguous() for name, tensor in tensors.items()})
-        self.entries.append(put_bytes_entry(self._cache, self._prefix, data, f"{clip.name}.safetensors"))
-        self._clips.append(clip.name)
+            return key, error
 
-    def details(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"clips": self._clips, "failures": [failure.to_wire() for failure in self._failures]}
+    def _encoder(self) -> Encoder:
+        if self._loaded is None:
+            PROCESS.doing("loading")
+            run = self._run
+            device = stage_device(run, run.preprocessing.videos.gpus)
+            source = model_source(run, ["encoder"])
+            self._loaded = load_encoder(run.model.preset, source, device=device, dtype=compute_type(device))
+        return self._loaded
 
-    @torch.inference_mode()
-    def _posterior(self, frames: Frames) -> Posterior:
-        posterior = encode_clip(self._encoder, to_tensor(frames))
-        if not (posterior.mean.isfinite().all() and posterior.logvar.isfinite().all()):
-            raise ClipError("the latents are not finite", ClipReason.CORRUPT)
-        return posterior
+
+@torch.inference_mode()
+def _posterior(encoder: Encoder, frames: Frames) -> Posterior:
+    posterior = encode_clip(encoder, to_tensor(frames))
+    if not (posterior.mean.isfinite().all() and posterior.logvar.isfinite().all()):
+        raise ClipError("the latents are not finite", ClipReason.CORRUPT)
+    return posterior
+
+
+def _file(posterior: Posterior) -> bytes:
+    tensors = {"mean": posterior.mean, "logvar": posterior.logvar}
+    return save({name: tensor[0].to("cpu", STORED).contiguous() for name, tensor in tensors.items()})
 
 
 def _check_enough(run: RunFile, manifest: Manifest) -> None:
@@ -139,13 +180,13 @@ def _check_enough(run: RunFile, manifest: Manifest) -> None:
     check_enough(done + len(failures), done, failures, run.preprocessing.max_failed_items_percent)
 
 
-def _finished(key: str, manifest: Manifest, check: Sequence[dict[str, Any]], *, hit: bool) -> Finished:
+def _finished(key: str, manifest: Manifest, check: Sequence[dict[str, Any]], *, made: int) -> Finished:
     done, failures = len(manifest.details["clips"]), _failures(manifest)
     scores = [entry["psnr"] for entry in check]
     mean = f", decoded again at {sum(scores) / len(scores):.1f} dB (mean of {len(scores)})" if scores else ""
     return Finished(
-        result=stage_result(key, hit=hit, done=done, failures=failures),
-        message=f"{'reused' if hit else 'made'} latents of {done} clips{mean}",
+        result=stage_result(key, hit=not made, done=done, failures=failures),
+        message=f"{'made' if made else 'reused'} latents of {done} clips{mean}",
         failures=failures,
         details={"reconstructions": check},
     )

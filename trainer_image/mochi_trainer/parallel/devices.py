@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mochi_api.runfile import RunFile
 from mochi_trainer.errors import DeviceUnavailableError
 
 
@@ -18,6 +19,14 @@ def device_for(gpus: int) -> torch.device:
         raise DeviceUnavailableError(f"the run file gives this pod {gpus} GPU, but torch sees none")
     torch.cuda.set_device(0)
     return torch.device("cuda", 0)
+
+
+def stage_device(run: RunFile, gpus: int | None) -> torch.device:
+    """Where a stage of preprocessing computes: on the CPU with `gpus` 0, and by default when the preset is nano.
+
+    Raises DeviceUnavailableError when it should be a GPU and torch sees none.
+    """
+    return device_for((0 if run.model.preset == "nano" else 1) if gpus is None else gpus)
 
 
 def compute_type(device: torch.device) -> torch.dtype:

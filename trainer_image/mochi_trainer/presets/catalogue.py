@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,6 +82,13 @@ def nano() -> Preset:
 
 PRESETS = {"mochi-1": mochi_1, "nano": nano}
 """Preset names and how each is made."""
+
+
+SIZES: Mapping[str, tuple[int, int, int, int]] = {
+    "mochi-1": (37, 848, 480, 30),
+    "nano": (13, 112, 64, 30),
+}
+"""Frames, width, height and frames per second of a video by each preset, unless they are given."""
 
 
 def preset_named(name: str) -> Preset:

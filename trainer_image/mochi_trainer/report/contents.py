@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mochi_api import layout
-from mochi_api.outcomes import Item, Reason
+from mochi_api.outcomes import Reason
 from mochi_api.runfile import RunFile, Stage
-from mochi_trainer.errors import MissingObjectError
+from mochi_trainer.report.clips import ClipRow, gather_clips, mappings, number, optional
 from mochi_trainer.report.record import StageRecord, read_records
-from mochi_trainer.storage import Manifest, Store, find_manifest
+from mochi_trainer.storage import Store
 from mochi_trainer.video import smaller
 
-THUMBNAILS = 100
-"""Clips with pictures; further ones are listed without."""
-
 COMPARISONS = 8
+"""As many have pictures, the least alike ones."""
+
 PICTURE_WIDTH = 1100
 VIDEO_BYTES = 8 << 20
 """A longer sample video is named, not embedded."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipRow:
-    """One clip of the dataset."""
-
-    source: str
-    caption: str
-    frames: int
-    remarks: Sequence[str]
-    picture: bytes | None
-    """JPEG."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +30,11 @@ class Comparison:
     source: str
     psnr: float
     """Decibel."""
-    picture: bytes | None
+    ssim: float | None
+    """Up to 1; None when an earlier version made the comparison."""
+    key: str = ""
+    """Of its picture in the cache."""
+    picture: bytes | None = None
     """JPEG."""
 
 
@@ -71,7 +62,6 @@ class Contents:
     """Address of the cache."""
     records: Sequence[StageRecord]
     clips: Sequence[ClipRow] = ()
-    failures: Sequence[Item] = ()
     comparisons: Sequence[Comparison] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[SampleVideo] = ()
@@ -89,76 +79,39 @@ class Contents:
 def gather(store: Store, run: RunFile, cache: Store) -> Contents:
     """Read everything there is; what is absent stays empty. Raises what the stores raise."""
     records = read_records(store)
-    trim = _manifest(cache, records, "trim")
     return Contents(
         run=run,
         address=store.address(),
         cache=cache.address(),
         records=records,
-        clips=_clips(cache, trim, records) if trim else (),
-        failures=_failures(records),
+        clips=gather_clips(cache, records),
         comparisons=_comparisons(cache, records),
         metrics=_metrics(store),
         samples=_samples(store, records),
     )
 
 
-def _manifest(cache: Store, records: Sequence[StageRecord], stage: str) -> Manifest | None:
-    for record in records:
-        result = record.outcome.stage_result
-        if record.stage == stage and result is not None and result.cache_key:
-            return find_manifest(cache, layout.cache_entry("", stage, result.cache_key))
-    return None
-
-
-def _clips(cache: Store, manifest: Manifest, records: Sequence[StageRecord]) -> list[ClipRow]:
-    cut = {
-        source: tokens for record in records for source, tokens in record.details.get("truncated", {}).items()
-    }
-    failed = {failure.clip for failure in _failures(records)}
-    rows: list[ClipRow] = []
-    for clip in manifest.details["clips"]:
-        if clip["source"] in failed:
-            continue
-        remarks = (
-            [f"enlarged {clip['enlargement']:.2f}×: the source is smaller"] if clip["enlargement"] > 1 else []
-        )
-        if tokens := cut.get(clip["source"]):
-            remarks.append(f"caption of {tokens} tokens: what follows 256 is cut off")
-        remarks += [] if clip["caption"] else ["no caption: the empty prompt"]
-        key = layout.join(manifest.prefix, f"{clip['name']}.jpg")
-        picture = _optional(cache, key) if len(rows) < THUMBNAILS else None
-        rows.append(
-            ClipRow(
-                source=clip["source"],
-                caption=clip["caption"],
-                frames=clip["frames"],
-                remarks=remarks,
-                picture=picture,
-            )
-        )
-    return rows
-
-
-def _failures(records: Sequence[StageRecord]) -> list[Item]:
-    return [failure for record in records for failure in record.failures]
-
-
 def _comparisons(cache: Store, records: Sequence[StageRecord]) -> list[Comparison]:
-    lines = [line for record in records for line in record.details.get("reconstructions", ())]
-    return [
+    """The least alike first; lines without a score, which no version writes, are left out."""
+    lines = [line for record in records for line in mappings(record.details.get("reconstructions"))]
+    scored = [(line, psnr) for line in lines if (psnr := number(line.get("psnr"))) is not None]
+    found = [
         Comparison(
-            source=line["source"],
-            psnr=line["psnr"],
-            picture=_picture(cache, line["picture"]) if number < COMPARISONS else None,
+            source=str(line.get("source", "")),
+            psnr=psnr,
+            ssim=number(line.get("ssim")),
+            key=str(line.get("picture", "")),
         )
-        for number, line in enumerate(lines)
+        for line, psnr in scored
     ]
+    found.sort(key=lambda item: (1 if item.ssim is None else item.ssim, item.psnr))
+    pictured = [replace(item, picture=_picture(cache, item.key)) for item in found[:COMPARISONS]]
+    return [*pictured, *found[COMPARISONS:]]
 
 
 def _metrics(store: Store) -> list[Mapping[str, Any]]:
     """One line a step, the last one written where a resumed run wrote it again; lines that are cut off are left out."""
-    data = _optional(store, layout.METRICS)
+    data = optional(store, layout.METRICS)
     lines: dict[int, Mapping[str, Any]] = {}
     for text in (data or b"").decode("utf-8", errors="replace").splitlines():
         try:
@@ -175,7 +128,7 @@ def _samples(store: Store, records: Sequence[StageRecord]) -> list[SampleVideo]:
         _sample(store, described)
         for record in records
         if record.stage == "sample"
-        for described in record.details.get("samples", ())
+        for described in mappings(record.details.get("samples"))
     ]
 
 
@@ -189,21 +142,14 @@ def _sample(store: Store, described: Mapping[str, Any]) -> SampleVideo:
         prompt=str(described.get("prompt", "")),
         address=root + video,
         seed=str(described.get("seed", "")),
-        video=_optional(store, video) if small else None,
+        video=optional(store, video) if small else None,
         sheet=_picture(store, sheet) if sheet else None,
     )
 
 
 def _picture(store: Store, key: str) -> bytes | None:
-    data = _optional(store, key)
+    data = optional(store, key)
     try:
         return None if data is None else smaller(data, width=PICTURE_WIDTH)
     except ValueError:
-        return None
-
-
-def _optional(store: Store, key: str) -> bytes | None:
-    try:
-        return store.read_bytes(key)
-    except MissingObjectError:
         return None

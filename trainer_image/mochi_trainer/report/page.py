@@ -1,19 +1,29 @@
-"""The report as one self-contained HTML document: no network, no script, readable in light, dark and print."""
+"""The report as one self-contained HTML document: no network, readable in light, dark, print and without its script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 
 from mochi_api.outcomes import ROWS
 from mochi_api.runfile import STAGES, RunFile
 from mochi_trainer.report.contents import Contents, gather
-from mochi_trainer.report.markup import Html, element, joined
+from mochi_trainer.report.rendering import asset, rendered
 from mochi_trainer.report.sections import SECTIONS
 from mochi_trainer.storage import Store
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
-"""Lets the browser itself refuse anything that is not in the page."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """How the run ended, why, and whose move it is."""
+
+    kind: str
+    """Class of the style sheet: `succeeded`, `waiting`, `failed`."""
+    title: str
+    message: str
+    action: str = ""
 
 
 def render(store: Store, run: RunFile, cache: Store) -> str:
@@ -22,68 +32,65 @@ def render(store: Store, run: RunFile, cache: Store) -> str:
 
 
 def page(contents: Contents, *, now: datetime) -> str:
-    """The document. The same contents and time give the same text."""
-    run = contents.run
-    name = f"{run.run.namespace}/{run.run.name}"
-    style = resources.files("mochi_trainer.report").joinpath("style.css").read_text(encoding="utf-8")
-    head = joined(
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html('<meta name="color-scheme" content="light dark">'),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("title", f"{run.run.name}: fine-tuning report"),
-        element("style", Html(style)),
+    """The document. The same contents and time give the same text; a name that is no UTF-8 is in it with escapes."""
+    script = asset("tables.js")
+    shown = [(section, view) for section in SECTIONS if (view := section.view(contents)) is not None]
+    sections = [
+        {
+            "title": section.title,
+            "anchor": _anchor(section.title),
+            "body": rendered(section.template, **view),
+        }
+        for section, view in shown
+    ]
+    document = rendered(
+        "page.html",
+        run=contents.run,
+        facts=_facts(contents.run),
+        verdict=_verdict(contents),
+        sections=sections,
+        style=asset("style.css"),
+        script=script,
+        policy=policy(script),
+        now=now,
     )
-    shown = [(title, body) for title, section in SECTIONS if (body := section(contents))]
-    links = element(
-        "nav",
-        *(element("a", title, href=f"#{_anchor(title)}") for title, _ in shown),
-        aria_label="Sections",
-    )
-    parts = (element("section", element("h2", title), body, id=_anchor(title)) for title, body in shown)
-    footer = element(
-        "footer",
-        f"Written {now:%Y-%m-%d %H:%M:%S} UTC by mochi-operator; run {run.run.uid}, attempt {run.run.attempt}.",
-    )
-    header = element(
-        "header", element("p", "Fine-tuning report", class_="kicker"), element("h1", name), _facts(run)
-    )
-    body = element("body", header, _verdict(contents), links, element("main", *parts), footer)
-    return f"<!doctype html>\n{element('html', element('head', head), body, lang='en')}\n"
+    return document.encode("utf-8", "backslashreplace").decode()
 
 
-def _facts(run: RunFile) -> Html:
+def policy(script: str) -> str:
+    """Lets the browser itself refuse what is not in the page, and every script but ours."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _facts(run: RunFile) -> list[str]:
     preprocessing, training = run.preprocessing, run.training
-    mode = f"LoRA rank {training.lora.rank}" if training.lora else "all weights"
-    texts = (
+    return [
         run.model.preset,
-        mode,
+        f"LoRA rank {training.lora.rank}" if training.lora else "all weights",
         f"{preprocessing.frames} frames, {preprocessing.width}×{preprocessing.height}, {preprocessing.fps} fps",
         f"{training.steps} steps",
-    )
-    return element("p", " · ".join(texts), class_="facts")
+    ]
 
 
-def _verdict(contents: Contents) -> Html:
-    """How the run ended, why, and whose move it is."""
+def _verdict(contents: Contents) -> Verdict:
     failed = contents.failed
     if failed is not None:
         reason, action = failed.outcome.reason, failed.outcome.action
         kind, title = ("waiting", "Stopped") if ROWS[reason].retryable else ("failed", "Failed")
         at = f" at step {failed.outcome.step}" if failed.outcome.step is not None else ""
         message = f"In the stage {failed.stage}{at}: {failed.outcome.message}"
-        return _banner(kind, f"{title}: {reason}", message, action or ROWS[reason].action)
+        return Verdict(
+            kind=kind, title=f"{title}: {reason}", message=message, action=action or ROWS[reason].action
+        )
     done = [record.stage for record in contents.records]
     if done and done[-1] == STAGES[-1]:
-        return _banner("succeeded", "Succeeded", contents.records[-1].outcome.message, None)
+        return Verdict(kind="succeeded", title="Succeeded", message=contents.records[-1].outcome.message)
     finished = f"Finished so far: {', '.join(done)}." if done else "No stage has finished yet."
-    return _banner("waiting", "In progress", finished, None)
-
-
-def _banner(kind: str, title: str, message: str, action: str | None) -> Html:
-    what = element("p", element("strong", "What to do: "), f"{action}.") if action else Html("")
-    return element(
-        "div", element("p", title, class_="title"), element("p", message), what, class_=f"verdict {kind}"
-    )
+    return Verdict(kind="waiting", title="In progress", message=finished)
 
 
 def _anchor(title: str) -> str:

@@ -1,17 +1,22 @@
-"""Line plots as inline SVG: axes with round numbers, a legend, and colours that follow the page's theme."""
+"""Line plots and histograms as inline SVG: axes with round numbers, a legend, colours that follow the page's theme."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
-from mochi_trainer.report.markup import Html, element, joined
+from markupsafe import Markup
+
+from mochi_trainer.report.rendering import plain, rendered
 
 WIDTH, HEIGHT = 720, 280
+BARS_WIDTH, BARS_HEIGHT = 320, 200
 LEFT, RIGHT, TOP, BOTTOM = 64, 14, 14, 44
 TICKS = 5
+BARS = 16
+"""About as many, whatever the range."""
 
 Point = tuple[float, float | None]
 """Step and value; None stands for a number that was not finite."""
@@ -30,45 +35,95 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
+    """From values to places in the picture."""
+
     low: float
     high: float
     start: float
     end: float
 
     def at(self, value: float) -> float:
+        """The place of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def plot(title: str, lines: Sequence[Line], *, unit: str) -> Html:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axes:
+    """Both axes with their marks."""
+
+    width: int
+    height: int
+    x: Scale
+    y: Scale
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+    x_label: str
+    y_label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A part of a series without a gap, in places; without values a mark at each step."""
+
+    places: Sequence[tuple[float, float]]
+    finite: bool
+    dots: bool
+    style: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """Values from `low` to below `high`."""
+
+    low: float
+    high: float
+    count: int
+
+
+def plot(title: str, lines: Sequence[Line], *, unit: str) -> Markup:
     """A plot of the lines over steps; a sentence instead when there is no number to show."""
     points = [point for line in lines for point in line.points]
     values = [value for _, value in points if value is not None]
     if not values:
-        return element("p", f"No values for {title.lower()}.", class_="absent")
-    x_ticks = ticks(min(step for step, _ in points), max(step for step, _ in points), whole=True)
-    y_ticks = ticks(min(values), max(values))
-    x = _Scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
-    y = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+        return rendered("no_values.html", title=title)
+    steps = [step for step, _ in points]
+    x_ticks, y_ticks = ticks(min(steps), max(steps), whole=True), ticks(min(values), max(values))
+    axes = _axes(WIDTH, HEIGHT, x_ticks, y_ticks, ("step", unit))
+    pieces = [piece for line in lines for piece in _pieces(line, axes)]
     summary = f"{title} over {len(points)} values, from {min(values):.4g} to {max(values):.4g}"
-    svg = element(
-        "svg",
-        element("title", summary),
-        *_axes(x, y, x_ticks, y_ticks, unit),
-        *(_line(line, x, y) for line in lines),
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        class_="plot",
-    )
-    return element("figure", element("figcaption", title, _legend(lines)), svg)
+    legend = lines if len(lines) > 1 else ()
+    return rendered("plot.svg", title=title, summary=summary, axes=axes, pieces=pieces, legend=legend)
 
 
-def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """Round numbers that enclose the range, about `TICKS` + 1 of them, at least 2."""
-    if (high - low) / TICKS <= 0:  # also of a difference too small to be divided
+def histogram(title: str, values: Sequence[float], *, unit: str, whole: bool = False) -> Markup:
+    """How many clips have which value; `values` are finite and at least one. `whole` for counts of something."""
+    found = bars(values, whole=whole)
+    edges = [found[0].low, *(bar.high for bar in found)]
+    x_ticks = [tick for tick in ticks(edges[0], edges[-1], whole=whole) if edges[0] <= tick <= edges[-1]]
+    y_ticks = ticks(0, max(bar.count for bar in found), whole=True)
+    axes = _axes(BARS_WIDTH, BARS_HEIGHT, x_ticks, y_ticks, (unit, "clips"), span=(edges[0], edges[-1]))
+    summary = f"{title} of {len(values)} clips, from {plain(min(values))} to {plain(max(values))} {unit}"
+    return rendered("histogram.svg", title=title, summary=summary, axes=axes, bars=found, unit=unit)
+
+
+def bars(values: Sequence[float], *, whole: bool) -> list[Bar]:
+    """Bars of one width with round edges that hold each value once."""
+    edges = ticks(min(values), max(values), whole=whole, count=BARS)
+    if max(values) >= edges[-1]:
+        edges.append(edges[-1] + (edges[1] - edges[0]))
+    return [
+        Bar(low=low, high=high, count=sum(low <= value < high for value in values))
+        for low, high in pairwise(edges)
+    ]
+
+
+def ticks(low: float, high: float, *, whole: bool = False, count: int = TICKS) -> list[float]:
+    """Round numbers that enclose the range, about `count` + 1 of them, at least 2."""
+    if (high - low) / count <= 0:  # also of a difference too small to be divided
         spread = abs(low) * 0.1 or 1.0
         low, high = (low, low + 1) if whole else (low - spread, high + spread)
-    raw = (high - low) / TICKS
+    raw = (high - low) / count
     power: float = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     if whole:
@@ -89,58 +144,36 @@ def smoothed(points: Sequence[Point], *, weight: float = 0.9) -> list[Point]:
     return result
 
 
-def _axes(x: _Scale, y: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], unit: str) -> list[Html]:
-    marks: list[Html] = []
-    for tick in y_ticks:
-        height = f"{y.at(tick):.1f}"
-        marks.append(element("line", x1=f"{x.start}", x2=f"{x.end}", y1=height, y2=height, class_="grid"))
-        marks.append(element("text", _number(tick), x=f"{x.start - 8}", y=height, dy="0.32em", class_="end"))
-    for tick in x_ticks:
-        at = f"{x.at(tick):.1f}"
-        marks.append(element("line", x1=at, x2=at, y1=f"{y.start}", y2=f"{y.start + 5}", class_="axis"))
-        marks.append(element("text", _number(tick), x=at, y=f"{y.start + 20}", class_="middle"))
-    marks.append(
-        element("line", x1=f"{x.start}", x2=f"{x.end}", y1=f"{y.start}", y2=f"{y.start}", class_="axis")
+def _axes(
+    width: int,
+    height: int,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    labels: tuple[str, str],
+    *,
+    span: tuple[float, float] | None = None,
+) -> Axes:
+    """`span` are the ends of the horizontal axis where they are not its outermost ticks."""
+    low, high = span or (x_ticks[0], x_ticks[-1])
+    return Axes(
+        width=width,
+        height=height,
+        x=Scale(low, high, LEFT, width - RIGHT),
+        y=Scale(y_ticks[0], y_ticks[-1], height - BOTTOM, TOP),
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        x_label=labels[0],
+        y_label=labels[1],
     )
-    marks.append(
-        element("text", "step", x=f"{(x.start + x.end) / 2}", y=f"{HEIGHT - 6}", class_="middle label")
-    )
-    middle = (y.start + y.end) / 2
-    marks.append(
-        element(
-            "text", unit, x="14", y=f"{middle}", transform=f"rotate(-90 14 {middle})", class_="middle label"
-        )
-    )
-    return marks
 
 
-def _line(line: Line, x: _Scale, y: _Scale) -> Html:
-    drawn: list[Html] = []
+def _pieces(line: Line, axes: Axes) -> list[Piece]:
+    """The parts of a series between its gaps, and the gaps."""
+    pieces: list[Piece] = []
     for finite, run in groupby(line.points, key=lambda point: point[1] is not None):
-        places = [(x.at(step), y.at(value) if value is not None else y.start) for step, value in run]
-        if not finite:
-            drawn += [
-                element("text", "×", x=f"{a:.1f}", y=f"{b - 3:.1f}", class_="bad middle") for a, b in places
-            ]
-            continue
-        drawn.append(
-            element("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), class_=line.style)
-        )
-        if line.dots or len(places) == 1:
-            drawn += [
-                element("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", r="3", class_=line.style) for a, b in places
-            ]
-    return joined(*drawn)
-
-
-def _legend(lines: Sequence[Line]) -> Html:
-    if len(lines) < 2:
-        return Html("")
-    keys = (element("span", element("i", class_=line.style), line.label, class_="key") for line in lines)
-    return element("span", *keys, class_="legend")
-
-
-def _number(value: float) -> str:
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.6g}"
+        places = [
+            (axes.x.at(step), axes.y.at(value) if value is not None else axes.y.start) for step, value in run
+        ]
+        dots = line.dots or len(places) == 1
+        pieces.append(Piece(places=places, finite=finite, dots=dots, style=line.style))
+    return pieces

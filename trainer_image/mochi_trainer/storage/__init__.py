@@ -5,6 +5,7 @@ from mochi_trainer.storage.manifest import (
     DamagedObjectError,
     Entry,
     Manifest,
+    file_sha256,
     find_manifest,
     get_entry,
     known,
@@ -14,7 +15,7 @@ from mochi_trainer.storage.manifest import (
     write_manifest,
 )
 from mochi_trainer.storage.opening import open_store
-from mochi_trainer.storage.s3 import Connection, Patience
+from mochi_trainer.storage.s3_connection import Connection, Patience
 from mochi_trainer.storage.space import require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 
@@ -29,6 +30,7 @@ __all__ = [
     "ObjectInfo",
     "Patience",
     "Store",
+    "file_sha256",
     "find_manifest",
     "get_entry",
     "known",

@@ -19,10 +19,9 @@ from mochi_trainer.errors import (
     disk_full,
 )
 from mochi_trainer.movement import PROCESS
+from mochi_trainer.storage.file_names import path_of
 from mochi_trainer.storage.store import Digest, ObjectInfo
-
-PARTIAL = ".partial-"
-"""Folders of files that are still being written start with this; `list` does not show them."""
+from mochi_trainer.storage.walking import PARTIAL, Walk
 
 COPY_BYTES = 4 * 1024 * 1024
 
@@ -31,10 +30,15 @@ _HUB_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
 
 
 class LocalStore:
-    """Keys are paths below `root`, which is made when something is written."""
+    r"""Keys are paths below `root`, which is made when something is written.
+
+    Bytes of a name that are no UTF-8 are written out in its key (`caf\xe9.mp4`). Links are followed inside the volume
+    of `root`; what `list` leaves out is logged, once.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._walk = Walk(root)
 
     def address(self, key: str = "") -> str:
         return f"file://{self._root.absolute()}" + (f"/{key}" if key else "")
@@ -76,12 +80,11 @@ class LocalStore:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        folder = path_of(self._root, prefix.rpartition("/")[0])
         with self._errors(prefix):
-            found = [key for key in self._keys(prefix) if key.startswith(prefix)]
-        for key in sorted(found, key=str.encode):
-            info = self.head(key)
-            if info is not None:
-                yield info
+            found = [file for file in self._walk.files(folder) if file[0].startswith(prefix)]
+        for key, stat in sorted(found, key=lambda file: file[0].encode()):
+            yield _info(key, stat)
 
     def head(self, key: str) -> ObjectInfo | None:
         path = self._path(key)
@@ -90,10 +93,7 @@ class LocalStore:
                 stat = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        if not path.is_file():
-            return None
-        etag = hashlib.sha256(f"{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:32]
-        return ObjectInfo(key, stat.st_size, etag)
+        return _info(key, stat) if path.is_file() else None
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
@@ -111,18 +111,11 @@ class LocalStore:
             with self._errors(key):
                 self._path(key).unlink(missing_ok=True)
 
-    def _keys(self, prefix: str) -> Iterator[str]:
-        folder = self._root / prefix.rpartition("/")[0]
-        for parent, folders, names in os.walk(folder, onerror=_raise_unless_absent):
-            folders[:] = [name for name in folders if not name.startswith(PARTIAL)]
-            for name in names:
-                yield (Path(parent) / name).relative_to(self._root).as_posix()
-
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         if not key or ".." in parts or "" in parts or "\0" in key:
             raise InvalidInputError(f"not a key below {self.address()}: {key!r}")
-        return self._root / key
+        return path_of(self._root, key)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[Path]:
@@ -143,7 +136,10 @@ class LocalStore:
         try:
             yield
         except PermissionError as error:
-            raise AccessDeniedError(f"no permission for {self.address(key)}: {error.strerror}") from error
+            raise AccessDeniedError(
+                f"no permission for {self.address(key)}: {error.strerror}",
+                action=f"let the user {os.getuid()}, as whom this process runs, read (and where results go, write) it",
+            ) from error
         except OSError as error:
             if disk_full(error):
                 raise DiskFullError(f"no space left for {self.address(key)}") from error
@@ -158,9 +154,9 @@ def _copy(source: Path, target: Path) -> None:
             PROCESS.moved(len(piece))
 
 
-def _raise_unless_absent(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+def _info(key: str, stat: os.stat_result) -> ObjectInfo:
+    etag = hashlib.sha256(f"{stat.st_size}/{stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    return ObjectInfo(key, stat.st_size, etag, stat.st_mtime)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage.store import Store
+from mochi_trainer.storage.store import ObjectInfo, Store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -41,6 +41,12 @@ class Entry:
     sha256: str
     """Hexadecimal."""
 
+    at: str = ""
+    """Key in the store, where that is not the name below the directory: the object is shared with other directories."""
+
+    etag: str = ""
+    """As the store named the content when it was written; empty where nobody asked."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
@@ -57,6 +63,11 @@ class Manifest:
 
     sha256: str = ""
     """Of the manifest's own bytes."""
+
+    def key(self, name: str) -> str:
+        """Where an object of the directory lies in its store; a name that is not listed is one beside the manifest."""
+        entry = self.entries.get(name)
+        return _key(self.prefix, entry) if entry is not None else layout.join(self.prefix, name)
 
 
 def put_entry(store: Store, prefix: str, source: Path, name: str) -> Entry:
@@ -78,7 +89,7 @@ def get_entry(store: Store, manifest: Manifest, name: str, to: Path) -> None:
     Raises MissingObjectError when the manifest does not list it or it is gone, DamagedObjectError when it is not what
     was written; `to` is absent then.
     """
-    key = layout.join(manifest.prefix, name)
+    key = manifest.key(name)
     entry = manifest.entries.get(name)
     if entry is None:
         raise MissingObjectError(f"{store.address(key)} is not in the manifest beside it")
@@ -88,7 +99,7 @@ def get_entry(store: Store, manifest: Manifest, name: str, to: Path) -> None:
         to.unlink()
         raise DamagedObjectError(
             f"{store.address(key)} is not what its manifest lists: sha256 {found[:12]}..., "
-            f"expected {entry.sha256[:12]}...; delete the directory to have it made anew"
+            f"expected {entry.sha256[:12]}...; delete it to have it made anew"
         )
 
 
@@ -99,7 +110,7 @@ def write_manifest(
     listed = {entry.name: entry for entry in sorted(entries, key=lambda entry: entry.name)}
     document: dict[str, Any] = {
         "version": VERSION,
-        "entries": [{"name": e.name, "size": e.size, "sha256": e.sha256} for e in listed.values()],
+        "entries": [_line(entry) for entry in listed.values()],
         "details": dict(details or {}),
     }
     data = json.dumps(document, ensure_ascii=False, indent=1).encode()
@@ -109,28 +120,53 @@ def write_manifest(
     )
 
 
-def read_manifest(store: Store, prefix: str) -> Manifest:
-    """The manifest of a directory whose objects are all there with the listed sizes.
+def read_manifest(store: Store, prefix: str, *, unaltered: bool = False) -> Manifest:
+    """The manifest of a directory whose objects are all there with the listed sizes; `unaltered`: and ETags.
 
     Raises MissingObjectError when the manifest, or an object that it lists, is not there.
     """
     key = layout.join(prefix, layout.MANIFEST)
     manifest = _parsed(store.read_bytes(key), prefix, store.address(key))
-    sizes = {info.key: info.size for info in store.list(layout.join(prefix) + "/")}
+    there = _listed(store, manifest)
     for entry in manifest.entries.values():
-        size = sizes.get(layout.join(prefix, entry.name))
-        if size != entry.size:
-            found = "is gone" if size is None else f"has {size} bytes"
-            raise MissingObjectError(
-                f"{store.address(layout.join(prefix, entry.name))} {found}, its manifest lists {entry.size} bytes"
-            )
+        fault = _fault(entry, there.get(_key(prefix, entry)), unaltered)
+        if fault:
+            raise MissingObjectError(f"{store.address(_key(prefix, entry))} {fault}")
     return manifest
 
 
-def find_manifest(store: Store, prefix: str) -> Manifest | None:
+def _key(prefix: str, entry: Entry) -> str:
+    return entry.at or layout.join(prefix, entry.name)
+
+
+def _line(entry: Entry) -> dict[str, Any]:
+    """An entry as the document has it: without what it does not say, as earlier versions wrote it."""
+    return {name: value for name, value in asdict(entry).items() if value != ""}
+
+
+def _listed(store: Store, manifest: Manifest) -> dict[str, ObjectInfo]:
+    """What lies in the folders of a manifest's objects."""
+    own = [entry for entry in manifest.entries.values() if not entry.at]
+    folders = {layout.join(manifest.prefix)} if own else set()
+    folders |= {entry.at.rpartition("/")[0] for entry in manifest.entries.values() if entry.at}
+    return {info.key: info for folder in sorted(folders) for info in store.list(f"{folder}/")}
+
+
+def _fault(entry: Entry, found: ObjectInfo | None, unaltered: bool) -> str:
+    """What is wrong with an object; empty when it is as it was written, as far as a listing tells."""
+    if found is None:
+        return f"is gone, its manifest lists {entry.size} bytes"
+    if found.size != entry.size:
+        return f"has {found.size} bytes, its manifest lists {entry.size} bytes"
+    if unaltered and entry.etag and found.etag != entry.etag:
+        return "was altered: it has another ETag than when its manifest was written"
+    return ""
+
+
+def find_manifest(store: Store, prefix: str, *, unaltered: bool = False) -> Manifest | None:
     """As `read_manifest`, but None when the directory is absent or incomplete."""
     try:
-        return read_manifest(store, prefix)
+        return read_manifest(store, prefix, unaltered=unaltered)
     except MissingObjectError:
         return None
 

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import Connection, S3Store
+from mochi_trainer.storage.s3 import S3Store
+from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.store import Store
 
 

@@ -16,6 +16,14 @@ class ObjectInfo(NamedTuple):
     etag: str
     """Changes when the content changes."""
 
+    modified: float = 0.0
+    """When it was written, in seconds of Unix time by the store's clock; 0 when the store does not say."""
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What a cache key says of it: key, size and ETag."""
+        return self.key, self.size, self.etag
+
 
 class Digest(NamedTuple):
     """What a content hashes to."""

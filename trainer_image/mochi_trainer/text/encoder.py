@@ -5,7 +5,7 @@ Shapes: B captions, L tokens, K width of the features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,10 @@ MAX_TOKENS = 256
 """Tokens the transformer was trained with; a longer caption loses its end."""
 
 PADDING_ID = 0
+
+ROWS = 8
+LENGTH_STEP = 16
+"""Every batch has so many rows, of a length that is a multiple of this: what a caption gives does not depend on its company."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +72,37 @@ class TextEncoder:
         kept = [
             tokens[: MAX_TOKENS - 1] + tokens[-1:] if len(tokens) > MAX_TOKENS else tokens for tokens in ids
         ]
-        features = self._features([tokens for tokens in kept if tokens])
+        features = iter(self._features([tokens for tokens in kept if tokens]))
         empty = torch.empty(0, self.width, dtype=self.model.dtype, device=self.model.device)
         return [
             EncodedCaption(_finite(next(features), text) if cut else empty, len(cut), len(whole))
             for text, cut, whole in zip(captions, kept, ids, strict=True)
         ]
 
-    def _features(self, batch: list[list[int]]) -> Iterator[Tensor]:
-        if not batch:
-            return iter(())
-        longest = max(map(len, batch))
+    def _features(self, captions: Sequence[list[int]]) -> list[Tensor]:
+        """Features of each, in the order given; captions of about one length are computed together."""
+        found: dict[int, Tensor] = {}
+        lengths = [LENGTH_STEP * -(-len(tokens) // LENGTH_STEP) for tokens in captions]
+        for length in sorted(set(lengths)):
+            alike = [index for index, its in enumerate(lengths) if its == length]
+            for start in range(0, len(alike), ROWS):
+                batch = alike[start : start + ROWS]
+                rows = self._batch([captions[index] for index in batch], length)
+                found |= dict(zip(batch, rows, strict=True))
+        return [found[index] for index in range(len(captions))]
+
+    def _batch(self, batch: Sequence[list[int]], length: int) -> list[Tensor]:
+        """Features of at most `ROWS` captions, padded to `length`; rows that are missing repeat the first."""
+        rows = [*batch, *[batch[0]] * (ROWS - len(batch))]
         device = self.model.device
         ids_BL = torch.tensor(
-            [tokens + [PADDING_ID] * (longest - len(tokens)) for tokens in batch], device=device
+            [tokens + [PADDING_ID] * (length - len(tokens)) for tokens in rows], device=device
         )
         mask_BL = torch.tensor(
-            [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in batch], device=device
+            [[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in rows], device=device
         )
         features_BLK = self.model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-        return (row[: len(tokens)].clone() for row, tokens in zip(features_BLK, batch, strict=True))
+        return [row[: len(tokens)].clone() for row, tokens in zip(features_BLK, batch, strict=False)]
 
 
 def _finite(features_LK: Tensor, caption: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mochi_api import layout
-from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError
+from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.storage import (
     DamagedObjectError,
@@ -84,6 +84,8 @@ class Checkpoints:
         self._keep_last, self._attempt = keep_last, attempt
         self._warned = False
         self._latest: Place | None = None
+        self._problem = ""
+        """Why the checkpoint that was tried last was not used."""
 
     @property
     def address(self) -> str:
@@ -117,43 +119,60 @@ class Checkpoints:
         attempt, since to start anew would throw away what is saved. Raises what the store raises. The store is asked again for each: an
         older attempt that still runs may have put another in the place of one that it removed.
         """
+        found = self._newest(self._store)
+        if found is None:
+            return None
+        position, self._latest = found
+        return position
+
+    def take_over(self, store: Store) -> Position:
+        """As `resume`, from the folder of another run, which stays as it is.
+
+        Raises InvalidInputError when none there can be used, and what the store raises.
+        """
+        found = self._newest(store)
+        if found is None:
+            why = f": {self._problem}" if self._problem else ""
+            raise InvalidInputError(f"no checkpoint in {store.address()} can be gone on from{why}")
+        return found[0]
+
+    def _newest(self, store: Store) -> tuple[Position, Place] | None:
         tried: set[Place] = set()
-        while (place := self._next(tried)) is not None:
-            position = self._load(place)
+        while (place := self._next(store, tried)) is not None:
+            position = self._load(store, place)
             if position is not None:
-                self._latest = place
-                return position
+                return position, place
             tried.add(place)
         return None
 
-    def _next(self, tried: set[Place]) -> Place | None:
+    def _next(self, store: Store, tried: set[Place]) -> Place | None:
         """Rank 0's choice, on every rank."""
-        found = self._group.from_first(next_to_try(self._places(), tried) if self._group.first else None)
+        found = self._group.from_first(next_to_try(_places(store), tried) if self._group.first else None)
         return None if found is None else Place(*found)
 
-    def _load(self, place: Place) -> Position | None:
+    def _load(self, store: Store, place: Place) -> Position | None:
         """The position of one checkpoint after loading it on every rank; None, and no change, when any rank cannot."""
-        found, problem = None, ""
+        found = None
         with tempfile.TemporaryDirectory(prefix="mochi-checkpoint-") as folder:
             try:
-                found = self._read(place, Path(folder))
+                found = self._read(store, place, Path(folder))
             except (MissingObjectError, DamagedObjectError, MisfitError) as error:
-                problem = str(error)
+                self._problem = str(error)
         if found is None:
-            log.warning("%s is not used: %s", place.prefix, problem)
+            log.warning("%s is not used: %s", store.address(place.prefix), self._problem)
         if self._group.any(found is None) or found is None:
             return None
         position, state, updates = found
         put_state(state, self._parameters, self._optimizer, updates=updates)
         return position
 
-    def _read(self, place: Place, folder: Path) -> tuple[Position, State, int]:
-        manifest = read_manifest(self._store, place.prefix)
+    def _read(self, store: Store, place: Place, folder: Path) -> tuple[Position, State, int]:
+        manifest = read_manifest(store, place.prefix)
         position, updates, layout_ = described(manifest.details)
         if not position.good:
             raise MisfitError("its loss was not finite")
         state = read_shards(
-            lambda name: self._fetch(manifest, name, folder),
+            lambda name: _fetched(store, manifest, name, folder),
             layout_,
             self._parameters,
             updates=updates,
@@ -161,12 +180,6 @@ class Checkpoints:
             world=self._group.world,
         )
         return position, state, updates
-
-    def _fetch(self, manifest: Manifest, name: str, folder: Path) -> Path:
-        path = folder / name
-        if not path.exists():
-            get_entry(self._store, manifest, name, path)
-        return path
 
     def _details(self, position: Position) -> dict[str, object]:
         return {
@@ -178,16 +191,13 @@ class Checkpoints:
             "shapes": shapes_of(self._parameters),
         }
 
-    def _places(self) -> list[Place]:
-        return places(info.key for info in self._store.list("checkpoints/"))
-
     def _retire(self, saved: Place) -> None:
         """Remove what is superfluous; a store that will not have it is no reason to stop training, and is named once."""
         try:
-            going = superfluous(self._places(), self._complete, saved=saved, keep_last=self._keep_last)
+            going = superfluous(_places(self._store), self._complete, saved=saved, keep_last=self._keep_last)
             for place in going:
                 self._remove(place)
-        except (StorageError, AccessDeniedError) as error:
+        except (StorageError, AccessDeniedError, MissingObjectError, InvalidInputError) as error:
             level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
             log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)
 
@@ -198,6 +208,17 @@ class Checkpoints:
         """The manifest goes first."""
         self._store.delete([layout.join(place.prefix, layout.MANIFEST)])
         self._store.delete([info.key for info in self._store.list(place.prefix + "/")])
+
+
+def _places(store: Store) -> list[Place]:
+    return places(info.key for info in store.list("checkpoints/"))
+
+
+def _fetched(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
+    path = folder / name
+    if not path.exists():
+        get_entry(store, manifest, name, path)
+    return path
 
 
 def described(details: Mapping[str, Any]) -> tuple[Position, int, Layout]:

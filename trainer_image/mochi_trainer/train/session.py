@@ -7,19 +7,18 @@ import time
 from dataclasses import dataclass, field
 
 from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError, SupersededError
+from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training, steps
-from mochi_trainer.train.meters import Series
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
+from mochi_trainer.train.takeover import Earlier
 
 log = logging.getLogger(__name__)
-
-LOG_SECONDS = 5.0
-"""Time between two lines of the log about progress."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,6 +32,8 @@ class Session:
     gauges: Gauges
     preemption: Preemption
     movement: Movement
+    earlier: Earlier | None = None
+    """Another run, which training goes on from when this one has no checkpoint yet."""
     position: Position = field(default_factory=lambda: Position(step=0, loss=None))
     resumed_from: int = 0
     _saved_step: int = field(default=0, init=False)
@@ -78,14 +79,19 @@ class Session:
             log.warning("metrics.jsonl is not up to date: %s", error)
 
     def _resume(self) -> None:
-        position = self.checkpoints.resume()
+        position, origin = self.checkpoints.resume(), None
+        if position is None and self.earlier is not None:
+            self.earlier.check()
+            position, origin = self.checkpoints.take_over(self.earlier.store), self.earlier.store
         if position is None:
             log.info("no checkpoint: training starts at step 1 of %d", self.training.spec.steps)
             return
         self.position, self.resumed_from, self._saved_step = position, position.step, position.step
-        self.series.resume(position.step)
+        self.series.resume(position.step, origin)
         self.gauges.resumed(position.step, position.non_finite)
         log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
+        if origin is not None:
+            log.info("that step is of the run in %s", origin.address())
 
     def _note(self, record: StepRecord) -> None:
         before = self.position
@@ -103,7 +109,7 @@ class Session:
                 "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
             )
         elif record.step == self.training.spec.steps or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LOG_SECONDS
+            self._next_line = time.monotonic() + LINE_SECONDS
             log.info(
                 "step %d of %d: loss %.5f, gradient norm %.4f, learning rate %.3g, %.3f s",
                 record.step,

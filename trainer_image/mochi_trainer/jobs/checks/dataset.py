@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import ClipError
+from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.jobs.checks.findings import Findings
 from mochi_trainer.jobs.checks.places import Places
-from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
+from mochi_trainer.jobs.left_out import LeftOut
+from mochi_trainer.jobs.source_captions import chosen, lacks, no_captions, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.storage import ObjectInfo, Store
 
-AT_ONCE = 8
-"""Captions that are read at the same time."""
 FIRST_BYTES = 16
 """As many of the first clip are read, to see that reading is allowed."""
 
@@ -31,10 +29,12 @@ class Listing:
     objects: Sequence[ObjectInfo]
     whole: bool
     """False when there was no time for the rest."""
+    left_out: LeftOut
+    """Videos that are none of the user's clips."""
 
     def clips(self, most: int) -> list[SourceClip]:
         """The clips, of a listing that was cut off without those whose caption may still come."""
-        found = source_clips(self.objects, most=most)
+        found = source_clips(self.objects, most=most, left_out=self.left_out)
         if self.whole:
             return found
         last = self.objects[-1].key.encode()
@@ -58,6 +58,8 @@ def check_dataset(places: Places, findings: Findings) -> None:
             f"only the first {len(listing.objects)} objects below {address} were listed in "
             f"{places.limits.listing_seconds:.0f} s, the others are unknown"
         )
+    if listing.left_out.count:
+        findings.warnings.append(f"{listing.left_out.count} videos are left out: {listing.left_out.words()}")
     if clips or listing.whole:
         with places.asking(address, findings, "the clips"):
             _check_clips(places, source, listing, clips, findings)
@@ -67,11 +69,12 @@ def listed(source: Store, run: RunFile, seconds: float) -> Listing:
     """The dataset's objects, as many as come in `seconds`."""
     deadline = time.monotonic() + seconds
     objects: list[ObjectInfo] = []
-    for info in dataset_objects(source, run):
+    left_out = LeftOut()
+    for info in dataset_objects(source, run, left_out):
         objects.append(info)
         if time.monotonic() > deadline:
-            return Listing(objects=objects, whole=False)
-    return Listing(objects=objects, whole=True)
+            return Listing(objects=objects, whole=False, left_out=left_out)
+    return Listing(objects=objects, whole=True, left_out=left_out)
 
 
 def _check_clips(
@@ -79,17 +82,19 @@ def _check_clips(
 ) -> None:
     spec = places.run.preprocessing
     if not clips:
-        raise no_clips(source, listing.objects)
-    usable: Sequence[SourceClip] = clips
+        raise no_clips(source, listing.objects, listing.left_out)
+    read = with_captions(source, clips, places.limits.captions_seconds)
+    usable: Sequence[SourceClip] = read
     with findings.problem("the captions"):
-        usable, skipped = captioned(source, clips, spec)
+        usable, skipped = chosen(source, read, spec)
         if not usable:
             raise no_captions(source, clips)
         if skipped:
             findings.warnings.append(
                 f"{len(skipped)} clips without caption are left out, such as {skipped[0]}"
             )
-    failures = [*_unreadable(usable), *_bad_captions(places, source, usable, findings)]
+    _note_captions(usable, spec, findings)
+    failures = _unusable(usable)
     done = len(usable) - len(failures)
     check_enough(len(usable), done, failures, spec.max_failed_items_percent)
     source.read_range(usable[0].source.key, 0, FIRST_BYTES)
@@ -100,46 +105,26 @@ def _check_clips(
     findings.checked.append(f"{done} of {len(usable)} clips at {source.address()} with their captions")
 
 
-def _unreadable(clips: Sequence[SourceClip]) -> list[Item]:
-    """Clips of which the listing alone says that they cannot be used."""
+def _note_captions(clips: Sequence[SourceClip], spec: PreprocessingSpec, findings: Findings) -> None:
+    """Say which captions were not read in time, and which are blank where the spec takes those."""
+    wanted = [clip for clip in clips if clip.caption and not clip.problem]
+    if late := [clip for clip in wanted if clip.text is None]:
+        findings.warnings.append(
+            f"{len(late)} of {len(wanted)} captions were not read: no time was left for them"
+        )
+    blank = [clip for clip in wanted if lacks(clip) == ClipReason.EMPTY_CAPTION]
+    if blank and spec.missing_caption == "Empty":
+        findings.warnings.append(
+            f"{len(blank)} captions have no words and count as the empty prompt, such as {blank[0].caption_key}"
+        )
+
+
+def _unusable(clips: Sequence[SourceClip]) -> list[Item]:
+    """Clips of which their names, sizes and captions say that they cannot be used."""
     return [
-        Item.of(clip.source.key, clip.problem, ClipReason.UNSUPPORTED)
+        Item.of(clip.source.key, clip.problem, clip.reason)
         if clip.problem
         else Item.of(clip.source.key, "the file is empty (0 bytes)", ClipReason.CORRUPT)
         for clip in clips
         if clip.problem or clip.source.size == 0
     ]
-
-
-def _bad_captions(
-    places: Places, source: Store, clips: Sequence[SourceClip], findings: Findings
-) -> list[Item]:
-    """Clips whose captions cannot be used; what has not come in time is left to the stage trim."""
-    wanted = [clip for clip in clips if clip.caption and not clip.problem and clip.source.size]
-    pool = ThreadPoolExecutor(AT_ONCE, "captions")
-    try:
-        futures = [pool.submit(read_caption, source, clip) for clip in wanted]
-        done, late = wait(futures, timeout=places.limits.captions_seconds)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    if late:
-        findings.warnings.append(
-            f"{len(late)} of {len(wanted)} captions were not read: no time was left for them"
-        )
-    read = [(clip, future) for clip, future in zip(wanted, futures, strict=True) if future in done]
-    bad = [item for clip, future in read if (item := _bad(clip, future))]
-    if blank := [clip for clip, future in read if not future.exception() and not future.result()]:
-        findings.warnings.append(
-            f"{len(blank)} captions have no words and count as the empty prompt, such as {blank[0].caption_key}"
-        )
-    return bad
-
-
-def _bad(clip: SourceClip, future: Future[str]) -> Item | None:
-    """Why a caption cannot be used; raises what the store raised."""
-    error = future.exception()
-    if error is None:
-        return None
-    if isinstance(error, ClipError):
-        return error.item(clip.source.key)
-    raise error

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
-from mochi_trainer import lora, presets
+from mochi_trainer import lora, presets, weights
 from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError
+from mochi_trainer.exports.run_exports import export_room
 from mochi_trainer.jobs.checks.findings import Findings
 from mochi_trainer.jobs.checks.places import Places
-from mochi_trainer.jobs.run_exports import export_room
 from mochi_trainer.jobs.train import lora_params
-from mochi_trainer.presets import PARTS, Part, Preset, WeightsError
-from mochi_trainer.presets.addresses import store_of
-from mochi_trainer.presets.header import header_of
-from mochi_trainer.presets.stored import required
+from mochi_trainer.presets import Preset
 from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.weights import PARTS, Part, WeightsError
+from mochi_trainer.weights.addresses import store_of
+from mochi_trainer.weights.stored import header_of, required
 
 GIB = 1 << 30
 IMAGE = "the weights in the image"
@@ -47,7 +47,7 @@ def check_model(places: Places, findings: Findings) -> None:
 def _store(places: Places, address: str | None, preset: Preset) -> Store:
     if address is not None and address.startswith("s3://"):
         return places.store(address)
-    source = preset.packaged if address is None else presets.open_source(address, places.run.s3)
+    source = preset.packaged if address is None else weights.open_source(address, places.run.s3)
     if source is None:
         raise InvalidInputError(
             f"model.source is required: preset {preset.name} brings no weights",
@@ -81,7 +81,7 @@ def _check_part(
     absent: list[tuple[Part, MissingObjectError]],
 ) -> None:
     try:
-        sizes[part] = presets.check_headers(store, part, preset)
+        sizes[part] = weights.check_headers(store, part, preset)
     except MissingObjectError as error:
         absent.append((part, error))
     except WeightsError as error:
@@ -150,5 +150,5 @@ def check_adapter(places: Places, findings: Findings) -> None:
 def _adapter(places: Places, address: str) -> lora.LoraParams:
     folder, _, name = address.rpartition("/")
     header = header_of(required(places.store(folder), name))
-    dit = presets.part_shapes("dit", presets.preset_named(places.run.model.preset))
+    dit = weights.part_shapes("dit", presets.preset_named(places.run.model.preset))
     return lora.check_header_continues(header.shapes, header.metadata, lora_params(places.run), dit)

@@ -21,7 +21,9 @@ class Limits:
     """Seconds and attempts of the whole check."""
 
     patience: Patience = field(
-        default_factory=lambda: Patience(connect_seconds=5, read_seconds=8, attempts=2)
+        default_factory=lambda: Patience(
+            connect_seconds=5, read_seconds=8, attempts=2, first_seconds=2, total_seconds=5, renewal_seconds=0
+        )
     )
     answer_seconds: float = 22
     """Longest wait for one place, whatever the client does: a name server can be silent too."""

@@ -1,0 +1,113 @@
+"""Near-duplicates: copies are found however they were made, relatives are not, and the best of a group is kept."""
+
+from __future__ import annotations
+
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from mochi_trainer.footage.copies import is_copy
+from mochi_trainer.footage.duplicates import Entry, Group, groups
+from mochi_trainer.footage.signatures import PICTURES, SIDE, Signature, signature
+from tests.trainer.footage.copied import KINDS, copied, originals, same_ground
+from tests.trainer.footage.material import HELD_OUT, TUNING, real_shot
+
+CLIPS = {half: originals(half, 3) for half in (TUNING, HELD_OUT)}
+HALVES = pytest.mark.parametrize("half", [TUNING, HELD_OUT], ids=["tuning", "held out"])
+
+
+def entry(name: str, clip: np.ndarray, *, pixels: int = 100, seconds: float = 1.0) -> Entry:
+    return Entry(name, pixels, seconds, signature(clip))
+
+
+@HALVES
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_found_however_it_was_made(half, kind: str) -> None:
+    rng = np.random.default_rng(9)
+    for name, clip in CLIPS[half].items():
+        made = [entry("original", clip), entry("copy", copied(clip, kind, rng))]
+        assert groups(made) == [Group("original", ("copy",))], name
+
+
+@HALVES
+def test_other_clips_are_no_copies(half) -> None:
+    assert groups([entry(name, clip) for name, clip in CLIPS[half].items()]) == []
+
+
+def test_the_same_place_at_another_time_is_no_copy() -> None:
+    frames = real_shot("carphone")
+    parts = [signature(frames[start : start + 24]) for start in range(0, 96, 24)]
+    assert not any(is_copy(a, b) for a, b in combinations(parts, 2))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 1001, 1002, 1003])
+def test_another_thing_before_the_same_ground_is_no_copy(seed: int) -> None:
+    assert not is_copy(*map(signature, same_ground(seed)))
+
+
+def test_a_still_picture_is_no_copy_of_the_clip_that_it_was_taken_from() -> None:
+    frames = real_shot("bus")[:24]
+    assert not is_copy(signature(frames), signature(np.repeat(frames[12:13], 24, 0)))
+
+
+def test_two_copies_of_a_still_picture_are() -> None:
+    still = np.repeat(real_shot("street")[:1], 24, 0)
+    assert is_copy(signature(still), signature(copied(still, "encoded", np.random.default_rng(1))))
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_empty_pictures_are_copies_of_nothing(level: int) -> None:
+    blank = signature(np.full((24, 36, 64, 3), level, np.uint8))
+    assert not is_copy(blank, blank)
+
+
+def test_another_rate_is_a_copy() -> None:
+    frames = real_shot("taxi")
+    assert is_copy(signature(frames), signature(frames[::2]))
+
+
+def test_the_largest_is_kept_then_the_longest_then_the_first() -> None:
+    clip, other = real_shot("bus")[:24], real_shot("man")[:24]
+    found = groups(
+        [
+            entry("small", clip, pixels=100, seconds=9.0),
+            entry("alone", real_shot("street")[:24]),
+            entry("large", clip, pixels=400, seconds=1.0),
+            entry("larger by time", clip, pixels=400, seconds=2.0),
+            entry("first", other),
+            entry("second", other[:, :, ::-1]),
+        ]
+    )
+    assert found == [Group("larger by time", ("small", "large")), Group("first", ("second",))]
+
+
+def test_no_clips_have_no_groups() -> None:
+    assert groups([]) == []
+
+
+def test_a_clip_without_pictures_has_no_signature() -> None:
+    with pytest.raises(ValueError, match="at least 1 picture, got 0"):
+        signature(np.empty((0, 36, 64, 3), np.uint8))
+
+
+def drawn_signatures(count: int) -> list[Signature]:
+    """Of clips of noise of ever other structure: cheap to make, and no two alike."""
+    rng = np.random.default_rng(4)
+    made = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
+        clip = np.repeat(np.repeat(coarse, SIDE // 6, 0), SIDE // 6, 1)[None]
+        made.append(signature(np.repeat(clip, PICTURES, 0)))
+    return made
+
+
+def test_a_dataset_of_thousands_takes_seconds_and_every_copy_is_found() -> None:
+    signatures = drawn_signatures(3000)
+    entries = [Entry(str(k), 1, 1.0, each) for k, each in enumerate(signatures)]
+    entries += [Entry(f"copy of {k}", 1, 1.0, signatures[k]) for k in range(0, 3000, 30)]
+    began = time.process_time()
+    found = groups(entries)
+    assert found == [Group(str(k), (f"copy of {k}",)) for k in range(0, 3000, 30)]
+    assert time.process_time() - began < 30

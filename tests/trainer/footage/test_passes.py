@@ -1,0 +1,116 @@
+"""Passes over real files: what is found, and parts that begin and end at the frames that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mochi_api.clips import ClipReason, ClipWarning
+from mochi_trainer.errors import ClipError
+from mochi_trainer.footage.passes import overview, part, stills
+from mochi_trainer.footage.segments import Stretch
+from mochi_trainer.video import encode_mp4
+from tests.trainer.footage.material import BIKES_CUTS, bundled, decoded
+from tests.trainer.video.clips import turn_clockwise, write_clip
+
+
+def counted(count: int) -> np.ndarray:
+    """(count, 32, 64, 3): frame k has the binary digits of k as white columns."""
+    digits = np.arange(count)[:, None] >> np.arange(8) & 1
+    return np.repeat(np.repeat(digits[:, None, :, None] * 255, 32, 1), 8, 2).repeat(3, 3).astype(np.uint8)
+
+
+def numbered(path: Path, count: int, *, first: int = 0) -> Path:
+    """A clip of `count` such frames, 40 ms each, the first one at `first` ms."""
+    return write_clip(path, counted(count), [first + 40 * k for k in range(count)])
+
+
+def numbers(frames: np.ndarray) -> list[int]:
+    digits = frames[:, 16, 4::8, 0] > 128
+    return [int(number) for number in digits @ (1 << np.arange(8))]
+
+
+def test_cuts_of_a_film_are_told_in_seconds() -> None:
+    found = overview(bundled("bikes.mp4"))
+    assert (found.width, found.height, found.fps, found.seconds) == (640, 272, 25.0, 10.0)
+    assert [change.start for change in found.changes] == pytest.approx([at / 25 for at in BIKES_CUTS])
+    assert found.warnings == ()
+
+
+def test_sixty_frames_a_second_have_the_same_cuts(tmp_path: Path) -> None:
+    source = decoded("bikes.mp4")[:120]
+    doubled = np.repeat(source, 2, 0)
+    found = overview(write_clip(tmp_path / "a.mp4", doubled, [20 * k for k in range(240)]))
+    assert [change.start for change in found.changes] == pytest.approx([1.2, 3.04])
+
+
+def test_bars_of_a_large_film_are_told_in_its_own_pixels(tmp_path: Path) -> None:
+    frames = np.repeat(np.repeat(decoded("bikes.mp4")[80:110], 5, 1), 5, 2)
+    frames[:, :90] = frames[:, -90:] = 0
+    (warning,) = overview(write_clip(tmp_path / "a.mp4", frames, [40 * k for k in range(30)])).warnings
+    assert warning.kind is ClipWarning.BLACK_BARS
+    assert "the picture is 1280x540 at (0, 90) of 1280x720" in warning.message
+
+
+@pytest.mark.parametrize(("start", "seconds"), [(0.0, 0.4), (0.4, 0.2), (2.0, 1.0), (4.4, 0.4)])
+def test_a_part_begins_and_ends_at_its_frames(tmp_path: Path, start: float, seconds: float) -> None:
+    frames, fps = part(numbered(tmp_path / "a.mp4", 120), Stretch(start, start + seconds))
+    assert fps == 25
+    assert numbers(frames) == list(range(round(start * 25), round((start + seconds) * 25)))
+
+
+def test_a_part_counts_from_the_first_picture_whatever_its_time(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.mp4", 100, first=5000)
+    assert numbers(part(path, Stretch(3.0, 3.2))[0]) == [75, 76, 77, 78, 79]
+
+
+def test_a_part_is_upright_and_even(tmp_path: Path) -> None:
+    frames, _ = part(turn_clockwise(numbered(tmp_path / "a.mp4", 30)), Stretch(0, 0.4))
+    assert frames.shape == (10, 64, 32, 3)
+
+
+def test_a_part_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ClipError, match=r"at most 600 frames \(24\.0 s at 25 fps\), 750 are asked for"
+    ) as caught:
+        part(numbered(tmp_path / "a.mp4", 30), Stretch(0, 30))
+    assert caught.value.reason is ClipReason.TOO_LARGE
+
+
+def test_a_part_beyond_the_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="of 25 frames are there"):
+        part(numbered(tmp_path / "a.mp4", 30), Stretch(1.0, 2.0))
+
+
+def test_stills_are_spread_over_a_clip_of_any_length(tmp_path: Path) -> None:
+    assert numbers(stills(numbered(tmp_path / "a.mp4", 120), 4)) == pytest.approx([15, 45, 75, 105], abs=3)
+    assert len(stills(numbered(tmp_path / "b.mp4", 2), 4)) == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\0" * 5000, b"\x1aE\xdf\xa3" + b"\0" * 100, b"\0\0\0\x18ftypisom" + b"\0" * 12]
+)
+def test_what_is_no_film_is_a_clip_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    with pytest.raises(ClipError):
+        overview(path)
+
+
+def test_a_tag_that_is_no_utf8_is_no_matter(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.mp4", 10)
+    data = path.read_bytes()
+    assert b"VideoHandler" in data
+    path.write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert overview(path).seconds == 0.4
+
+
+def test_a_film_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    encode_mp4(decoded("bikes.mp4")[:100], path, fps=25)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ClipError) as caught:
+        overview(path)
+    assert caught.value.reason is ClipReason.CORRUPT

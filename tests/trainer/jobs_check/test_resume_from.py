@@ -1,0 +1,50 @@
+"""The run that training is to go on from is looked at before anything is paid for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from mochi_api.runfile import RunFile
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.jobs import check
+from mochi_trainer.storage import Store, open_store
+from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.preprocessing_runs import run_file, write_source
+
+
+@pytest.fixture
+def earlier(s3_server: Server) -> Store:
+    """The folder of a run with one complete checkpoint, of step 3, and a newer one that is not complete."""
+    store = open_store(f"s3://{BUCKET}/{uuid4().hex}/runs/first", s3_server.spec)
+    store.write_bytes("checkpoints/step-000003/manifest.json", b"{}")
+    store.write_bytes("checkpoints/step-000005/shard-00000-of-00001.safetensors", b"x")
+    return store
+
+
+def _run(root: Path, spec: S3Spec, address: str, steps: int) -> RunFile:
+    write_source(root / "source")
+    run = run_file(root, s3=spec)
+    training = run.training.model_copy(update={"steps": steps, "resume_from": address})
+    return run.model_copy(update={"training": training})
+
+
+def test_a_checkpoint_that_can_be_gone_on_from_is_told(
+    earlier: Store, s3_server: Server, tmp_path: Path
+) -> None:
+    result = check.execute(_run(tmp_path, s3_server.spec, earlier.address(), steps=4)).result
+    assert f"training can go on after step 3 of {earlier.address()}" in result.checked
+
+
+def test_steps_that_are_done_are_refused(earlier: Store, s3_server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"training\.steps must be more than the 3 "):
+        check.execute(_run(tmp_path, s3_server.spec, earlier.address(), steps=3))
+
+
+def test_a_folder_without_a_checkpoint_is_named(s3_server: Server, tmp_path: Path) -> None:
+    address = f"s3://{BUCKET}/{uuid4().hex}"
+    with pytest.raises(MissingObjectError, match=f"resumeFrom {address}/ has no complete checkpoint"):
+        check.execute(_run(tmp_path, s3_server.spec, address, steps=4))

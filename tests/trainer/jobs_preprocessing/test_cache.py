@@ -1,0 +1,103 @@
+"""The cache by hand: what runs use stays, what none uses goes, what is young is left alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from mochi_api.outcomes import Outcome, Reason
+from mochi_api.spec import S3Spec
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.jobs import cache, trim
+from mochi_trainer.report.record import StageRecord, write_record
+from mochi_trainer.storage import open_store
+from tests.trainer.preprocessing_runs import run_file, write_source
+
+LATER = 8 * cache.DAY
+
+
+def later() -> float:
+    return time.time() + LATER
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two runs with one clip in common."""
+    write_source(tmp_path / "source")
+    trimmed(tmp_path, "first")
+    (tmp_path / "source" / "bunny.mp4").unlink()
+    (tmp_path / "source" / "bunny.txt").unlink()
+    trimmed(tmp_path, "second")
+    return tmp_path
+
+
+def trimmed(root: Path, uid: str) -> None:
+    run = run_file(root, uid=uid)
+    result = trim.execute(run).result
+    outcome = Outcome(reason=Reason.COMPLETED, stage_result=result)
+    record = StageRecord(stage="trim", outcome=outcome, started="2026-11-25T00:00:00+00:00", seconds=1)
+    write_record(open_store(run.locations.run, S3Spec()), record)
+
+
+def look(root: Path, **request: object) -> str:
+    return cache.look(cache.Request(address=f"file://{root}", **request), S3Spec(), now=later)  # type: ignore[arg-type]
+
+
+def clips(root: Path) -> int:
+    return len(list((root / "cache").rglob("*.mp4")))
+
+
+def test_what_runs_use_is_not_removed(root: Path) -> None:
+    table = look(root)
+    assert "2 runs are kept" in table
+    assert "nothing older than 7 days is unused" in table
+    assert "removed 0 objects" in look(root, remove=True)
+    assert clips(root) == 2
+
+
+def test_what_only_a_deleted_run_used_goes_and_what_others_share_stays(root: Path) -> None:
+    shutil.rmtree(root / "runs" / "first")
+    assert "4 objects older than 7 days are used by no run" in look(root)
+    assert clips(root) == 2, "looking removes nothing"
+    look(root, remove=True)
+    assert clips(root) == 1
+    assert trim.execute(run_file(root, uid="third")).result.cache_hit, "what the second run uses is whole"
+
+
+def test_what_is_young_is_left_alone_because_a_run_may_be_about_to_list_it(root: Path) -> None:
+    shutil.rmtree(root / "runs" / "first")
+    look(root, remove=True, young_days=9)
+    assert clips(root) == 2
+
+
+def test_nothing_is_removed_where_no_run_is_found(root: Path) -> None:
+    shutil.rmtree(root / "runs")
+    assert "0 runs are kept" in look(root)
+    with pytest.raises(
+        InvalidInputError, match="name every outputURI whose runs share this cache with --runs"
+    ):
+        look(root, remove=True)
+    assert clips(root) == 2
+
+
+def test_runs_elsewhere_count_when_they_are_named(root: Path) -> None:
+    (root / "runs").rename(root / "elsewhere")
+    (root / "other").mkdir()
+    (root / "elsewhere").rename(root / "other" / "runs")
+    assert "removed 0 objects" in look(root, runs=[f"file://{root}/other"], remove=True)
+
+
+def test_what_is_not_the_caches_own_is_never_touched(root: Path) -> None:
+    shutil.rmtree(root / "runs" / "first")
+    for name in ("trim/notes.txt", "videos/mine/clip.mp4", "other/file", "trim/units/readme"):
+        path = root / "cache" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    look(root, remove=True)
+    assert all(
+        (root / "cache" / name).exists()
+        for name in ("trim/notes.txt", "videos/mine/clip.mp4", "other/file", "trim/units/readme")
+    )

@@ -1,0 +1,154 @@
+"""A run that goes on from another run's checkpoints, which is what is left of a run that has failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mochi_api.runfile import RunFile
+from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
+from mochi_trainer.jobs import train
+from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.storage import Store, open_store
+from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.distributed import free_port
+from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
+from tests.trainer.training_runs import run_file, write_dataset
+
+STEPS: dict[str, Any] = {"steps": 8, "checkpoint": {"everySteps": 2, "keepLast": 2}}
+
+
+@pytest.fixture(autouse=True)
+def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
+    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
+
+
+class Lab:
+    """Runs of one dataset whose results lie in S3."""
+
+    def __init__(self, server: Server, root: Path) -> None:
+        self.server, self.root, self.prefix = server, root, uuid4().hex
+
+    def run(self, name: str, **training: Any) -> RunFile:
+        run = run_file(self.root, name=name, **{**STEPS, **training})
+        places = run.locations.model_copy(update={"run": self.folder(name)})
+        return run.model_copy(update={"locations": places, "s3": self.server.spec})
+
+    def folder(self, name: str) -> str:
+        return f"s3://{BUCKET}/{self.prefix}/runs/{name}"
+
+    def store(self, name: str) -> Store:
+        return open_store(self.folder(name), self.server.spec)
+
+    def adapter(self, name: str) -> dict[str, torch.Tensor]:
+        self.store(name).get("artifacts/lora.safetensors", self.root / f"{name}.safetensors")
+        return load_file(self.root / f"{name}.safetensors")
+
+    def numbers(self, name: str) -> list[dict[str, Any]]:
+        lines = self.store(name).read_bytes("metrics.jsonl").decode().splitlines()
+        return [
+            {k: v for k, v in json.loads(line).items() if k not in ("time", "stepSeconds")} for line in lines
+        ]
+
+
+@pytest.fixture(scope="module")
+def lab(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    root = tmp_path_factory.mktemp("takeover")
+    write_dataset(root)
+    return Lab(s3_server, root)
+
+
+@pytest.fixture(scope="module")
+def failed(lab: Lab) -> Lab:
+    """A run `failed` whose token expired after its checkpoint of step 4."""
+    torch.set_num_threads(1)
+    expired = False
+
+    def rule(request: Request) -> Fault | None:
+        nonlocal expired
+        expired = expired or ("step-000006" in request.path and request.method == "PUT")
+        return Answer(status=400, code="ExpiredToken", words="The token has expired.") if expired else None
+
+    with (
+        fault_proxy(lab.server.spec, rule) as proxy,
+        pytest.raises(StorageError, match="has expired") as caught,
+    ):
+        train.execute(lab.run("failed").model_copy(update={"s3": proxy.spec}))
+    assert "training.resumeFrom" in (caught.value.action or "")
+    return lab
+
+
+def gone_on(lab: Lab, name: str, **training: Any) -> Finished:
+    return train.execute(lab.run(name, resumeFrom=lab.folder("failed"), **training))
+
+
+def test_the_last_steps_are_done_without_the_first_and_the_result_is_the_same(failed: Lab) -> None:
+    before = {info.key: info.etag for info in failed.store("failed").list()}
+    finished = gone_on(failed, "second")
+    assert finished.details["resumedFromStep"] == 4
+    train.execute(failed.run("undisturbed"))
+    ours, theirs = failed.adapter("second"), failed.adapter("undisturbed")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert failed.numbers("second") == failed.numbers("undisturbed")
+    assert {info.key: info.etag for info in failed.store("failed").list()} == before
+
+
+def test_its_own_checkpoints_come_first(failed: Lab) -> None:
+    gone_on(failed, "again")
+    assert gone_on(failed, "again").details["resumedFromStep"] == 8
+
+
+def test_more_steps_can_be_asked_for(failed: Lab) -> None:
+    result = gone_on(failed, "longer", steps=10).result
+    assert result is not None
+    assert result.final_step == 10
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        ({"lora": {"rank": 8, "alpha": 8}}, "rank"),
+        (
+            {"lora": {"rank": 4, "alpha": 8, "targets": ["key"]}},
+            "not part of the model|not in the checkpoint",
+        ),
+        ({"steps": 4}, r"training\.steps must be more than the 4 that s3://.*/step-000004 has, got 4"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(failed: Lab, training: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"(?s).*({words}|must have shape)"):
+        gone_on(failed, f"refused-{uuid4()}", **training)
+
+
+def test_an_adapter_of_another_scale_is_refused_where_it_is_known(failed: Lab) -> None:
+    failed.store("failed").write_bytes("run.yaml", failed.run("failed").to_yaml().encode())
+    with pytest.raises(InvalidInputError, match=r"training\.lora\.alpha is 16 here, 8 there") as caught:
+        gone_on(failed, "scaled", lora={"rank": 4, "alpha": 16})
+    assert "training.resumeFrom" in (caught.value.action or "")
+
+
+def test_a_folder_without_a_checkpoint_is_named(failed: Lab) -> None:
+    with pytest.raises(
+        MissingObjectError, match=r"resumeFrom s3://.*/runs/none/ has no complete checkpoint"
+    ) as caught:
+        train.execute(failed.run("lonely", resumeFrom=failed.folder("none")))
+    assert "storage.outputURI/runs/<uid>/" in (caught.value.action or "")
+
+
+def test_a_checkpoint_that_is_incomplete_leaves_an_older_one(failed: Lab) -> None:
+    store = failed.store("failed")
+    manifest = store.read_bytes("checkpoints/step-000004/manifest.json")
+    store.delete(["checkpoints/step-000004/manifest.json"])
+    try:
+        assert gone_on(failed, "older").details["resumedFromStep"] == 2
+    finally:
+        store.write_bytes("checkpoints/step-000004/manifest.json", manifest)

@@ -1,0 +1,130 @@
+"""What a training leaves for others: the adapter in two formats, merged weights, or the tuned weights in two layouts."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mochi_api import layout
+from mochi_api.runfile import RunFile
+from mochi_trainer.exports.card import Artifact, artifact
+from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged
+from mochi_trainer.exports.run_card import Facts, run_card
+from mochi_trainer.lora import LoraParams, adapter_state, export_diffusers, export_native
+from mochi_trainer.model import DiT
+from mochi_trainer.parallel.group import Group
+from mochi_trainer.parallel.sharding import REPLICATED, whole
+from mochi_trainer.storage import Store
+from mochi_trainer.weights.diffusers_folder import config
+from mochi_trainer.weights.writing import Planned, write
+
+log = logging.getLogger(__name__)
+
+
+def store_adapter(
+    store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int
+) -> list[Artifact]:
+    """Write the LoRA as Diffusers reads it (first) and as ComfyUI reads it, alpha / rank folded into both."""
+    details = metadata(run, steps) | {
+        "rank": str(params.rank),
+        "alpha": f"{params.alpha:g}",
+        "targets": ",".join(params.targets),
+    }
+    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
+        state = adapter_state(model)
+        path, native = (Path(folder) / Path(key).name for key in (layout.LORA, layout.LORA_COMFYUI))
+        save_file(export_diffusers(state, params), path, metadata=details)
+        tensors, expected = export_native(state, params)
+        save_file(tensors, native, metadata=details | expected)
+        return [_stored(store, path, layout.LORA), _stored(store, native, layout.LORA_COMFYUI)]
+
+
+def store_merged(
+    store: Store, run: RunFile, base: Sequence[Path], model: DiT, params: LoraParams, *, steps: int
+) -> Artifact:
+    """Write the transformer in the files `base` with the adapter of `model` added to its weights; `model` itself stays as it is.
+
+    Raises as `write_merged`.
+    """
+    with tempfile.TemporaryDirectory(prefix="mochi-merge-") as folder:
+        path = Path(folder) / Path(layout.MERGED).name
+        log.info("adding the adapter to the weights of %s", base[0].name)
+        write_merged(base, adapter_state(model), params, path, metadata(run, steps) | {"mode": "merged"})
+        return _stored(store, path, layout.MERGED)
+
+
+def store_weights(
+    store: Store, run: RunFile, model: DiT, group: Group, dtype: torch.dtype, *, steps: int
+) -> list[Artifact]:
+    """Write all weights in `dtype` under the published names (first) and as a folder for Diffusers.
+
+    Every rank calls this, rank 0 writes and returns. The disk holds the first file and, one at a time, those of the
+    folder, which are made from it: the ranks gather the weights once.
+    """
+    parameters = dict(model.named_parameters())
+    if not group.first:
+        for _ in gathered(parameters):
+            pass
+        return []
+    plan = {
+        name: Planned(tuple(tensor.shape), torch.float32 if name == REPLICATED else dtype)
+        for name, tensor in parameters.items()
+    }
+    details = metadata(run, steps)
+    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
+        path = Path(folder) / Path(layout.WEIGHTS).name
+        write(path, plan, gathered(parameters), details)
+        return [_stored(store, path, layout.WEIGHTS), *_for_diffusers(store, path, model, details)]
+
+
+def _for_diffusers(store: Store, path: Path, model: DiT, details: Mapping[str, str]) -> Iterator[Artifact]:
+    try:
+        config(model.params)
+    except ValueError as error:
+        log.warning("no folder for diffusers: %s", error)
+        return
+    for file in write_diffusers_folder(path, model.params, path.parent / "transformer", details):
+        yield _stored(store, file, layout.join(layout.DIFFUSERS, file.name))
+        file.unlink()
+
+
+def store_card(store: Store, run: RunFile, facts: Facts, files: Sequence[Artifact]) -> None:
+    """Write the model card beside the files."""
+    store.write_bytes(layout.CARD, run_card(run, facts, files).encode())
+
+
+@torch.no_grad()
+def gathered(parameters: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Each tensor whole, one at a time; every rank has to go through all of them."""
+    for tensor in parameters.values():
+        yield whole(tensor.detach())
+
+
+def metadata(run: RunFile, steps: int) -> dict[str, str]:
+    """Where the file comes from; plain strings, as safetensors wants them."""
+    return {
+        "format": "pt",
+        "base": run.model.preset,
+        "mode": run.mode,
+        "steps": str(steps),
+        "seed": str(run.training.seed),
+        "dataset": run.keys.videos,
+        "captions": run.keys.captions,
+        "frames": str(run.preprocessing.frames),
+        "width": str(run.preprocessing.width),
+        "height": str(run.preprocessing.height),
+        "fps": str(run.preprocessing.fps),
+        "run": run.run.uid,
+    }
+
+
+def _stored(store: Store, path: Path, key: str) -> Artifact:
+    found = artifact(path, name=key.removeprefix("artifacts/"), uri=store.address(key))
+    store.put(path, key)
+    return found

@@ -1,0 +1,1 @@
+"""From raw footage to clips: changes of shot, segments, near-duplicates, warnings about pictures, captions; no torch."""

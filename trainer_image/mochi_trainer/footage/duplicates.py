@@ -1,0 +1,93 @@
+"""Clips of a dataset that show nearly the same, and which of them to keep; nothing is removed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mochi_trainer.footage.copies import is_copy
+from mochi_trainer.footage.signatures import PICTURES, Signature
+
+NEAR = 16
+"""Bits of 63 in which the hashes of two clips may differ, mean over their pictures, to be compared further. Clips that
+have nothing to do with each other differ in 31; in the tuning half of the tests copies differ in 11 at most, others in
+23 at least."""
+
+BLOCK = 512
+"""Clips compared at once: 512 x 512 x 8 hashes take 17 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One clip."""
+
+    name: str
+    pixels: int
+    """Width times height."""
+
+    seconds: float
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Clips that show nearly the same."""
+
+    kept: str
+    """The largest, of these the longest, of these the first."""
+
+    others: tuple[str, ...]
+    """In the order in which they were given."""
+
+
+def groups(entries: Sequence[Entry]) -> list[Group]:
+    """All groups of two and more, in the order of their first clips. Copies of copies are in one group."""
+    leader = list(range(len(entries)))
+    for one, other in _near_pairs([entry.signature for entry in entries]):
+        a, b = _root(leader, one), _root(leader, other)
+        if a != b and is_copy(entries[one].signature, entries[other].signature):
+            leader[max(a, b)] = min(a, b)
+    members: dict[int, list[int]] = {}
+    for index in range(len(entries)):
+        members.setdefault(_root(leader, index), []).append(index)
+    return [_group([entries[index] for index in found]) for found in members.values() if len(found) > 1]
+
+
+def _group(entries: Sequence[Entry]) -> Group:
+    kept = max(entries, key=lambda entry: (entry.pixels, entry.seconds))
+    return Group(kept.name, tuple(entry.name for entry in entries if entry is not kept))
+
+
+def _root(leader: list[int], index: int) -> int:
+    while leader[index] != index:
+        leader[index] = leader[leader[index]]
+        index = leader[index]
+    return index
+
+
+def _near_pairs(signatures: Sequence[Signature]) -> Iterator[tuple[int, int]]:
+    """Pairs (i, j), i < j, whose hashes, plain or mirrored, differ in few bits."""
+    if not signatures:
+        return
+    plain = np.stack([each.hashes for each in signatures])
+    mirrored = np.stack([each.mirrored for each in signatures])
+    for top in range(0, len(plain), BLOCK):
+        for left in range(top, len(plain), BLOCK):
+            rows = plain[top : top + BLOCK]
+            near = np.minimum(
+                _differing(rows, plain[left : left + BLOCK]), _differing(rows, mirrored[left : left + BLOCK])
+            )
+            for i, j in np.argwhere(near <= NEAR * PICTURES):
+                if top + i < left + j:
+                    yield top + int(i), left + int(j)
+
+
+def _differing(rows: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.uint16]:
+    """(R, K) and (C, K) to (R, C): in how many bits all K hashes differ together."""
+    total = np.zeros((len(rows), len(columns)), np.uint16)
+    for picture in range(PICTURES):
+        total += np.bitwise_count(rows[:, picture, None] ^ columns[None, :, picture])
+    return total

@@ -1,0 +1,120 @@
+"""What is worth a look in the pictures of a clip: nearly black, nothing moves, black bars. Pure.
+
+Shapes: T, H, W, 3, RGB uint8; levels are of 255.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mochi_api.clips import ClipWarning
+from mochi_trainer.footage.bars import LEAST, Box, picture_box
+from mochi_trainer.footage.likeness import Floats, Frames, luma
+
+LOOKED_AT = 12
+"""Frames of a clip that are looked at, evenly spread: one in 3 of 37."""
+
+CELLS = 120
+"""Cells along the shorter side, 4 x 4 pixels at 480 lines: their means have a quarter of the grain of pixels."""
+
+LIT = 32.0
+"""Level from which on something is to be seen: an eighth of the way from black to white, 0.5 % of its light."""
+
+LIT_SHARE = 0.005
+"""Part of the picture that must be lit in half of the frames: a title or the lights of a street at night have more."""
+
+MOVED = 6.0
+"""Levels by which a cell must change over the clip; what encoders do to a still picture stays below."""
+
+GRAIN_FACTOR, MOST_GRAIN = 5.0, 6.0
+"""Grain is measured from frame to frame; a cell moves when it changes by this factor more. Above the second number of
+levels it is no grain: water and leaves change all cells at once."""
+
+MOVED_SHARE = 0.001
+"""Part of the cells that must change at some time: 25 at 480 lines, a bird that crosses the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A warning about a clip, and a sentence with measure and limit."""
+
+    kind: ClipWarning
+    message: str
+
+
+def picture_warnings(frames: Frames, *, scale: int = 1) -> list[Warned]:
+    """Warnings about a clip (T, H, W, 3) with T >= 1, in the order of `ClipWarning`.
+
+    `scale` is how many times larger the clip is than these frames, for the sizes in words.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, LOOKED_AT).round().astype(int))
+    lumas = luma(frames[chosen])
+    cells = np.stack([_cells(picture) for picture in lumas])
+    following = [_cells(luma(frames[index + 1])) for index in chosen if index + 1 < len(frames)]
+    found = [dark(cells), static(cells, np.stack(following)) if following else None]
+    if found[0] is None:
+        box = picture_box(lumas.mean(0))
+        scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
+        found.append(black_bars(scaled, scale * lumas.shape[2], scale * lumas.shape[1]))
+    return [warning for warning in found if warning is not None]
+
+
+def dark(cells: Floats) -> Warned | None:
+    """Whether hardly anything is lit, by cells (T, Y, X) of luma. A black start does not count: half of the frames do."""
+    share = float(np.median((cells > LIT).mean((1, 2))))
+    if share >= LIT_SHARE:
+        return None
+    return Warned(
+        ClipWarning.DARK,
+        f"nearly black: {share:.2%} of the picture is brighter than level {LIT:.0f} of 255 in half of the frames, "
+        f"at least {LIT_SHARE:.1%} is usual even at night",
+    )
+
+
+def static(cells: Floats, following: Floats) -> Warned | None:
+    """Whether nothing but grain changes: cells (T, Y, X) of luma, and those of the frame after each (all but the last)."""
+    change = np.abs(following - cells[: len(following)])
+    grain = min(MOST_GRAIN, 1.4826 * float(np.median(change)) / np.sqrt(2))
+    limit = max(MOVED, GRAIN_FACTOR * grain)
+    span = np.abs(cells - np.median(cells, axis=0)).max(0)
+    share = float((span > limit).mean())
+    if share >= MOVED_SHARE:
+        return None
+    return Warned(
+        ClipWarning.STATIC,
+        f"nothing moves: {share:.2%} of the picture changes by more than {limit:.0f} of 255 levels over the clip, "
+        f"at least {MOVED_SHARE:.1%} is usual",
+    )
+
+
+def black_bars(box: Box, width: int, height: int) -> Warned | None:
+    """Whether the picture `box` leaves bars of a frame of `width` x `height`."""
+    upright, across = box.bottom - box.top < height, box.right - box.left < width
+    if not (upright or across):
+        return None
+    sides = [
+        name
+        for name, size in (
+            ("above", box.top), ("below", height - box.bottom), ("left", box.left), ("right", width - box.right),
+        )
+        if size
+    ]  # fmt: skip
+    words = f"{', '.join(sides[:-1])} and {sides[-1]}" if len(sides) > 1 else sides[0]
+    size = f"{box.right - box.left}x{box.bottom - box.top}"
+    return Warned(
+        ClipWarning.BLACK_BARS,
+        f"black bars ({words}) all the time: the picture is {size} at ({box.left}, {box.top}) of {width}x{height}, "
+        f"bars count from {LEAST:.0%} of a side on; "
+        f"ffmpeg -vf crop={size.replace('x', ':')}:{box.left}:{box.top} takes them off",
+    )
+
+
+def _cells(picture: Floats) -> Floats:
+    """(H, W) to the means of cells, (Y, X); what is over at the right and bottom is left out."""
+    height, width = picture.shape
+    side = max(1, min(height, width) // CELLS)
+    rows, columns = height // side, width // side
+    whole = picture[: rows * side, : columns * side]
+    return np.asarray(whole.reshape(rows, side, columns, side).mean((1, 3)))

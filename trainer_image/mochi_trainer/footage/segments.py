@@ -1,0 +1,69 @@
+"""Which parts of a long clip to use: pieces of one length, spread evenly, or inside its shots; pure, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MARGIN = 0.1
+"""Seconds left out on each side of a change of shot: 3 frames at 30 fps, since codecs smear a cut over its neighbours."""
+
+SLACK = 1e-6
+"""Seconds by which a stretch may be too short: sums of times are not exact."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Stretch:
+    """A part of a clip from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.end - self.start
+
+
+def even_segments(whole: Stretch, *, seconds: float, count: int) -> list[Stretch]:
+    """At most `count` pieces of `seconds`, each in the middle of an equal part of `whole`; fewer where they do not fit.
+
+    Pieces never overlap. Raises ValueError unless both numbers are positive.
+    """
+    if seconds <= 0 or count < 1:
+        raise ValueError(f"there must be at least 1 segment of more than 0 s, got {count} of {seconds} s")
+    fitting = min(count, int((whole.seconds + SLACK) / seconds))
+    part = whole.seconds / fitting if fitting else 0.0
+    starts = [whole.start + part * (k + 0.5) - seconds / 2 for k in range(fitting)]
+    return [Stretch(max(whole.start, start), max(whole.start, start) + seconds) for start in starts]
+
+
+def shots(whole: Stretch, changes: Sequence[Stretch], *, margin: float = MARGIN) -> list[Stretch]:
+    """What lies between the changes of shot, `margin` away from each; `changes` in order, a hard cut of length 0."""
+    starts = [whole.start, *(change.end + margin for change in changes)]
+    ends = [*(change.start - margin for change in changes), whole.end]
+    return [Stretch(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def shot_segments(
+    whole: Stretch, changes: Sequence[Stretch], *, seconds: float, count: int, margin: float = MARGIN
+) -> list[Stretch]:
+    """At most `count` pieces of `seconds`, none over a change of shot, in order.
+
+    Each shot that is long enough gives one before any gives two: the next piece comes from the shot that has most
+    seconds for each of its pieces. Raises ValueError as `even_segments` does.
+    """
+    if count < 1:
+        raise ValueError(f"there must be at least 1 segment, got {count}")
+    taken = {shot: 0 for shot in shots(whole, changes, margin=margin) if shot.seconds + SLACK >= seconds}
+    for _ in range(count):
+        free = [shot for shot, used in taken.items() if shot.seconds + SLACK >= (used + 1) * seconds]
+        if not free:
+            break
+        taken[max(free, key=lambda shot: (not taken[shot], shot.seconds / (taken[shot] + 1)))] += 1
+    return [
+        piece
+        for shot, used in taken.items()
+        if used
+        for piece in even_segments(shot, seconds=seconds, count=used)
+    ]

@@ -1,0 +1,31 @@
+"""Work ahead in threads, with a bound on how much is under way: download, decode, encode and upload overlap."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, at_once: int, waiting: int = 0
+) -> Iterator[Result]:
+    """`function` of each item, in their order, `at_once` in threads; at most `waiting` more results lie ready.
+
+    The first exception ends it; what has not begun then never does.
+    """
+    pool = ThreadPoolExecutor(at_once, "ahead")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= at_once + waiting:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,166 @@
+"""Make what is missing of a set of units, together with every other process that wants some of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mochi_trainer.graph.ahead import ahead
+from mochi_trainer.graph.claims import Claims
+from mochi_trainer.graph.units import Content, Unit, Units
+from mochi_trainer.movement import PROCESS
+
+log = logging.getLogger(__name__)
+
+BUCKET_DIGITS = 2
+"""Digits of a key that name its bucket: at most 256 buckets a family."""
+UPLOADS = 4
+"""Units stored at once, while the next are made."""
+POLL_SECONDS = 2.0
+POLL_SHARE = 10
+"""A look at what others have made takes at most this part of the time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A unit that is done, and not stored yet."""
+
+    key: str
+    files: Mapping[str, Content]
+    """By suffix; paths are deleted when they are stored."""
+    info: Mapping[str, Any]
+    keep: bool = True
+    """Whether another run may use it: a failure that may pass by itself is told to this one only."""
+
+
+Maker = Callable[[Sequence[str]], Iterable[Made]]
+"""Makes units of these keys, in any order, a few at a time."""
+Progress = Callable[[int, int], None]
+"""Told how many units of how many are there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """All units that were wanted."""
+
+    units: Mapping[str, Unit]
+    made: int
+    """How many this process has made."""
+
+
+def complete(
+    units: Units,
+    claims: Claims,
+    keys: Sequence[str],
+    make: Maker,
+    *,
+    at_once: int,
+    usable: Callable[[Unit], bool] = lambda _: True,
+    progress: Progress = lambda _done, _total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Completed:
+    """Every unit of `keys`: those that are there, and the rest made here or by others, `at_once` claimed at a time.
+
+    `usable` says which of those that are there count. Raises what `make` and the store raise.
+    """
+    wanted = list(dict.fromkeys(keys))
+    found = {key: unit for key, unit in units.known(wanted).items() if usable(unit)}
+    progress(len(found), len(wanted))
+    made = 0
+    if len(found) == len(wanted):
+        return Completed(units=found, made=0)
+    with claims.alive():
+        while missing := [key for key in wanted if key not in found]:
+            for got in _share(units, claims, missing, make, at_once, usable):
+                found[got.unit.key] = got.unit
+                made += got.own
+                progress(len(found), len(wanted))
+            if missing == [key for key in wanted if key not in found]:
+                _wait(units, missing, found, usable, sleep)
+                progress(len(found), len(wanted))
+    return Completed(units=found, made=made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Got:
+    unit: Unit
+    own: bool
+
+
+def _share(
+    units: Units,
+    claims: Claims,
+    missing: Sequence[str],
+    make: Maker,
+    at_once: int,
+    usable: Callable[[Unit], bool],
+) -> Iterator[_Got]:
+    """Claim some buckets, and make what is missing in them; nothing where others hold all."""
+    taken = _taken(claims, missing, at_once)
+    mine = [key for key in missing if _bucket(key) in taken]
+    left: list[str] = []
+    for key in mine:
+        there = units.find(key)  # another may have made it since the listing
+        if there is not None and usable(there):
+            yield _Got(there, own=False)
+        else:
+            left.append(key)
+    if left:
+        for unit in ahead(lambda done: _stored(units, done), make(left), at_once=UPLOADS):
+            PROCESS.moved()
+            yield _Got(unit, own=True)
+    for bucket in taken:
+        claims.release(bucket)
+
+
+def _stored(units: Units, made: Made) -> Unit:
+    if not made.keep:
+        return Unit(key=made.key, files={}, info=made.info)
+    unit = units.put(made.key, made.files, made.info)
+    for content in made.files.values():
+        if isinstance(content, Path):
+            content.unlink()
+    return unit
+
+
+def _taken(claims: Claims, missing: Sequence[str], at_once: int) -> list[str]:
+    """Buckets with about `at_once` missing units that no living process holds."""
+    taken: list[str] = []
+    count = 0
+    sizes: dict[str, int] = {}
+    for key in missing:
+        sizes[_bucket(key)] = sizes.get(_bucket(key), 0) + 1
+    claims.look()
+    for bucket in claims.order(sizes):
+        if count >= at_once:
+            break
+        if claims.take(bucket):
+            taken.append(bucket)
+            count += sizes[bucket]
+    return taken
+
+
+def _wait(
+    units: Units,
+    missing: Sequence[str],
+    found: dict[str, Unit],
+    usable: Callable[[Unit], bool],
+    sleep: Callable[[float], None],
+) -> None:
+    """Look what others have made, and give them time when that is nothing."""
+    begun = time.monotonic()
+    new = {key: unit for key, unit in units.known(missing).items() if usable(unit)}
+    found.update(new)
+    if new:
+        PROCESS.moved()
+        return
+    log.info("waiting for %d results that other runs make", len(missing))
+    sleep(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - begun)))
+
+
+def _bucket(key: str) -> str:
+    return key[:BUCKET_DIGITS]

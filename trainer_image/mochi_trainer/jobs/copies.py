@@ -1,0 +1,61 @@
+"""The trimmed copies of a run's clips, as the stage videos reads them: one that is gone or altered is cut again."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+from mochi_api.runfile import RunFile
+from mochi_trainer.errors import ClipError, MissingObjectError
+from mochi_trainer.graph import Units
+from mochi_trainer.jobs.cutting import VIDEO, Cutter, family, unit_of
+from mochi_trainer.jobs.source_clips import SourceClip
+from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
+from mochi_trainer.storage import DamagedObjectError, Store, get_entry, open_store
+from mochi_trainer.video import read_frames
+from mochi_trainer.video.reading import Frames
+
+log = logging.getLogger(__name__)
+
+
+class Copies:
+    """Frames of trimmed clips; any thread may ask."""
+
+    def __init__(self, run: RunFile, cache: Store, trimmed: Trimmed, folder: Path) -> None:
+        self._run, self._cache, self._trimmed, self._folder = run, cache, trimmed, folder
+
+    def frames(self, clip: TrimmedClip) -> Frames:
+        """The frames of training: (T, H, W, 3).
+
+        Raises ClipError when the clip cannot be used, and MissingObjectError when neither its copy nor its source is
+        what it was when the stage trim listed it.
+        """
+        name = f"{clip.name}{VIDEO}"
+        local = Path(tempfile.mkdtemp(dir=self._folder)) / "clip.mp4"
+        try:
+            get_entry(self._cache, self._trimmed.manifest, name, local)
+        except (DamagedObjectError, MissingObjectError) as error:
+            log.warning("the trimmed copy of %s is cut again: %s", clip.source, error)
+            self._cut_again(clip)
+            get_entry(self._cache, self._trimmed.manifest, name, local)
+        try:
+            return read_frames(local)[: self._run.preprocessing.frames]
+        finally:
+            local.unlink()
+
+    def _cut_again(self, clip: TrimmedClip) -> None:
+        spec = self._run.preprocessing
+        source = open_store(self._run.locations.dataset, self._run.s3)
+        info = source.head(clip.source)
+        if info is None:
+            raise MissingObjectError(
+                f"{source.address(clip.source)} is gone, and so is its trimmed copy in {self._cache.address()}"
+            )
+        found = SourceClip(name=clip.name, source=info, caption=None)
+        key = unit_of(found, spec)
+        cutter = Cutter(source, {key: found}, spec, self._folder, maker=self._run.run.uid)
+        (made,) = cutter([key])
+        if "failure" in made.info:
+            raise ClipError(made.info["failure"]["message"], made.info["failure"]["reason"])
+        Units(self._cache, "trim", family(spec)).put(key, made.files, made.info)

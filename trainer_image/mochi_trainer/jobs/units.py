@@ -1,0 +1,28 @@
+"""What the stages share when they make units: whose claims they write, and which units count for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import uuid4
+
+from mochi_api import layout
+from mochi_api.runfile import RunFile, Stage
+from mochi_trainer.graph import Claims, Unit
+from mochi_trainer.storage import Store
+
+MAKER = "maker"
+"""Field of a unit's info: uid of the run that made it."""
+
+
+def claims_for(run: RunFile, cache: Store, stage: Stage, family: str) -> Claims:
+    """The claims of this process. Those of earlier attempts of the same step are void: the operator runs one at a time."""
+    step = f"{run.run.uid}.{stage}."
+    owner = f"{step}{run.run.attempt}.{uuid4().hex[:8]}"
+    return Claims(cache, layout.claims("", stage, family), owner, void=step)
+
+
+def usable_by(run: RunFile) -> Callable[[Unit], bool]:
+    """Which units count: all with cachePolicy Reuse, and with Refresh those that this run itself has made before."""
+    if run.preprocessing.cache_policy == "Reuse":
+        return lambda _: True
+    return lambda unit: unit.info.get(MAKER) == run.run.uid

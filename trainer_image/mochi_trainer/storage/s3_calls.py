@@ -1,0 +1,102 @@
+"""One call to an S3 server, tried again while that may help and for a bounded time."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from botocore.credentials import ReadOnlyCredentials
+
+from mochi_trainer.storage.s3_connection import Connection
+from mochi_trainer.storage.s3_faults import (
+    FAILURES,
+    RENEWABLE,
+    asked_to_wait,
+    code_of,
+    passing,
+    wants_md5,
+)
+from mochi_trainer.storage.s3_reasons import Place, explained
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 15.0
+"""Seconds between two tries; it doubles from the first to the longest, and half of it is drawn, so that pods spread."""
+
+
+@dataclass(slots=True)
+class _Course:
+    """How a call goes: since when, and how often it was tried again."""
+
+    started: float
+    tries: int = 0
+    renewals: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+def called(connection: Connection, address: str, bucket: str, act: Callable[[S3Client], T]) -> T:
+    """What `act` returns, which may be called several times; raises one of ours, and what is no failure of storage as it is."""
+    course = _Course(time.monotonic())
+    while True:
+        keys = None
+        try:
+            client = connection.client
+            keys = connection.keys()
+            found = act(client)
+        except FAILURES as error:
+            if not _again(connection, error, address, course, keys):
+                place = Place(address, bucket, connection.spec, connection.answered)
+                raise explained(error, place, seconds=course.seconds) from error
+        else:
+            connection.answered = True
+            return found
+
+
+def _again(
+    connection: Connection, error: Exception, address: str, course: _Course, keys: ReadOnlyCredentials | None
+) -> bool:
+    """Whether to try again now, after the wait that belongs to it."""
+    if wants_md5(error) and not connection.wants_md5:
+        connection.wants_md5 = True
+        return True
+    if code_of(error) in RENEWABLE:
+        course.renewals += 1
+        return course.renewals <= 2 and connection.renewed(keys)
+    return passing(error) and _waited(connection, error, address, course)
+
+
+def _waited(connection: Connection, error: Exception, address: str, course: _Course) -> bool:
+    patience = connection.patience
+    limit = patience.total_seconds if connection.answered else patience.first_seconds
+    wait = max(asked_to_wait(error), _pause(course.tries))
+    if course.seconds + wait > limit:
+        return False
+    course.tries += 1
+    log.warning(
+        "%s: %s; tried again in %.1f s (%.0f of %.0f s)",
+        address,
+        " ".join(str(error).split())[:300],
+        wait,
+        course.seconds,
+        limit,
+    )
+    time.sleep(wait)
+    return True
+
+
+def _pause(tries: int) -> float:
+    longest = min(LONGEST_WAIT, FIRST_WAIT * 2.0**tries)
+    return longest / 2 + random.random() * longest / 2  # spreads load, guards nothing

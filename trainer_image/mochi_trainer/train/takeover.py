@@ -1,0 +1,83 @@
+"""Going on from another run: whether what it left fits. Nothing of it is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mochi_api import layout
+from mochi_api.runfile import RunFile, RunFileError, parse
+from mochi_api.spec import LoraSpec
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.storage import Store
+from mochi_trainer.train.places import Place, places
+
+ACTION = "correct training.resumeFrom, or leave it out to start anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The run that `run.training.resume_from` names, in `store`."""
+
+    run: RunFile
+    store: Store
+
+    def check(self) -> Place:
+        """Its newest complete checkpoint. Raises MissingObjectError when it has none, InvalidInputError when it does not fit."""
+        place = newest(self.store)
+        steps = self.run.training.steps
+        if place is None:
+            raise MissingObjectError(
+                f"training.resumeFrom {self.store.address()} has no complete checkpoint "
+                "(checkpoints/step-.../manifest.json)",
+                action="name the folder of a run (storage.outputURI/runs/<uid>/) that has saved one, or leave "
+                "training.resumeFrom out",
+            )
+        if place.step >= steps:
+            raise InvalidInputError(
+                f"training.steps must be more than the {place.step} that {self.store.address(place.prefix)} has, got {steps}",
+                action="raise training.steps: they count from the start of the earlier run",
+            )
+        if words := difference(self.run, _run_file(self.store)):
+            raise InvalidInputError(
+                f"training.resumeFrom {self.store.address()} does not fit: {words}", action=ACTION
+            )
+        return place
+
+
+def newest(store: Store) -> Place | None:
+    """The newest checkpoint below `store` with a manifest; None without one."""
+    found = places(info.key for info in store.list("checkpoints/"))
+    return next((p for p in found if store.exists(layout.join(p.prefix, layout.MANIFEST))), None)
+
+
+def difference(ours: RunFile, theirs: RunFile | None) -> str:
+    """Why `ours` cannot go on from what `theirs` left, beyond shapes, which the checkpoint itself has; empty when it can."""
+    if theirs is None:
+        return ""
+    pairs: list[tuple[str, str, str]] = [
+        ("mode", ours.mode, theirs.mode),
+        ("model.preset", ours.model.preset, theirs.model.preset),
+    ]
+    if ours.mode == theirs.mode == "lora":
+        pairs += _of_adapter(ours.training.lora or LoraSpec(), theirs.training.lora or LoraSpec())
+    return "; ".join(f"{name} is {mine} here, {its} there" for name, mine, its in pairs if mine != its)
+
+
+def _of_adapter(ours: LoraSpec, theirs: LoraSpec) -> list[tuple[str, str, str]]:
+    """What makes an adapter another one, or its numbers mean something else."""
+    fields = ("rank", "alpha", "rs_lora", "targets")
+    return [
+        (f"training.lora.{name}", _text(getattr(ours, name)), _text(getattr(theirs, name))) for name in fields
+    ]
+
+
+def _text(value: object) -> str:
+    return ", ".join(sorted(value)) if isinstance(value, list) else str(value)
+
+
+def _run_file(store: Store) -> RunFile | None:
+    """What the earlier run was asked for, as far as it can be told: its report leaves it."""
+    try:
+        return parse(store.read_bytes(layout.RUN_FILE).decode(), strict=False)
+    except (MissingObjectError, RunFileError, UnicodeDecodeError):
+        return None
