@@ -46,7 +46,7 @@ CLIP_TABLE: tuple[ClipRow, ...] = (
     ClipRow(
         _R.UNSUPPORTED,
         "its container or codec is not read",
-        "convert the clip with the command in the message",
+        "convert the clip to MP4 with H.264",
     ),
     ClipRow(_R.MISSING_CAPTION, "no .txt file lies beside it", "write the caption"),
     ClipRow(_R.EMPTY_CAPTION, "its caption has no words", "write the caption"),

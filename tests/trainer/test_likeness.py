@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from mochi_trainer.likeness import Frames, psnr, ssim
-from mochi_trainer.video import read_clip
+from mochi_trainer.video import Cut, read_clip
 from tests.trainer.video.clips import real_clip
 
 
@@ -42,8 +42,7 @@ def literal_ssim(original: Frames, copy: Frames) -> float:
 
 @pytest.fixture(scope="module")
 def bikes() -> Frames:
-    frames, _ = read_clip(real_clip("bikes.mp4"), frames=3, least=3, fps=30, width=96, height=64)
-    return frames
+    return read_clip(real_clip("bikes.mp4"), Cut(frames=3, least=3, fps=30, width=96, height=64)).frames
 
 
 def noisy(frames: Frames, sigma: float, seed: int = 0) -> Frames:

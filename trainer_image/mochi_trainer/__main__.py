@@ -1,5 +1,6 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
-`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `cache ADDRESS` and `footage DIR`.
+`sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `preprocess ADDRESS`,
+`cache ADDRESS` and `footage DIR`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -51,18 +52,11 @@ HELP: dict[Stage, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = _parser().parse_args(argv)
-    if arguments.command == "inspect":
-        return _by_hand(lambda: _inspect(arguments.file))
-    if arguments.command == "export":
-        return _by_hand(lambda: _export(arguments))
-    if arguments.command == "preprocess":
-        return _by_hand(lambda: _preprocess(arguments))
-    if arguments.command == "cache":
-        return _by_hand(lambda: _cache(arguments))
-    if arguments.command == "footage":
-        return _by_hand(lambda: _footage(arguments))
+    by_hand = BY_HAND.get(arguments.command)
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
-        return _by_hand(lambda: _sample(arguments))
+        by_hand = _sample
+    if by_hand is not None:
+        return _by_hand(lambda: by_hand(arguments))
     stage = cast(Stage, arguments.command)
     rank = int(os.environ.get("RANK", "0"))
     logs.set_up(rank=rank if "RANK" in os.environ else None)
@@ -95,10 +89,10 @@ def _by_hand(command: Callable[[], None]) -> int:
     return 0
 
 
-def _inspect(file: Path) -> None:
+def _inspect(arguments: argparse.Namespace) -> None:
     from mochi_trainer.jobs import inspection  # torch is imported only now, as for the stages
 
-    sys.stdout.write(inspection.report(file))
+    sys.stdout.write(inspection.report(arguments.file))
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -134,6 +128,15 @@ def _sample(arguments: argparse.Namespace) -> None:
     if arguments.run != Path(RUN_FILE_PATH):
         raise InvalidInputError("--run and --prompt exclude each other: the run file has its own prompts")
     sample_by_hand.sample(_request(sample_by_hand.Request, arguments))
+
+
+BY_HAND: dict[str, Callable[[argparse.Namespace], None]] = {
+    "inspect": _inspect,
+    "export": _export,
+    "preprocess": _preprocess,
+    "cache": _cache,
+    "footage": _footage,
+}
 
 
 def _request(kind: Callable[..., R], arguments: argparse.Namespace) -> R:

@@ -14,7 +14,7 @@ from mochi_api.outcomes import Item, Outcome, StageResult, TrainingResult
 from mochi_trainer.likeness import psnr, ssim
 from mochi_trainer.report.record import StageRecord, write_record
 from mochi_trainer.storage import Store, put_bytes_entry, write_manifest
-from mochi_trainer.video import contact_sheet, encode_mp4, read_clip, side_by_side, strip
+from mochi_trainer.video import Cut, contact_sheet, encode_mp4, read_clip, side_by_side, strip
 from tests.trainer.video.clips import real_clip
 
 REAL = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
@@ -65,7 +65,9 @@ def write_run(
     """Records of all stages into `store` and `cache`; the same arguments write the same. `width` is that of the pictures."""
     rng = random.Random(7)
     videos = [
-        read_clip(real_clip(name), frames=37, least=7, fps=30, width=width, height=width * 9 // 32 * 2)[0]
+        read_clip(
+            real_clip(name), Cut(frames=37, least=7, fps=30, width=width, height=width * 9 // 32 * 2)
+        ).frames
         for name in REAL
     ]
     strips = [strip(frames, 3, width=480) for frames in videos]

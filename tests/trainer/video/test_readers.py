@@ -122,9 +122,20 @@ def test_memory_is_limited() -> None:
         assert readers.run(jobs.take, 100 << 20) == 100 << 20
         error = _failure(readers, jobs.take, 2 << 30)
         assert (str(error), error.reason) == (
-            "it needs more memory than a clip may take",
+            "it needs more memory than a clip may take (2048 MiB)",
             ClipReason.TOO_LARGE,
         )
+        assert readers.run(jobs.double, 3) == 6
+
+
+def test_a_clip_that_needs_too_much_memory_is_too_large() -> None:
+    cut = Cut(frames=7, least=7, fps=30, width=112, height=64)
+    with Readers(1) as readers:
+        taken = readers.run(jobs.address_space)
+    with Readers(1, Limits(memory_bytes=taken + (8 << 20))) as readers:
+        error = _failure(readers, read_clip, real_clip("bigbuckbunny.mp4"), cut)
+        assert error.reason is ClipReason.TOO_LARGE
+        assert "it needs more memory than a clip may take" in str(error)
         assert readers.run(jobs.double, 3) == 6
 
 

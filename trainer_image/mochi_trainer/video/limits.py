@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import dataclass
 
 
@@ -32,3 +33,10 @@ class Limits:
 
     threads: int = 1
     """Threads that decode one clip; 0: as many as there are cores. Several clips at once use the cores better."""
+
+
+def too_much_memory() -> str:
+    """What to say when memory is refused in this process."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    there = "there is" if most == resource.RLIM_INFINITY else f"a clip may take ({most >> 20} MiB)"
+    return f"it needs more memory than {there}"

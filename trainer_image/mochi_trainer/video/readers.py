@@ -26,7 +26,7 @@ START_SECONDS = 300.0
 """Time in which a worker has to have started; importing is slow on a busy machine."""
 
 STOP_SECONDS = 5.0
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "TZ", "COVERAGE_PROCESS_START")
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
 """What a worker sees of the environment; above all no credentials."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}

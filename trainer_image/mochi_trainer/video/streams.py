@@ -16,7 +16,7 @@ from av.stream import Disposition
 from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError
 from mochi_trainer.video.header import Header, read_header
-from mochi_trainer.video.limits import Limits
+from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
 
 log = logging.getLogger(__name__)
@@ -95,9 +95,7 @@ def clip_errors(doing: str) -> Iterator[None]:
     except ClipError:
         raise
     except MemoryError as error:
-        raise ClipError(
-            f"{doing}: it needs more memory than a clip may take", ClipReason.TOO_LARGE
-        ) from error
+        raise ClipError(f"{doing}: {too_much_memory()}", ClipReason.TOO_LARGE) from error
     except av.FFmpegError as error:
         raise ClipError(f"{doing}: {_said(error)}", ClipReason.CORRUPT) from error
     except Exception as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError
+from mochi_trainer.video.limits import too_much_memory
 
 PR_SET_PDEATHSIG = 1
 FIRST_TO_DIE = "900"
@@ -85,7 +86,7 @@ def _answer(packed: bytes) -> Answer:
     except ClipError as error:
         return Answer(failure=(str(error), error.reason))
     except MemoryError:
-        return Answer(failure=("it needs more memory than a clip may take", ClipReason.TOO_LARGE))
+        return Answer(failure=(too_much_memory(), ClipReason.TOO_LARGE))
     except Exception as error:
         return Answer(error=error, trace=traceback.format_exc())
 
