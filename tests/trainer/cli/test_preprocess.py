@@ -71,7 +71,7 @@ def test_all_three_stages_are_made_and_then_reused(
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    folder: Path, caplog: pytest.LogCaptureFixture, options: list[str], words: str
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
     assert main(["preprocess", str(folder), *options]) == 2
-    assert words in caplog.text
+    assert words in capsys.readouterr().err

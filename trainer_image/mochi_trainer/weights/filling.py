@@ -23,7 +23,7 @@ from mochi_trainer.weights.diffusers_layout import Segment
 from mochi_trainer.weights.progress import Progress
 from mochi_trainer.weights.stored import PIECE_BYTES, TYPES, StoredFile, WeightsError
 
-AHEAD = 16
+AHEAD = 8
 """Reads under way while one is being copied: one connection to S3 is slower than the network."""
 
 

@@ -25,7 +25,7 @@ ATTEMPTS = 2
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that weights may have in a file, by their names in its header."""
 
-PIECE_BYTES = 8 * 1024 * 1024
+PIECE_BYTES = 4 * 1024 * 1024
 """Most bytes of one read: large enough for S3, small enough that several fit into any pod."""
 
 LENGTH_BYTES = 8
