@@ -156,11 +156,14 @@ class World:
         if (
             meant and (not waiting or kernel.seconds - began > 1200)
         ) or kernel.seconds - began > LIMIT_SECONDS:
-            kernel.later(SETTLING_SECONDS, self._judge, bool(waiting))
+            kernel.later(SETTLING_SECONDS, self._judge, bool(waiting), began)
         else:
             kernel.later(LOOK_SECONDS, self.look, began)
 
-    def _judge(self, waiting: bool) -> None:
+    def _judge(self, waiting: bool, began: float) -> None:
+        if not waiting and not all(finished(run) for run in self.runs()):
+            self.look(began)  # a run came meanwhile: one that was deleted, and made anew by somebody slow
+            return
         self.kernel.note("judge", "looks at the end")
         self.laws.at_the_end(self._stated)
         if not waiting and not self.kernel.violations:
