@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -106,7 +107,10 @@ def _execute(text: str, sender: object) -> None:
 
     torch.set_num_threads(1)
     run = parse(text)
-    _count(Path(run.locations.cache.removeprefix("file://")).parent / MADE)
+    root = Path(run.locations.cache.removeprefix("file://")).parent
+    (root / "tmp").mkdir(exist_ok=True)
+    tempfile.tempdir = str(root / "tmp")  # what is killed leaves its temporary files
+    _count(root / MADE)
     job = {"trim": trim, "captions": captions, "videos": videos}[run.stage]
     result = job.execute(run).result
     if sender is not None:
