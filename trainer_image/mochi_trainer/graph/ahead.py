@@ -16,7 +16,8 @@ def ahead(
 ) -> Iterator[Result]:
     """`function` of each item, in their order, `at_once` in threads; at most `waiting` more results lie ready.
 
-    The first exception ends it; what has not begun then never does.
+    The first exception ends it; what has not begun then never does, and what has is not waited for: a process that is
+    asked to stop has seconds.
     """
     pool = ThreadPoolExecutor(at_once, "ahead")
     pending: deque[Future[Result]] = deque()
@@ -27,5 +28,7 @@ def ahead(
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()

@@ -94,7 +94,10 @@ def _trim(
     spec = run.preprocessing
     captions, failures = _captions(source, clips)
     keys = {unit_of(clip, spec): clip for clip in clips if clip.name in captions}
-    with tempfile.TemporaryDirectory(prefix="mochi-trim-") as name, Readers(available()) as readers:
+    with (
+        tempfile.TemporaryDirectory(prefix="mochi-trim-", ignore_cleanup_errors=True) as name,
+        Readers(available()) as readers,
+    ):
         cutter = Cutter(source, keys, spec, Path(name), readers, maker=run.run.uid)
         _check_disk(Path(name), clips, spec, cutter.at_once)
         completed = complete(

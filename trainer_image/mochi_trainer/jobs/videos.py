@@ -60,7 +60,7 @@ def execute(run: RunFile) -> Finished:
     reuse = run.preprocessing.cache_policy == "Reuse"
     manifest = find_manifest(cache, prefix, unaltered=True) if reuse else None
     made = 0
-    with tempfile.TemporaryDirectory(prefix="mochi-videos-") as name:
+    with tempfile.TemporaryDirectory(prefix="mochi-videos-", ignore_cleanup_errors=True) as name:
         copies = Copies(run, cache, trimmed, Path(name))
         if manifest is None:
             manifest, made = _encode_all(run, cache, prefix, trimmed, copies)

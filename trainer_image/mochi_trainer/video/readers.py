@@ -47,6 +47,8 @@ class Readers:
         for _ in range(count):
             self._slots.put(None)
         self.count = count
+        self._alive: set[_Worker] = set()
+        self._abandoned = False
         # Linux ends a child with the thread that started it, so one thread that stays starts all of them.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="readers")
 
@@ -60,11 +62,12 @@ class Readers:
         try:
             call = Call(function, arguments, self._limits.cpu_seconds)
             if worker is None or not worker.took(call):
-                worker = self._starter.submit(_Worker, self._limits).result()
+                worker = self._started(worker)
                 worker.took(call)
             answer = worker.answer(self._limits)
         except BaseException:
             if worker is not None:
+                self._alive.discard(worker)
                 worker.kill()
             worker = None
             raise
@@ -72,6 +75,21 @@ class Readers:
             self._slots.put(worker)
         value: T = _value(answer)
         return value
+
+    def _started(self, dead: _Worker | None) -> _Worker:
+        if dead is not None:
+            self._alive.discard(dead)
+        worker = self._starter.submit(_Worker, self._limits).result()
+        self._alive.add(worker)
+        if self._abandoned:  # while it started
+            worker.interrupt()
+        return worker
+
+    def abandon(self) -> None:
+        """End all workers at once, and those that still come; calls that are running fail."""
+        self._abandoned = True
+        for worker in tuple(self._alive):
+            worker.interrupt()
 
     def close(self) -> None:
         """End all workers; calls that are running are waited for."""
@@ -87,6 +105,8 @@ class Readers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.abandon()
         self.close()
 
 
@@ -160,6 +180,10 @@ class _Worker:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
         self.kill()
+
+    def interrupt(self) -> None:
+        """End it while another thread waits for its answer."""
+        self._process.kill()
 
     def kill(self) -> None:
         self._connection.close()
