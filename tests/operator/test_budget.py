@@ -27,6 +27,8 @@ R = Reason
         (3, 10, R.PREEMPTED, 5, 3, True),
         (3, 10, R.NODE_LOST, 5, 3, True),
         (3, 10, R.PREEMPTED, 11, 0, True),
+        (9, 10, R.PREEMPTED, 5, 9, True),  # the limit was lowered meanwhile
+        (9, 10, R.STORAGE_ERROR, 5, 10, False),
         (0, 0, R.OUT_OF_MEMORY, 0, 1, False),
         (0, 10, R.OUT_OF_MEMORY, 99, 1, False),
         (0, 0, R.ARTIFACTS_MISSING, 0, 1, True),

@@ -31,6 +31,7 @@ KEPT = [
     18550,  # a clock that jumped while no operator ran made a refusal of 30 s look like one of two minutes
     1051,  # a child that nobody had seen yet was told to have failed for what another step had failed of
     16728,  # the judge came too early: a run made anew just after the calm was judged by the end of the one before
+    18913,  # the limit was lowered below what was spent, and a preemption ended the run
     1901,  # a run file that was collected between "already exists" and a look counted as made
 ]
 

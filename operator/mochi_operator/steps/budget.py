@@ -24,14 +24,15 @@ def account(step: Step, reason: Reason, reached: int, policy: RunPolicySpec) -> 
     """What the failure of the newest attempt for `reason`, at step `reached` of the training, does to the budget.
 
     An attempt that got further than all before it starts the count anew, which can happen no more often than there are
-    steps. One that the cluster took away (preempted, evicted, its node lost) does not count.
+    steps. One that the cluster took away (preempted, evicted, its node lost) does not count, and is not the last one
+    either where the limit was lowered below what is spent.
     """
     before = 0 if reached > step.furthest else step.spent
     spent = before if reason in DISRUPTIONS else before + 1
     refusal = ""
     if reason.value not in policy.retry_on:
         refusal = f"no further attempt is made after {reason}"
-    elif spent > policy.backoff_limit:
+    elif reason not in DISRUPTIONS and spent > policy.backoff_limit:
         refusal = f"no attempt is left (runPolicy.backoffLimit = {policy.backoff_limit})"
     return Account(
         spent=spent,
