@@ -123,7 +123,12 @@ class LocalStore:
         with self._errors(key):
             if not path.is_file():
                 raise MissingObjectError(f"{self.address(key)} does not exist")
-            yield path
+            try:
+                yield path
+            except FileNotFoundError as error:  # deleted since
+                if path.exists():
+                    raise
+                raise MissingObjectError(f"{self.address(key)} does not exist") from error
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Path]:
