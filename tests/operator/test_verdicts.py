@@ -70,7 +70,7 @@ def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, re
             resolved=Resolved(
                 replicas=expected, gpus_per_pod=1, image=IMAGE, warmup_steps=1, global_batch_size=1
             ),
-            now=now, watched_seconds=3600, progress_interval=30, family=Family(pods=pods), reading=reading, refusals={},
+            now=now, watched_seconds=3600, progress_interval=30, default_ca="", family=Family(pods=pods), reading=reading, refusals={},
         ),
         attempt=Attempt(number=1, child="j", started=START),
         child=Child(**{"ref": ref, "step": "train", "attempt": 1, "created": START, "pods": expected, **child}),
