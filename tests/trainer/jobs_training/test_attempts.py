@@ -37,13 +37,6 @@ STEPS: dict[str, Any] = {"steps": 10, "checkpoint": {"everySteps": 2, "keepLast"
 FULL: dict[str, Any] = {"mode": "full", "globalBatchSize": 2, "steps": 6, "learningRate": "0.001"}
 
 
-@pytest.fixture(autouse=True)
-def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
-    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attempts")

@@ -7,22 +7,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-import torch
 
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs import train
 from mochi_trainer.storage import open_store
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.distributed import free_port
 from tests.trainer.fault_proxy import Answer, Fault, FaultProxy, Request, fault_proxy
 from tests.trainer.training_runs import run_file, write_dataset
-
-
-@pytest.fixture(autouse=True)
-def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
-    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
 
 
 @pytest.fixture(scope="module")

@@ -40,13 +40,6 @@ from tests.trainer.training_runs import KEY, run_file, write_dataset
 LORA: dict[str, Any] = {"rank": 4, "alpha": 6, "targets": ["query", "mlp_in", "text_output"]}
 
 
-@pytest.fixture(autouse=True)
-def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
-    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")

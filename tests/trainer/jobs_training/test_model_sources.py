@@ -22,19 +22,12 @@ from mochi_trainer.storage import open_store
 from mochi_trainer.weights.diffusers_layout import decoder_table, diffusers_layout, dit_layout, encoder_table
 from mochi_trainer.weights.of_run import model_identity
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.distributed import free_port, run_distributed
+from tests.trainer.distributed import run_distributed
 from tests.trainer.loading import write_shards
 from tests.trainer.training_runs import run_file, write_dataset
 
 FULL: dict[str, Any] = {"mode": "full", "globalBatchSize": 2, "steps": 2, "learningRate": "0.001"}
 SMALL = ["--frames", "7", "--width", "48", "--height", "32", "--steps", "2"]
-
-
-@pytest.fixture(autouse=True)
-def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
-    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
 
 
 @pytest.fixture(scope="module")

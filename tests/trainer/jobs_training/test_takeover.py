@@ -17,18 +17,10 @@ from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import Store, open_store
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.distributed import free_port
 from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
 from tests.trainer.training_runs import run_file, write_dataset
 
 STEPS: dict[str, Any] = {"steps": 8, "checkpoint": {"everySteps": 2, "keepLast": 2}}
-
-
-@pytest.fixture(autouse=True)
-def _own_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("MOCHI_POD_IP", "127.0.0.1")
-    monkeypatch.setenv("MOCHI_METRICS_PORT", str(free_port()))
 
 
 class Lab:
