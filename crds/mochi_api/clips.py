@@ -19,6 +19,7 @@ class ClipReason(StrEnum):
     DUPLICATE_NAME = "DuplicateName"
     TOO_LARGE = "TooLarge"
     TIMEOUT = "Timeout"
+    UNREADABLE = "Unreadable"
 
 
 class ClipRow(NamedTuple):
@@ -62,7 +63,14 @@ CLIP_TABLE: tuple[ClipRow, ...] = (
         "it took longer to decode than a clip may",
         "convert the clip, or leave it out",
     ),
+    ClipRow(
+        _R.UNREADABLE,
+        "the storage does not give out the clip or its caption: refused, archived, or gone since the folder was listed",
+        "let the credentials read it, restore it from the archive, or leave it out",
+    ),
 )
+MAY_PASS = frozenset({_R.TIMEOUT, _R.UNREADABLE})
+"""Reasons that need not hold for the next run: they are told to one run and never kept for others."""
 CLIP_ROWS: dict[ClipReason, ClipRow] = {row.reason: row for row in CLIP_TABLE}
 
 

@@ -5,6 +5,7 @@ Exception
 ├── TrainerError                ends the process with the exit code of its reason
 │   ├── InvalidInputError           a value, a file's content or a combination is wrong
 │   ├── MissingObjectError          an input is not in the store
+│   │   └── ArchivedObjectError         it is, but has to be restored before it can be read
 │   ├── DatasetRejectedError        too many clips cannot be used; carries all of them
 │   ├── AccessDeniedError           the store refuses these credentials
 │   ├── StorageError                the store does not answer, or not as it should
@@ -59,6 +60,10 @@ class MissingObjectError(TrainerError):
     """An input is not in the store; the message has its full address."""
 
     reason = Reason.MISSING_OBJECT
+
+
+class ArchivedObjectError(MissingObjectError):
+    """An input is in an archive (Glacier and the like), which gives it out only after it was restored."""
 
 
 class DatasetRejectedError(TrainerError):

@@ -67,7 +67,9 @@ def test_a_caption_of_blanks_is_none(source: Path, blank: bytes) -> None:
         trimmed(source, "Fail")
     assert not (source.parent / "cache").exists()
     skipped = trimmed(source, "Skip")
-    assert (skipped.result.items_total, skipped.details) == (1, {"skipped": ["b.mp4"]})
+    why = "EmptyCaption: b.txt has no words, and missingCaption is Skip"
+    assert skipped.details == {"skipped": [{"clip": "b.mp4", "message": why}]}
+    assert skipped.result.items_total == 1
     assert trimmed(source, "Empty").result.items_done == 2
 
 

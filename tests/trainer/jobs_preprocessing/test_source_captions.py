@@ -123,7 +123,8 @@ def test_a_blank_caption_is_none(folder: Store, blank: bytes) -> None:
         MissingObjectError, match=r"^clip b\.mp4 has no caption: .*/b\.txt is empty; write one"
     ):
         captioned(folder, clips, SPECS["Fail"])
-    assert captioned(folder, clips, SPECS["Skip"]) == ([], ["b.mp4"])
+    left, skipped = captioned(folder, clips, SPECS["Skip"])
+    assert (left, [(item.clip, item.reason) for item in skipped]) == ([], [("b.mp4", "EmptyCaption")])
     ((clip,), skipped) = captioned(folder, clips, SPECS["Empty"])
     assert (clip.text, skipped, lacks(clip)) == ("", [], ClipReason.EMPTY_CAPTION)
     assert read_caption(folder, clip) == ""

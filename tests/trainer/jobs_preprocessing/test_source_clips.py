@@ -208,7 +208,7 @@ class TestKeysOfS3:
             store, source_clips(store.list()), PreprocessingSpec(missing_caption="Skip")
         )
         assert {clip.source.key[:-4]: clip.text for clip in found} == {name: name for name in names}
-        assert skipped == ["clips/sub/a.mp4"]
+        assert [(item.clip, item.reason) for item in skipped] == [("clips/sub/a.mp4", "MissingCaption")]
 
 
 def test_ten_thousand_clips_are_found_in_a_second() -> None:

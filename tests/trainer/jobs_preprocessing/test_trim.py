@@ -137,7 +137,8 @@ def test_a_missing_caption_may_be_empty_or_leave_the_clip_out(root: Path) -> Non
         "the clip carphone.MOV",
     ]
     skip = trim.execute(run_file(root, missingCaption="Skip"))
-    assert skip.details == {"skipped": ["bunny.mp4"]}
+    why = "EmptyCaption: bunny.txt has no words, and missingCaption is Skip"
+    assert skip.details == {"skipped": [{"clip": "bunny.mp4", "message": why}]}
     assert skip.message == "reused 1 of 1 clips, 1 without caption left out"
 
 

@@ -75,7 +75,7 @@ def test_every_clip_is_there_once_with_its_reason_or_its_warnings(stores) -> Non
     rows = _trimmed(
         stores,
         [_clip("a"), _clip("b", enlargement=1.5), _clip("c"), _clip("d", caption="")],
-        {"skipped": ["bare.mp4"], "warnings": said},
+        {"skipped": [{"clip": "bare.mp4", "message": "EmptyCaption: no words"}], "warnings": said},
         [Item.of("z.mp4", "cut off", ClipReason.CORRUPT), Item.of("a.mp4", "not finite", ClipReason.CORRUPT)],
     )
     assert [(row.source, row.used, row.reason, sorted(row.warnings)) for row in rows] == [
@@ -84,7 +84,7 @@ def test_every_clip_is_there_once_with_its_reason_or_its_warnings(stores) -> Non
         ("c.mp4", True, "", ["Dark"]),
         ("d.mp4", True, "", ["NoCaption"]),
         ("z.mp4", False, "Corrupt", []),
-        ("bare.mp4", False, "MissingCaption", []),
+        ("bare.mp4", False, "EmptyCaption", []),
     ]
     assert rows[0].message == "not finite"
     assert [row.skipped for row in rows] == [False] * 5 + [True]
@@ -108,7 +108,8 @@ def test_what_an_earlier_version_left_behind_is_shown_without_what_it_did_not_wr
     [
         {"warnings": "many"},
         {"warnings": ["x", {"clip": 3}, {"warnings": {"A": "b"}}, {"clip": "a", "warnings": ["Dark"]}]},
-        {"skipped": 4, "truncated": ["a.mp4"]},
+        {"skipped": 4, "truncated": ["a.mp4"], "leftOut": [1]},
+        {"skipped": [["a"], {"message": "no clip"}], "leftOut": {"hidden": "two"}},
         {"truncated": {"a.mp4": "three", "b": None}},
     ],
 )

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from mochi_api.clips import ClipReason
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError, MissingObjectError
 from mochi_trainer.graph import Units
@@ -28,8 +29,8 @@ class Copies:
     def frames(self, clip: TrimmedClip) -> Frames:
         """The frames of training: (T, H, W, 3).
 
-        Raises ClipError when the clip cannot be used, and MissingObjectError when neither its copy nor its source is
-        what it was when the stage trim listed it.
+        Raises ClipError when the clip cannot be used, and MissingObjectError when its copy is gone and its source is
+        another by now than the one that the stage trim listed.
         """
         name = f"{clip.name}{VIDEO}"
         local = Path(tempfile.mkdtemp(dir=self._folder)) / "clip.mp4"
@@ -49,8 +50,9 @@ class Copies:
         source = open_store(self._run.locations.dataset, self._run.s3)
         info = source.head(clip.source)
         if info is None:
-            raise MissingObjectError(
-                f"{source.address(clip.source)} is gone, and so is its trimmed copy in {self._cache.address()}"
+            raise ClipError(
+                f"{source.address(clip.source)} is gone, and so is its trimmed copy in {self._cache.address()}",
+                ClipReason.UNREADABLE,
             )
         found = SourceClip(name=clip.name, source=info, caption=None)
         key = unit_of(found, spec)
@@ -58,5 +60,5 @@ class Copies:
             cutter = Cutter(source, {key: found}, spec, self._folder, readers, maker=self._run.run.uid)
             (made,) = cutter([key])
         if "failure" in made.info:
-            raise ClipError(made.info["failure"]["message"], made.info["failure"]["reason"])
+            raise ClipError(made.info["failure"]["message"], ClipReason(made.info["failure"]["reason"]))
         Units(self._cache, "trim", family(spec)).put(key, made.files, made.info)

@@ -10,9 +10,9 @@ from typing import Any
 
 import av
 
-from mochi_api.clips import ClipReason
+from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.errors import ClipError
+from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectError
 from mochi_trainer.footage.quality import looked_at, warnings_of
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
 from mochi_trainer.jobs.source_clips import SourceClip
@@ -22,7 +22,7 @@ from mochi_trainer.video import Cut, Limits, Readers, cut_clip, read_frames
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Raise it when the output for the same input changes."""
 
 SHORTEST = 7
@@ -108,7 +108,10 @@ class Cutter:
         local = folder / f"source{Path(clip.source.key).suffix.lower()}"
         movie, stills = folder / "trimmed.mp4", folder / "trimmed.jpg"
         look_at = looked_at(cut.frames)
-        self._source.get(clip.source.key, local)
+        try:
+            self._source.get(clip.source.key, local)
+        except (AccessDeniedError, MissingObjectError) as error:
+            raise ClipError(str(error), ClipReason.UNREADABLE) from error
         try:
             done = self._readers.run(
                 cut_clip, local, cut, LIMITS, movie, stills, THUMBNAILS, THUMBNAILS_WIDTH, look_at
@@ -130,8 +133,8 @@ class Cutter:
     def _failed(self, key: str, clip: SourceClip, error: ClipError) -> Made:
         log.warning("%s: %s", clip.source.key, error)
         failure = {"message": str(error), "reason": error.reason}
-        may_pass = error.reason is ClipReason.TIMEOUT
-        return Made(key=key, files={}, info={MAKER: self._maker, "failure": failure}, keep=not may_pass)
+        info = {MAKER: self._maker, "failure": failure}
+        return Made(key=key, files={}, info=info, keep=error.reason not in MAY_PASS)
 
 
 def _parameters(spec: PreprocessingSpec) -> dict[str, Any]:

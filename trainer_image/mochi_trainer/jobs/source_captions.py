@@ -7,8 +7,15 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from mochi_api.clips import ClipReason
+from mochi_api.outcomes import Item
 from mochi_api.spec import PreprocessingSpec
-from mochi_trainer.errors import ClipError, DatasetRejectedError, MissingObjectError
+from mochi_trainer.errors import (
+    AccessDeniedError,
+    ArchivedObjectError,
+    ClipError,
+    DatasetRejectedError,
+    MissingObjectError,
+)
 from mochi_trainer.jobs.caption_text import caption_text
 from mochi_trainer.jobs.left_out import shown
 from mochi_trainer.jobs.source_clips import SourceClip
@@ -22,8 +29,8 @@ AT_ONCE = 16
 
 def captioned(
     source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
-) -> tuple[list[SourceClip], list[str]]:
-    """The clips to work on, each with its caption's text or its problem, and the keys of those that Skip leaves out.
+) -> tuple[list[SourceClip], list[Item]]:
+    """The clips to work on, each with its caption's text or its problem, and those that Skip leaves out.
 
     Every caption is read before any clip is: whether it has words is known only then. Raises MissingObjectError for a
     clip without a caption, or without a word in it, with missingCaption Fail; and what the store raises.
@@ -55,6 +62,8 @@ def _with_caption(source: Store, clip: SourceClip) -> SourceClip:
         return replace(clip, text=read_caption(source, clip))
     except ClipError as error:
         return replace(clip, problem=str(error), reason=error.reason)
+    except (AccessDeniedError, ArchivedObjectError) as error:
+        return replace(clip, problem=f"its caption cannot be read: {error}", reason=ClipReason.UNREADABLE)
     except MissingObjectError:
         return replace(clip, caption=None)
 
@@ -70,14 +79,21 @@ def lacks(clip: SourceClip) -> ClipReason | None:
 
 def chosen(
     source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
-) -> tuple[list[SourceClip], list[str]]:
+) -> tuple[list[SourceClip], list[Item]]:
     """As `captioned`, of clips whose captions have been read."""
     bare = [clip for clip in clips if lacks(clip)]
     if not bare or spec.missing_caption == "Empty":
         return list(clips), []
     if spec.missing_caption == "Skip":
-        return [clip for clip in clips if not lacks(clip)], [clip.source.key for clip in bare]
+        return [clip for clip in clips if not lacks(clip)], [_left_out(clip) for clip in bare]
     raise _missing(source, bare)
+
+
+def _left_out(clip: SourceClip) -> Item:
+    fault = "has no words" if clip.caption else "does not exist"
+    return Item.of(
+        clip.source.key, f"{shown(clip.caption_key)} {fault}, and missingCaption is Skip", lacks(clip)
+    )
 
 
 def _missing(source: Store, bare: Sequence[SourceClip]) -> MissingObjectError:

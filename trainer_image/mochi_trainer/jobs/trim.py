@@ -19,7 +19,7 @@ from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.cpus import available
 from mochi_trainer.errors import DiskFullError
 from mochi_trainer.graph import Unit, Units, complete
-from mochi_trainer.jobs.cache_keys import cache_key
+from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
 from mochi_trainer.jobs.cutting import STRIP, VERSION, VIDEO, Cutter, failure_of, family, kept_frames, unit_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.left_out import LeftOut
@@ -67,7 +67,7 @@ def execute(run: RunFile) -> Finished:
         usable, skipped = captioned(source, clips, run.preprocessing)
         if not usable:
             raise no_captions(source, clips)
-        manifest, made = _trim(run, source, cache, prefix, usable, skipped)
+        manifest, key, made = _trim(run, source, cache, key, usable, skipped)
     finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
     return left_out.told_by(finished)
 
@@ -86,11 +86,11 @@ def _trim(
     run: RunFile,
     source: Store,
     cache: Store,
-    prefix: str,
+    key: str,
     clips: Sequence[SourceClip],
-    skipped: Sequence[str],
-) -> tuple[Manifest, int]:
-    """The stage's manifest, and how many clips were cut for it."""
+    skipped: Sequence[Item],
+) -> tuple[Manifest, str, int]:
+    """The stage's manifest, its key, and how many clips were cut for it."""
     spec = run.preprocessing
     captions, failures = _captions(source, clips)
     keys = {unit_of(clip, spec): clip for clip in clips if clip.name in captions}
@@ -121,7 +121,9 @@ def _trim(
             continue
         entries += [replace(unit.files[part], name=f"{clip.name}{part}") for part in (VIDEO, STRIP)]
         done.append(_clip(clip, unit, captions[clip.name], spec))
-    return write_manifest(cache, prefix, entries, details_of(done, failures, skipped)), completed.made
+    key = key_of_list(key, failures, run.run.uid)
+    prefix = layout.cache_entry("", "trim", key)
+    return write_manifest(cache, prefix, entries, details_of(done, failures, skipped)), key, completed.made
 
 
 def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str], list[Item]]:
@@ -171,7 +173,7 @@ def _finished(run: RunFile, key: str, trimmed: Trimmed, *, made: int) -> Finishe
         result=stage_result(key, hit=not made, done=done, failures=trimmed.failures),
         message=f"{_told(done, total, made)}{left_out}",
         failures=trimmed.failures,
-        details={"skipped": list(trimmed.skipped)},
+        details={"skipped": [item.to_wire() for item in trimmed.skipped]},
     )
 
 

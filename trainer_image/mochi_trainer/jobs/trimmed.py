@@ -42,7 +42,7 @@ class Trimmed:
     manifest: Manifest
     clips: Sequence[TrimmedClip]
     failures: Sequence[Item]
-    skipped: Sequence[str]
+    skipped: Sequence[Item]
     """Clips left out because they have no caption and the spec says so."""
 
     def for_frames(self, frames: int) -> Trimmed:
@@ -61,13 +61,13 @@ class Trimmed:
 
 
 def details_of(
-    clips: Sequence[TrimmedClip], failures: Sequence[Item], skipped: Sequence[str]
+    clips: Sequence[TrimmedClip], failures: Sequence[Item], skipped: Sequence[Item]
 ) -> dict[str, Any]:
     """The details for the manifest."""
     return {
         "clips": [asdict(clip) for clip in clips],
         "failures": [failure.to_wire() for failure in failures],
-        "skipped": list(skipped),
+        "skipped": [item.to_wire() for item in skipped],
     }
 
 
@@ -78,7 +78,7 @@ def trimmed_of(manifest: Manifest) -> Trimmed:
         manifest=manifest,
         clips=[known(TrimmedClip, clip) for clip in details["clips"]],
         failures=[Item.model_validate(failure) for failure in details["failures"]],
-        skipped=details["skipped"],
+        skipped=[Item.model_validate(item) for item in details["skipped"]],
     )
 
 

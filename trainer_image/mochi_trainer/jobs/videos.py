@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save
 
 from mochi_api import layout
-from mochi_api.clips import ClipReason
+from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
 from mochi_trainer.graph import Made, Units, ahead, complete, unit_key
-from mochi_trainer.jobs.cache_keys import cache_key
+from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
 from mochi_trainer.jobs.copies import Copies
 from mochi_trainer.jobs.cutting import VIDEO, failure_of
 from mochi_trainer.jobs.finished import Finished
@@ -63,7 +63,7 @@ def execute(run: RunFile) -> Finished:
     with tempfile.TemporaryDirectory(prefix="mochi-videos-", ignore_cleanup_errors=True) as name:
         copies = Copies(run, cache, trimmed, Path(name))
         if manifest is None:
-            manifest, made = _encode_all(run, cache, prefix, trimmed, copies)
+            manifest, key, made = _encode_all(run, cache, key, trimmed, copies)
         _check_enough(run, manifest)
         check = reconstructions(run, cache, trimmed, manifest, copies)
     return _finished(key, manifest, check, made=made)
@@ -94,9 +94,9 @@ def _key(trimmed: Trimmed, run: RunFile) -> str:
 
 
 def _encode_all(
-    run: RunFile, cache: Store, prefix: str, trimmed: Trimmed, copies: Copies
-) -> tuple[Manifest, int]:
-    """The stage's manifest, and how many clips were encoded for it."""
+    run: RunFile, cache: Store, key: str, trimmed: Trimmed, copies: Copies
+) -> tuple[Manifest, str, int]:
+    """The stage's manifest, its key, and how many clips were encoded for it."""
     parameters = _parameters(run)
     keys = _units(trimmed, parameters)
     family = unit_key("videos", VERSION, **parameters)
@@ -122,7 +122,9 @@ def _encode_all(
         "clips": [entry.name.removesuffix(LATENTS) for entry in entries],
         "failures": [failure.to_wire() for failure in failures],
     }
-    return write_manifest(cache, prefix, entries, details), completed.made
+    key = key_of_list(key, failures, run.run.uid)
+    prefix = layout.cache_entry("", "videos", key)
+    return write_manifest(cache, prefix, entries, details), key, completed.made
 
 
 class _Encoding:
@@ -141,7 +143,8 @@ class _Encoding:
                 files = {LATENTS: _file(_posterior(encoder, frames))}
             except ClipError as error:
                 failure = {"message": str(error), "reason": error.reason}
-                yield Made(key=key, files={}, info={MAKER: self._run.run.uid, "failure": failure})
+                info = {MAKER: self._run.run.uid, "failure": failure}
+                yield Made(key=key, files={}, info=info, keep=error.reason not in MAY_PASS)
                 continue
             log.info("%s: encoded", self._clips[key].source)
             yield Made(key=key, files=files, info={MAKER: self._run.run.uid})

@@ -11,6 +11,7 @@ from typing import Any
 from mochi_api import layout
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_api.outcomes import Item
+from mochi_api.reading import lenient
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.report.record import StageRecord
 from mochi_trainer.storage import Manifest, Store, find_manifest
@@ -67,8 +68,8 @@ def gather_clips(cache: Store, records: Sequence[StageRecord]) -> list[ClipRow]:
     rows = {str(line["source"]): _row(line, tokens, said) for line in described if "source" in line}
     for clip, item in failed.items():
         rows[clip] = _failed(rows.get(clip, ClipRow(source=clip)), item)
-    for clip in _skipped(records):
-        rows.setdefault(clip, _left_out(clip))
+    for item in _skipped(records):
+        rows.setdefault(item.clip, _left_out(item))
     names = {str(line["source"]): str(line.get("name", "")) for line in described if "source" in line}
     return _pictured(cache, trim, list(rows.values()), names) if trim else list(rows.values())
 
@@ -107,9 +108,11 @@ def _failed(row: ClipRow, item: Item) -> ClipRow:
     return replace(row, used=False, reason=item.reason, message=item.message)
 
 
-def _left_out(clip: str) -> ClipRow:
-    message = "left out: it has no caption, and preprocessing.missingCaption is Skip"
-    return ClipRow(source=clip, used=False, skipped=True, reason=ClipReason.MISSING_CAPTION, message=message)
+def _left_out(item: Item) -> ClipRow:
+    """An earlier version wrote only the clip's key."""
+    message = item.message or "it has no caption, and preprocessing.missingCaption is Skip"
+    reason = item.reason or ClipReason.MISSING_CAPTION
+    return ClipRow(source=item.clip, used=False, skipped=True, reason=reason, message=f"left out: {message}")
 
 
 def _tokens(records: Sequence[StageRecord], captions: Manifest | None) -> dict[str, int]:
@@ -129,10 +132,13 @@ def _warnings(records: Sequence[StageRecord]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _skipped(records: Sequence[StageRecord]) -> Iterator[str]:
+def _skipped(records: Sequence[StageRecord]) -> Iterator[Item]:
     for record in records:
-        names = record.details.get("skipped")
-        yield from (str(name) for name in (names if isinstance(names, list) else ()))
+        lines = record.details.get("skipped")
+        for line in lines if isinstance(lines, list) else ():
+            item = lenient(Item, {"clip": line, "message": ""} if isinstance(line, str) else line)
+            if item is not None:
+                yield item
 
 
 def _pictured(

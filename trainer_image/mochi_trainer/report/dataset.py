@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -14,6 +14,7 @@ from mochi_api.clips import CLIP_TABLE, WARNING_MEANINGS
 from mochi_trainer.report.clips import NO_CAPTION, ClipRow
 from mochi_trainer.report.contents import Contents
 from mochi_trainer.report.plots import histogram
+from mochi_trainer.report.record import StageRecord
 from mochi_trainer.report.rendering import plain
 
 OTHER = "Other"
@@ -59,6 +60,7 @@ def dataset(contents: Contents) -> dict[str, Any]:
         "reasons": reasons(rows),
         "warnings": warnings(rows),
         "spreads": spreads(used, fps),
+        "left_out": left_out(contents.records),
         "fps": fps,
         "other": OTHER,
     }
@@ -77,6 +79,15 @@ def warnings(rows: Sequence[ClipRow]) -> list[Tag]:
     """What is worth a look, the most frequent first."""
     counts = Counter(name for row in rows if row.used for name in row.warnings)
     return [Tag(name=name, count=n, meaning=MEANINGS.get(name, "")) for name, n in counts.most_common()]
+
+
+def left_out(records: Sequence[StageRecord]) -> dict[str, int]:
+    """Videos in the folder that are none of the user's clips: how many of each kind, as a stage has told it."""
+    for record in records:
+        told = record.details.get("leftOut")
+        if isinstance(told, Mapping):
+            return {str(what): count for what, count in told.items() if isinstance(count, int)}
+    return {}
 
 
 def spreads(rows: Sequence[ClipRow], fps: int) -> list[Spread]:

@@ -28,6 +28,7 @@ from s3transfer.exceptions import RetriesExceededError
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import (
     AccessDeniedError,
+    ArchivedObjectError,
     DiskFullError,
     InvalidInputError,
     MissingObjectError,
@@ -159,7 +160,7 @@ def _archived(error: ClientError, place: Place) -> TrainerError | None:
     if code_of(error) != "InvalidObjectState":
         return None
     kind = error.response.get("Error", {}).get("StorageClass", "")
-    return MissingObjectError(
+    return ArchivedObjectError(
         f"{place.address} is archived{f' ({kind})' if kind else ''} and cannot be read ({said_by(error)})",
         action="restore the object named in the message, or copy it to a storage class that can be read at once",
     )

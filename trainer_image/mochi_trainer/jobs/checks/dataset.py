@@ -91,7 +91,7 @@ def _check_clips(
             raise no_captions(source, clips)
         if skipped:
             findings.warnings.append(
-                f"{len(skipped)} clips without caption are left out, such as {skipped[0]}"
+                f"{len(skipped)} clips without caption are left out, such as {skipped[0].clip}"
             )
     _note_captions(usable, spec, findings)
     failures = _unusable(usable)
