@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,14 +23,14 @@ ANSWERS = {
 
 
 @pytest.fixture
-def dataset(s3_server: Server, tmp_path: Path) -> Iterator[str]:
+def dataset(s3_server: Server, tmp_path: Path) -> str:
     """Address of the two real clips on the server."""
     write_source(tmp_path / "source")
     address = f"s3://{BUCKET}/{uuid4().hex}"
     store = open_store(address, s3_server.spec)
     for file in sorted((tmp_path / "source").iterdir()):
         store.put(file, file.name)
-    yield address
+    return address
 
 
 def _trim(root: Path, dataset: str, server: Server, uid: str, name: str, answer: Answer | None) -> Finished:

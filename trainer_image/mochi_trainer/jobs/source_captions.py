@@ -81,19 +81,18 @@ def chosen(
     source: Store, clips: Sequence[SourceClip], spec: PreprocessingSpec
 ) -> tuple[list[SourceClip], list[Item]]:
     """As `captioned`, of clips whose captions have been read."""
-    bare = [clip for clip in clips if lacks(clip)]
+    bare = {clip.name: why for clip in clips if (why := lacks(clip))}
     if not bare or spec.missing_caption == "Empty":
         return list(clips), []
     if spec.missing_caption == "Skip":
-        return [clip for clip in clips if not lacks(clip)], [_left_out(clip) for clip in bare]
-    raise _missing(source, bare)
+        left_out = [_left_out(clip, bare[clip.name]) for clip in clips if clip.name in bare]
+        return [clip for clip in clips if clip.name not in bare], left_out
+    raise _missing(source, [clip for clip in clips if clip.name in bare])
 
 
-def _left_out(clip: SourceClip) -> Item:
+def _left_out(clip: SourceClip, why: ClipReason) -> Item:
     fault = "has no words" if clip.caption else "does not exist"
-    return Item.of(
-        clip.source.key, f"{shown(clip.caption_key)} {fault}, and missingCaption is Skip", lacks(clip)
-    )
+    return Item.of(clip.source.key, f"{shown(clip.caption_key)} {fault}, and missingCaption is Skip", why)
 
 
 def _missing(source: Store, bare: Sequence[SourceClip]) -> MissingObjectError:
