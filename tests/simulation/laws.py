@@ -126,6 +126,7 @@ class Laws:
             _history(old.get("attempts"), status.get("attempts")),
             self._checkpoint(uid, old, status),
             self._truth(uid, status),
+            self._shared(uid, status),
         ):
             if problem:
                 law = "no status goes backwards, none lies"
@@ -159,6 +160,27 @@ class Laws:
             return "Succeeded, but nothing was trained"
         if work.artifact() not in (made.get("loraURI"), made.get("weightsURI")):
             return f"Succeeded, but the artifact is {made}"
+        return ""
+
+    def _shared(self, uid: str, status: Mapping[str, Any]) -> str:
+        """A stage of several pods has succeeded when all of them have ended, with the result of the first; no clip is told that is not there."""
+        work = self.trainer.works.get(uid)
+        for stage in status.get("stages") or ():
+            name = stage["name"]
+            share = work.shares.get(name) if work is not None else None
+            if share is None:
+                continue
+            if stage["state"] != "Succeeded":
+                if not stage.get("cacheKey") and stage.get("itemsDone", 0) > len(share.made):
+                    return f"{name} tells of {stage['itemsDone']} clips, {len(share.made)} are there"
+                continue
+            if not share.whole or not share.written:
+                return f"{name} is called Succeeded, but not all of it is there"
+            if stage.get("cacheKey") != f"key-{name}":
+                return f"{name} has succeeded with the key {stage.get('cacheKey')!r}, which is not the first shard's"
+            working = [item.name for item in self.nodes.running() if _is_shard(item, uid, name)]
+            if working:
+                return f"{name} is called Succeeded while {working} work"
         return ""
 
     # Programs.
@@ -277,6 +299,12 @@ class Laws:
 
     def _run(self, uid: str) -> Object | None:
         return next((item for item in self.store.all(FINETUNES.name) if item["metadata"]["uid"] == uid), None)
+
+
+def _is_shard(runtime: Runtime, uid: str, step: str) -> bool:
+    """Whether it is a pod of this step whose node was never lost."""
+    mine = runtime.words.get("run-uid") == uid and label(runtime.pod, identity.LABEL_STAGE) == step
+    return mine and not runtime.was_lost
 
 
 def _taken_with_the_run(run: Object, entry: Mapping[str, Any]) -> bool:
