@@ -135,6 +135,11 @@ class Pod:
         return self.main.started is not None and not self.ended and self.gone_by is None
 
     @property
+    def begun(self) -> bool:
+        """Whether our container has started, or never will."""
+        return self.main.started is not None or self.ended
+
+    @property
     def ended(self) -> bool:
         """Whether our container runs no more, or never will; a sidecar that goes on does not count."""
         return self.main.exit_code is not None or self.phase in ("Failed", "Succeeded")

@@ -64,6 +64,8 @@ class Surroundings:
         """Name of a container that a webhook puts beside ours; it runs on when ours has ended."""
         self.native_sidecar = ""
         """Name of a sidecar among the init containers; it ends with ours."""
+        self.hold_controllers = False
+        """Whether controllers look away."""
         self.saving_seconds = 0.0
         """How long a pod goes on that is told to stop."""
         self._cluster = cluster
@@ -213,7 +215,7 @@ class Surroundings:
 
     def _controller(self, job: Manifest, count: int, template: Manifest, done: str, reason: str) -> None:
         """Make the pods of a child once, and tell when all ended well, or one did not."""
-        if job.get("status", {}).get("conditions"):
+        if job.get("status", {}).get("conditions") or self.hold_controllers:
             return
         body = job["spec"].get("runPolicy", job["spec"])
         name, pods = job["metadata"]["name"], self.pods(job["metadata"]["name"])

@@ -92,6 +92,27 @@ async def test_a_stage_is_over_when_its_last_shard_has_ended():
     await world.until(lambda world: world.attempts("trim") == [Reason.COMPLETED])
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["a pod without a node", "a pod that a quota refuses"])
+async def test_a_shard_that_has_not_begun_when_the_first_has_ended_is_not_waited_for(there):
+    """It has nothing to do, and may wait for a place that the ended ones hold behind their sidecars."""
+    world = World(sharded())
+    world.around.sidecar = "istio-proxy"
+    world.script = until_ended()
+    await world.until(lambda world: len(world.pods("dissolve-trim")) == 3)
+    if there:
+        world.pods("dissolve-trim")[2]["status"] = {"phase": "Pending", "held": True}
+    else:
+        world.cluster.remove(PODS, NAMESPACE, "dissolve-trim-2-x7x7x")
+    world.around.hold_controllers = True
+    world.step()
+    world.script = well
+    await world.until(lambda world: world.attempts("trim") == [Reason.COMPLETED])
+    world.around.hold_controllers = False
+    await world.until(lambda world: world.phase == "Succeeded", turns=100)
+    left = [job for job in world.cluster.all("Job") if not (job.get("status") or {}).get("conditions")]
+    assert "dissolve-trim" not in [job["metadata"]["name"] for job in left], "its places are free"
+
+
 async def test_the_result_is_kept_though_the_pod_that_left_it_is_collected_before_the_others_end():
     world = await trimming(World(sharded()), 0)
     world.cluster.remove(PODS, NAMESPACE, "dissolve-trim-0-x7x7x")

@@ -56,6 +56,7 @@ class Shard(Job):
         job = trainer.store.get(JOBS.name, meta["namespace"], owner(runtime.pod)["name"])
         self.count = 1 if job is None else int(job["spec"]["completions"])
         self.gone_at = 0.0
+        self.begun_at = trainer.kernel.seconds
         super().__init__(trainer, runtime, work, stage, attempt)
 
     def begin(self) -> None:

@@ -37,6 +37,7 @@ KEPT = [
 
 
 KEPT_OF_SHARDS = [
+    30431,  # shards that had ended, behind sidecars, held the GPUs that the last one waited for
     30291,  # a shard that hung held the GPU that another waited for, which was called waiting, for ever
 ]
 

@@ -128,15 +128,16 @@ def _findings(view: View) -> Iterator[Finding]:
 
 
 def _ended_well(view: View) -> bool:
-    """Our container of rank 0, which stores the result last, ended with 0, or the child says so; of shards each ended so.
+    """Our container of rank 0, which stores the result last, ended with 0, or the child says so; no shard is at work.
 
-    A sidecar that runs on, or fails, changes nothing, and neither does another rank that was taken away at the end.
+    A sidecar that runs on, or fails, changes nothing, and neither does another rank that was taken away at the end. A shard
+    that has not begun when the first has ended has nothing to do: it may wait for a place that the ended ones still hold.
     """
-    if view.child.state == "Succeeded":
-        return True
-    if view.gang or view.expected == 1:
-        return view.first is not None and view.first.succeeded
-    return sum(pod.succeeded for pod in view.pods) + view.collected >= view.expected
+    first = view.first is not None and view.first.succeeded
+    if view.gang or view.child.state == "Succeeded":
+        return first or view.child.state == "Succeeded"
+    told = first or view.attempt.exit_code == 0
+    return told and all(pod.succeeded or not pod.begun for pod in view.pods)
 
 
 def _kept_result(draft: Draft, kind: StepKind, view: View) -> tuple[Draft, View]:

@@ -49,7 +49,7 @@ class StepKind:
     pods: Callable[[Case], int] = _one
     """How many pods an attempt has."""
     gang: bool = False
-    """Whether they wait for each other and rank 0 ends last; otherwise each works by itself, and all must end."""
+    """Whether they wait for each other and rank 0 ends last; otherwise each works by itself."""
     required: bool = True
     """Whether the run has failed when the step has."""
     due: Callable[[State], bool] = _always
