@@ -253,6 +253,31 @@ STATES = {
 }
 
 
+async def test_a_first_shard_for_which_the_others_leave_no_place_is_tried_again():
+    """Behind sidecars the pods of the others stay, with their GPUs."""
+    world = World(sharded(runPolicy={"stallTimeoutSeconds": 60, "retryBackoff": {"initialSeconds": 0}}))
+    world.around.sidecar = "istio-proxy"
+    world.script = until_ended()
+    await world.until(lambda world: len(world.pods("dissolve-trim")) == 3)
+    unfit = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "Insufficient gpu",
+    }
+    world.pods("dissolve-trim")[0]["status"] = {"phase": "Pending", "held": True, "conditions": [unfit]}
+    world.script = well
+    for _ in range(8):
+        await world.turn()
+        world.step()
+        world.clock.advance(5)
+    assert trim(world)["trouble"]["kind"] == "crowded"
+    assert "Insufficient gpu" in world.condition("Preprocessed")["message"]
+    assert "such as dissolve-trim-1-x7x7x" in world.condition("Preprocessed")["message"]
+    await world.until(lambda world: world.phase == "Succeeded", turns=100)
+    assert world.attempts("trim") == [Reason.STALLED, Reason.COMPLETED]
+
+
 def of_rank(world: World, rank: int, age: int = 0, phase: str = "Running"):
     return observe.pod(
         {

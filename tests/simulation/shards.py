@@ -23,6 +23,8 @@ class Share:
         self.made: set[int] = set()
         self.written = False
         """Whether the first shard has written the list of all."""
+        self.begun: set[int] = set()
+        """Attempts whose first shard has begun."""
         self._claims: dict[int, Shard] = {}
 
     @property
@@ -62,6 +64,8 @@ class Shard(Job):
     def begin(self) -> None:
         """Take units until all are there; what goes wrong, goes wrong on the way."""
         self.rank, self.total = int(index_of(self.runtime.pod) or 0), UNITS
+        if self.rank == 0:
+            self.share.begun.add(self.attempt)
         super().begin()
         self._next()
 
@@ -104,8 +108,11 @@ class Shard(Job):
         if self.rank == 0:
             self.share.written = True
             self.exit(0, None if mute else result_of(self.stage, self.work))
-        else:
-            self.exit(0, None if mute else Outcome(reason=Reason.COMPLETED, rank=self.rank))
+            return
+        if self.runtime.sidecar == "ordinary" and self.attempt not in self.share.begun:
+            # Its place stays taken, and the first may never have one.
+            self.trainer.tell(self.work.uid, self.stage, self.attempt, Reason.STALLED)
+        self.exit(0, None if mute else Outcome(reason=Reason.COMPLETED, rank=self.rank))
 
     def exit(self, code: int, outcome: Outcome | None, reason: str = "") -> None:
         """End with a code and a last word; claims are let go."""

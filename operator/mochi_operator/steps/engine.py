@@ -34,6 +34,7 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     nodes.lost,  # a node does not answer
     liveness.stalled,  # nothing moves; of shards also while others wait for the place that one that hangs has taken
     liveness.silent,  # not even a sign of life
+    liveness.crowded_out,  # a first shard for which those that have ended leave no place
     images.cannot_start,  # an image, a Secret, a security context
     images.claim_missing,  # a claim
     creation.refused_pods,  # quota, admission, webhooks

@@ -50,6 +50,22 @@ def silent(view: View) -> Finding | None:
     return Finding(kind="silent", reason=Reason.STALLED, message=message, patience=limit)
 
 
+def crowded_out(view: View) -> Finding | None:
+    """All shards that have begun have ended, sidecars hold their places, and the first, which tells the result, has none."""
+    first = view.first
+    held = [pod for pod in view.pods if pod.succeeded and pod.phase == "Running"]
+    working = any(pod.begun and not pod.succeeded for pod in view.pods)
+    if view.gang or not held or working or view.attempt.exit_code == 0 or (first is not None and first.begun):
+        return None
+    limit = view.case.spec.run_policy.stall_timeout_seconds
+    why = first.unschedulable if first is not None else "it is not made"
+    message = (
+        f"the first pod of {view.attempt.child} waits ({why or 'it has not begun'}), and containers that are not ours keep "
+        f"the places of those that have ended, such as {held[0].name} (runPolicy.stallTimeoutSeconds = {limit})"
+    )
+    return Finding(kind="crowded", reason=Reason.STALLED, message=message, patience=limit)
+
+
 def _reading(view: View) -> Reading | None:
     """What is known of the pod that leads; of a gang while all run: ranks that wait for peers do not stall."""
     pod, reading = view.leading, view.case.reading
