@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from mochi_api.outcomes import Outcome, Reason, StageResult
+from mochi_api.rules import NAME_LIMIT
 from mochi_api.runfile import PREPROCESSING, parse
-from mochi_operator import observe
+from mochi_operator import names, observe
 from mochi_operator.cluster import PODS
 from mochi_operator.conditions import WAITING
 from mochi_operator.snapshot import Family, leading
@@ -61,6 +62,12 @@ def test_the_job_is_indexed_and_else_as_that_of_one_pod(stage):
     assert job["metadata"] == alone["metadata"]
     section = getattr(parse(config["data"]["run.yaml"]).preprocessing, stage)
     assert section.shards == count
+
+
+def test_the_host_names_of_all_shards_are_valid():
+    """The API server refuses an Indexed Job whose pods would have longer ones: the Job's name and the highest number."""
+    longest = names.child("n" * NAME_LIMIT, "captions", 99_999)
+    assert len(f"{longest}-63") <= 63
 
 
 async def test_a_run_with_shards_succeeds_with_the_results_of_the_first_ones():

@@ -59,7 +59,7 @@ class Claims:
         dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self._store, self._prefix, self._owner = store, prefix, owner
-        self._void, self._own = void, own
+        self._void, self.owns = void, own
         self._movement, self._clock = movement, clock
         self._every, self._dead = pulse_seconds, dead_seconds
         self._held: dict[str, int] = {}
@@ -121,7 +121,7 @@ class Claims:
         """Buckets in this process's own order, so that several begin at different ends; those of its own share first."""
 
         def place(bucket: str) -> tuple[bool, bytes]:
-            return not self._own(bucket), hashlib.sha256(f"{self._owner}/{bucket}".encode()).digest()
+            return not self.owns(bucket), hashlib.sha256(f"{self._owner}/{bucket}".encode()).digest()
 
         return sorted(buckets, key=place)
 

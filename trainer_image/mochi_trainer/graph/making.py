@@ -135,7 +135,7 @@ def _stored(units: Units, made: Made) -> Unit:
 
 
 def _taken(claims: Claims, missing: Sequence[str], at_once: int) -> list[str]:
-    """Buckets with about `at_once` missing units that no living process holds."""
+    """Buckets with about `at_once` missing units that no living process holds; what is left of an own share is taken alone."""
     taken: list[str] = []
     count = 0
     sizes: dict[str, int] = {}
@@ -143,7 +143,7 @@ def _taken(claims: Claims, missing: Sequence[str], at_once: int) -> list[str]:
         sizes[_bucket(key)] = sizes.get(_bucket(key), 0) + 1
     claims.look()
     for bucket in claims.order(sizes):
-        if count >= at_once:
+        if count >= at_once or (taken and claims.owns(taken[0]) and not claims.owns(bucket)):
             break
         if claims.take(bucket):
             taken.append(bucket)
