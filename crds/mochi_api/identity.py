@@ -25,6 +25,8 @@ STAGE_CONTAINER = "mochi-trainer"
 """Name of the container of a stage's pod."""
 METRICS_PORT_NAME = "metrics"
 
+SHARD_ENV = "JOB_COMPLETION_INDEX"
+"""Number of a pod of an Indexed Job, from 0; Kubernetes sets it."""
 POD_IP_ENV = "MOCHI_POD_IP"
 """Address the trainer serves `/metrics` and `/progress` on; empty: all addresses."""
 IMAGE_ENV = "MOCHI_IMAGE"

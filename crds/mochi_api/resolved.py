@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, TrainingSpec
+from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, TrainingSpec
 
 USUAL_REPLICAS: Mapping[Mode, int] = {"lora": 1, "full": 8}
 """Training pods when the spec names no number."""
@@ -38,6 +38,16 @@ def gpus(spec: FineTuneSpec) -> Gpus:
         training=chosen(spec.workers.gpus_per_pod),
         sampling=chosen(spec.sampling.gpus),
     )
+
+
+def shards(section: PreprocessingSpec, stage: str) -> int:
+    """Pods that share the work of a stage; one for all but those of preprocessing."""
+    asked = {
+        "trim": section.trim.shards,
+        "captions": section.captions.shards,
+        "videos": section.videos.shards,
+    }
+    return asked.get(stage, 1)
 
 
 def training(spec: FineTuneSpec) -> TrainingSpec:

@@ -201,18 +201,29 @@ class StorageSpec(ApiModel):
     """How the pods reach S3."""
 
 
+class TrimSpec(ApiModel):
+    """The stage that cuts and crops the clips."""
+
+    shards: int = Field(default=1, ge=1, le=64, json_schema_extra=UNSTORED)
+    """Pods that share the clips. Each begins with its own share and then takes what no other has begun; the cut clips are the same with any number."""
+
+
 class CaptionsSpec(ApiModel):
     """The stage that turns captions into T5 features."""
 
     gpus: int | None = Field(default=None, ge=0, le=1)
-    """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    """GPUs of each pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    shards: int = Field(default=1, ge=1, le=64, json_schema_extra=UNSTORED)
+    """Pods that share the captions, each with `gpus` GPUs. Each loads T5, so that more than one is worth it from thousands of captions on."""
 
 
 class VideosSpec(ApiModel):
     """The stage that turns clips into latents."""
 
     gpus: int | None = Field(default=None, ge=0, le=1)
-    """GPUs of the pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    """GPUs of each pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    shards: int = Field(default=1, ge=1, le=64, json_schema_extra=UNSTORED)
+    """Pods that share the clips, each with `gpus` GPUs. The first also makes the reconstructions."""
     reconstruct_every: int = Field(default=10, ge=0, le=1_000_000)
     """Every n-th clip is decoded again and scored (PSNR and SSIM in the report), so that one can check the embeddings; 0: never."""
 
@@ -248,6 +259,8 @@ class PreprocessingSpec(ApiModel):
     """How many bad clips are tolerated, in percent of all clips; each is reported with its reason."""
     cache_policy: Literal["Reuse", "Refresh"] = "Reuse"
     """`Reuse` takes embeddings that an earlier run made from the same clips and settings; `Refresh` makes them anew."""
+    trim: TrimSpec = Field(default_factory=TrimSpec, json_schema_extra=UNSTORED)
+    """The trim stage."""
     captions: CaptionsSpec = Field(default_factory=CaptionsSpec)
     """The caption stage."""
     videos: VideosSpec = Field(default_factory=VideosSpec)

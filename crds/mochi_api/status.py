@@ -123,9 +123,9 @@ class StageStatus(ApiModel):
     cache_hit: bool = False
     """True when an earlier run had made the output already."""
     items_total: int = 0
-    """Clips."""
+    """Clips; while the stage works, different clips or captions."""
     items_done: int = 0
-    """Clips that are done."""
+    """Clips that are done; while the stage works, those that have been made or were there, by whichever pod."""
     items_failed: int = 0
     """Clips that could not be used."""
     failures: Annotated[list[FailedItem], Field(max_length=8)] = Field(default_factory=list)

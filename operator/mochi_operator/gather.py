@@ -27,7 +27,7 @@ from mochi_operator.cluster import (
 )
 from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.settings import Settings
-from mochi_operator.snapshot import Child, Family, Pod, Run, Snapshot
+from mochi_operator.snapshot import Child, Family, Pod, Run, Snapshot, leading
 from mochi_operator.state import State
 from mochi_operator.vigil import Vigil
 
@@ -176,19 +176,19 @@ class Gatherer:
 
 
 def _target(run: Run, state: State, family: Family) -> Target | None:
-    """The running pod of rank 0 of the attempt that runs."""
+    """The running pod that leads the attempt that runs."""
     for name, step in state.steps.items():
         attempt = step.current
         child = family.child(name, attempt.number) if attempt is not None else None
         if child is None:
             continue
-        first = next((pod for pod in family.pods_of(child) if pod.rank == 0 and pod.running), None)
-        if first is not None:
+        pod = leading(family.pods_of(child), gang=name == "train")
+        if pod is not None:
             return Target(
                 namespace=run.namespace,
-                pod=first.name,
-                uid=first.uid,
-                container=first.main.name,
-                address=first.ip if name == "train" else "",
+                pod=pod.name,
+                uid=pod.uid,
+                container=pod.main.name,
+                address=pod.ip if name == "train" else "",
             )
     return None

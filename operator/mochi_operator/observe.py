@@ -19,6 +19,8 @@ from mochi_operator.timestamps import EPOCH, parse
 Raw = Mapping[str, Any]
 
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Annotation of a pod of an Indexed Job; a label of that name came with Kubernetes 1.28 only."""
 OURS = (identity.TRAINING_CONTAINER, identity.STAGE_CONTAINER)
 
 
@@ -88,6 +90,8 @@ def child(raw: Raw) -> Child:
         attempt=max(1, _number(labels.get(identity.LABEL_ATTEMPT))),
         created=_created(meta),
         deleting="deletionTimestamp" in meta,
+        pods=_shards(body),
+        succeeded=_count(raw.get("status") or {}, "succeeded"),
         suspended=suspended,
         state=state,
         message=str(done.get("message") or done.get("reason") or ""),
@@ -114,7 +118,7 @@ def pod(raw: Raw) -> Pod:
         owner_uid=owner_uid(raw),
         step=labels.get(identity.LABEL_STAGE, ""),
         attempt=max(1, _number(labels.get(identity.LABEL_ATTEMPT))),
-        rank=_number(labels.get(REPLICA_INDEX)),
+        rank=_number(labels.get(REPLICA_INDEX) or (meta.get("annotations") or {}).get(COMPLETION_INDEX)),
         created=_created(meta),
         gone_by=parse(meta.get("deletionTimestamp")),
         node=(raw.get("spec") or {}).get("nodeName", ""),
@@ -149,12 +153,13 @@ def container(raw: Raw) -> Container:
 def newest_warning(events: Iterable[Raw], child: str) -> EventWarning | None:
     """The newest Warning that says why a controller could make no pod of `child`.
 
-    The random end of the pod's name is cut off, or the same refusal would read differently at every try.
+    The end of the pod's name, at random and with the number of a shard, is cut off, or the same refusal would read
+    differently at every try.
     """
     warning = _newest(event for event in events if str(event.get("reason", "")).startswith("FailedCreate"))
     if warning is None:
         return None
-    text = re.sub(rf'"{re.escape(child)}-[a-z0-9]{{5}}"', f'"{child}"', warning.message)
+    text = re.sub(rf'"{re.escape(child)}(-[0-9]+)?-[a-z0-9]{{5}}"', f'"{child}"', warning.message)
     return EventWarning(message=text, seen=warning.seen)
 
 
@@ -181,6 +186,16 @@ def _child_state(true: Mapping[str, Raw]) -> tuple[ChildState, Raw]:
         return "Failed", true["Failed"]
     done = true.get("Complete") or true.get("Succeeded")
     return ("Succeeded", done) if done is not None else ("Active", {})
+
+
+def _shards(body: Raw) -> int:
+    """Pods of a Job: its completions, where they are numbered."""
+    return max(1, _count(body, "completions")) if body.get("completionMode") == "Indexed" else 1
+
+
+def _count(raw: Raw, field: str) -> int:
+    found = raw.get(field)
+    return found if isinstance(found, int) else 0
 
 
 def _conditions(raw: Raw) -> list[Raw]:

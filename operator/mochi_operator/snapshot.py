@@ -6,7 +6,7 @@ the spec leaves open has been decided. Every policy but those of acceptance is g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -61,6 +61,8 @@ class Child:
     deleting: bool = False
     pods: int = 1
     """How many pods it should have."""
+    succeeded: int = 0
+    """Pods of a Job that have ended well, those that are gone included."""
     suspended: bool = False
     """True while a queue holds it back; nothing is expected of its pods."""
     state: ChildState = "Active"
@@ -133,6 +135,11 @@ class Pod:
         return self.main.started is not None and not self.ended and self.gone_by is None
 
     @property
+    def begun(self) -> bool:
+        """Whether our container has started, or never will."""
+        return self.main.started is not None or self.ended
+
+    @property
     def ended(self) -> bool:
         """Whether our container runs no more, or never will; a sidecar that goes on does not count."""
         return self.main.exit_code is not None or self.phase in ("Failed", "Succeeded")
@@ -196,11 +203,16 @@ class Family:
 
     def pods_of(self, child: Child) -> tuple[Pod, ...]:
         """The pods that `child` made, in the order of their ranks; of two of one rank the newer."""
-        newest: dict[int | str, Pod] = {}
+        newest: dict[int, Pod] = {}
         for pod in sorted(self.pods, key=lambda pod: pod.created):
             if pod.owner_uid == child.ref.uid:
                 newest[pod.rank] = pod
-        return tuple(newest[rank] for rank in sorted(newest, key=str))
+        return tuple(newest[rank] for rank in sorted(newest))
+
+
+def leading(pods: Sequence[Pod], *, gang: bool) -> Pod | None:
+    """The pod whose sign of life counts: rank 0 of a gang, of shards the first that runs; `pods` in the order of ranks."""
+    return next((pod for pod in pods if pod.running and (pod.rank == 0 or not gang)), None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -121,6 +121,7 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("a dataset of the same name elsewhere", {"storage.outputURI": "s3://other/clips/"}),
     ("other letters large", {"storage.outputURI": "s3://demo/Clips/"}),
     ("a dataset on a volume", {"dataset.source": {"pvc": {"claimName": "clips"}}}),
+    ("stages of several pods", {"preprocessing.trim.shards": 64, "preprocessing.captions.shards": 1, "preprocessing.videos.shards": 2}),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""
@@ -131,6 +132,8 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
         {"training.lora": {"rank": 0}},
         ["spec.training.lora.rank", "0", "greater than or equal to 1"],
     ),
+    ("no shard", {"preprocessing.trim.shards": 0}, ["spec.preprocessing.trim.shards", "0", "1"]),
+    ("65 shards", {"preprocessing.videos.shards": 65}, ["spec.preprocessing.videos.shards", "65", "64"]),
     ("rank 257", {"training.lora": {"rank": 257}}, ["spec.training.lora.rank", "257", "256"]),
     ("unknown mode", {"mode": "qlora"}, ["spec.mode", "qlora", "lora", "full"]),
     (

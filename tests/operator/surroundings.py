@@ -52,7 +52,7 @@ def well(stage: str, attempt: int, rank: int) -> End:
         found = CheckResult(clips=3, checked=["3 clips with captions"])
         return End(outcome=result.model_copy(update={"check_result": found}))
     counts = StageResult(cache_key=f"key-{stage}", items_total=3, items_done=3)
-    return End(outcome=result.model_copy(update={"stage_result": counts}))
+    return End(outcome=result.model_copy(update={"stage_result": counts}) if rank == 0 else result)
 
 
 class Surroundings:
@@ -64,13 +64,17 @@ class Surroundings:
         """Name of a container that a webhook puts beside ours; it runs on when ours has ended."""
         self.native_sidecar = ""
         """Name of a sidecar among the init containers; it ends with ours."""
+        self.hold_controllers = False
+        """Whether controllers look away."""
         self.saving_seconds = 0.0
         """How long a pod goes on that is told to stop."""
         self._cluster = cluster
         self._clock = clock
         self._orphans: dict[str, datetime] = {}
         self._started: set[str] = set()
-        """Jobs that have made their pod."""
+        """Jobs that have made their pods."""
+        self._well: dict[str, set[str]] = {}
+        """Names of the pods of each child that have ended well, those that are gone included."""
 
     def step(self) -> None:
         """Everybody does one thing: controllers make pods, kubelets start or end them."""
@@ -79,7 +83,8 @@ class Surroundings:
             self._kubelet(pod)
         for job in self._cluster.all("Job"):
             if "spec" in job:
-                self._controller(job, 1, job["spec"]["template"], "Complete", "CompletionsReached")
+                template = job["spec"]["template"]
+                self._controller(job, _completions(job), template, "Complete", "CompletionsReached")
         for job in self._cluster.all("PyTorchJob"):
             if "spec" in job:
                 worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
@@ -184,8 +189,7 @@ class Surroundings:
         elif status["phase"] == "Pending":
             self._start(pod)
         elif status["phase"] == "Running" and "running" in _state(pod, _name(pod)):
-            labels = meta["labels"]
-            rank = int(labels.get(observe.REPLICA_INDEX, "0"))
+            labels, rank = meta["labels"], _rank(pod)
             end = self.script(labels[identity.LABEL_STAGE], int(labels[identity.LABEL_ATTEMPT]), rank)
             if end is not None:
                 self.end(pod, end)
@@ -211,7 +215,7 @@ class Surroundings:
 
     def _controller(self, job: Manifest, count: int, template: Manifest, done: str, reason: str) -> None:
         """Make the pods of a child once, and tell when all ended well, or one did not."""
-        if job.get("status", {}).get("conditions"):
+        if job.get("status", {}).get("conditions") or self.hold_controllers:
             return
         body = job["spec"].get("runPolicy", job["spec"])
         name, pods = job["metadata"]["name"], self.pods(job["metadata"]["name"])
@@ -219,28 +223,56 @@ class Surroundings:
             self._started.discard(job["metadata"]["uid"])
             return
         phases = [pod["status"]["phase"] for pod in pods]
-        lost = not pods and job["kind"] == "Job" and job["metadata"]["uid"] in self._started
-        if phases.count("Succeeded") == count:
+        ended = self._ended_well(job, count, pods)
+        lost = len(pods) < count and job["kind"] == "Job" and job["metadata"]["uid"] in self._started
+        if phases.count("Succeeded") == count or ended == count:
             self._ended(job, done, reason, reason)
-        elif job["kind"] == "Job" and (lost or "Failed" in phases):
-            self._ended(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+        elif job["kind"] == "Job" and ((lost and not ended) or "Failed" in phases):
+            self._fail(job, pods)
         elif "Failed" in phases:
             self._ended(job, "Failed", "PyTorchJobFailed", f"PyTorchJob {name} is failed because 1 failed.")
         else:
             self._make_pods(job, count, template)
 
+    def _ended_well(self, job: Manifest, count: int, pods: list[Manifest]) -> int:
+        """Pods of an Indexed Job that have ended well, those that are gone included; 0 for other children."""
+        if count == 1 or job["kind"] != "Job":
+            return 0
+        well = self._well.setdefault(job["metadata"]["uid"], set())
+        well |= {pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Succeeded"}
+        job["status"] = {"succeeded": len(well)}
+        return len(well)
+
+    def _fail(self, job: Manifest, pods: list[Manifest]) -> None:
+        """The Job's only try has failed, and with it all its pods."""
+        for pod in pods:
+            if pod["status"]["phase"] not in ("Succeeded", "Failed"):
+                self.stop(pod)
+        self._ended(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+
     def _make_pods(self, job: Manifest, count: int, template: Manifest) -> None:
-        """The pods that are missing; a Job here makes one, once."""
+        """The pods that are missing; a Job here makes its own once: one, or one for each index."""
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         if job["kind"] == "Job" and uid not in self._started:
-            self._make_pod(job, template, f"{name}-x7x7x", {})
+            if count == 1:
+                self._make_pod(job, template, f"{name}-x7x7x", {})
+            for index in range(count if count > 1 else 0):
+                notes = {observe.COMPLETION_INDEX: str(index)}
+                self._make_pod(job, template, f"{name}-{index}-x7x7x", {}, notes)
             self._started.add(uid)
         if job["kind"] == "Job":
             return
         for rank in range(count):
             self._make_pod(job, template, f"{name}-worker-{rank}", {observe.REPLICA_INDEX: str(rank)})
 
-    def _make_pod(self, owner: Manifest, template: Manifest, name: str, labels: dict[str, str]) -> None:
+    def _make_pod(
+        self,
+        owner: Manifest,
+        template: Manifest,
+        name: str,
+        labels: dict[str, str],
+        annotations: dict[str, str] | None = None,
+    ) -> None:
         if ("Pod", NAMESPACE, name) in self._cluster.objects:
             return  # of an earlier run, still saving: the name is taken
         meta = owner["metadata"]
@@ -252,6 +284,7 @@ class Surroundings:
                     "name": name,
                     "namespace": NAMESPACE,
                     "labels": {**template["metadata"]["labels"], **labels},
+                    "annotations": dict(annotations or {}),
                     "ownerReferences": [
                         {"kind": owner["kind"], "name": meta["name"], "uid": meta["uid"], "controller": True}
                     ],
@@ -270,8 +303,19 @@ class Surroundings:
             "message": message,
             "lastTransitionTime": now,
         }
-        job["status"] = {"conditions": [done]}
+        job["status"] = {**(job.get("status") or {}), "conditions": [done]}
         self._cluster.touch(job)
+
+
+def _completions(job: Manifest) -> int:
+    """Pods of a Job."""
+    return int(job["spec"].get("completions", 1))
+
+
+def _rank(pod: Manifest) -> int:
+    meta = pod["metadata"]
+    told = meta["labels"].get(observe.REPLICA_INDEX) or meta["annotations"].get(observe.COMPLETION_INDEX)
+    return int(told or 0)
 
 
 def _name(pod: Manifest) -> str:

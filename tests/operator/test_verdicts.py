@@ -72,6 +72,7 @@ def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, re
             ),
             now=now, watched_seconds=3600, progress_interval=30, default_ca="", family=Family(pods=pods), reading=reading, refusals={},
         ),
+        gang=True,
         attempt=Attempt(number=1, child="j", started=START),
         child=Child(**{"ref": ref, "step": "train", "attempt": 1, "created": START, "pods": expected, **child}),
         pods=pods, expected=expected, gpus=1, beats=True,

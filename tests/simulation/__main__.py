@@ -18,26 +18,26 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print the whole trace of the replayed seed")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first seed that fails")
     parser.add_argument("--kind", action="store_true", help="without faults")
+    parser.add_argument("--one-pod", action="store_true", help="no stage has several pods")
     chosen = parser.parse_args()
     if chosen.replay is not None:
-        return _replay(chosen.replay, kind=chosen.kind, trace=chosen.trace)
-    return _many(
-        range(chosen.start, chosen.start + chosen.seeds), kind=chosen.kind, keep_going=chosen.keep_going
-    )
+        result = simulate(chosen.replay, kind=chosen.kind, shards=not chosen.one_pod, trace=True)
+        return _replayed(result, trace=chosen.trace)
+    seeds = range(chosen.start, chosen.start + chosen.seeds)
+    return _many(seeds, kind=chosen.kind, shards=not chosen.one_pod, keep_going=chosen.keep_going)
 
 
-def _replay(seed: int, *, kind: bool, trace: bool) -> int:
-    result = simulate(seed, kind=kind, trace=True)
+def _replayed(result: Result, *, trace: bool) -> int:
     lines = result.trace.splitlines()
     _say("\n".join(lines if trace else lines[-60:]))
     _say(_summary(result))
     return 1 if result.violations else 0
 
 
-def _many(seeds: range, *, kind: bool, keep_going: bool) -> int:
+def _many(seeds: range, *, kind: bool, shards: bool, keep_going: bool) -> int:
     begun, failing, events, fewest = time.monotonic(), 0, 0, sys.maxsize
     for count, seed in enumerate(seeds, 1):
-        result = simulate(seed, kind=kind)
+        result = simulate(seed, kind=kind, shards=shards)
         events += result.events
         fewest = min(fewest, result.events)
         if result.violations:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_operator.cluster import FINETUNES, JOBS, PODS, PYTORCHJOBS
+from mochi_operator.observe import COMPLETION_INDEX
 from tests.simulation.complaints import complain
 from tests.simulation.kernel import Kernel
 from tests.simulation.store import Object, Store, ended, has_condition, owner
+from tests.simulation.trainer import index_of
 
 POD = PODS.name
 TRACKING = "batch.kubernetes.io/job-tracking"
@@ -32,7 +34,15 @@ class PodMaker:
         self.store = store
         self.admission = admission
 
-    def make(self, parent: Object, name: str, template: Object, labels: dict[str, str], held: bool) -> bool:
+    def make(
+        self,
+        parent: Object,
+        name: str,
+        template: Object,
+        labels: dict[str, str],
+        held: bool,
+        annotations: dict[str, str] | None = None,
+    ) -> bool:
         """One pod, unless admission refuses or the name is taken."""
         meta = parent["metadata"]
         said = _REFUSALS.get(self.admission.refusal)
@@ -50,7 +60,7 @@ class PodMaker:
                     "name": name,
                     "namespace": meta["namespace"],
                     "labels": {**(own.get("labels") or {}), **labels},
-                    "annotations": dict(own.get("annotations") or {}),
+                    "annotations": {**(own.get("annotations") or {}), **(annotations or {})},
                     "ownerReferences": [reference(parent)],
                     "finalizers": [TRACKING] if held else [],
                 },
@@ -143,7 +153,7 @@ class Reconciler(ABC):
 
 
 class JobController(Reconciler):
-    """`batch/v1`: one pod at a time, failures counted, the end told only once all pods have terminated."""
+    """`batch/v1`: one pod at a time, or one for each index; failures counted, the end told once all pods have terminated."""
 
     kind = JOBS.name
 
@@ -181,53 +191,73 @@ class JobController(Reconciler):
 
     def _work(self, item: Object, pods: list[Object]) -> None:
         counted = self._counted(item, pods)
-        failed = set(counted["failed"])
         active = [pod for pod in pods if not _terminal(pod)]
         live = [pod for pod in active if "deletionTimestamp" not in pod["metadata"]]
         doomed = has_condition(item, "FailureTarget")
-        if counted["succeeded"] and not doomed:
+        indexes = _indexes(item)
+        if not doomed and len(counted["succeeded"]) >= len(indexes or [0]):
             if not active:
                 self.put(item, "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
             return
-        limit = item["spec"].get("backoffLimit", 6)
-        if doomed or len(failed) > limit:
-            for pod in live:
-                self.store.delete(pod)
-            if not doomed:
-                self.put(
-                    item,
-                    "FailureTarget",
-                    "BackoffLimitExceeded",
-                    "Job has reached the specified backoff limit",
-                )
-            if not active:
-                self.put(
-                    item, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-                )
+        if doomed or len(set(counted["failed"])) > item["spec"].get("backoffLimit", 6):
+            self._fail(item, live, doomed=doomed, over=not active)
             return
-        if not live:
+        if not indexes and not live:
             self._make(item)
+        there = {index_of(pod) for pod in live} | set(counted["indexes"])
+        for index in indexes:
+            if index not in there and not self._make(item, index):
+                return
 
-    def _make(self, item: Object) -> None:
-        name = item["metadata"]["name"] + "-" + "".join(self.kernel.rng.choice(ALPHABET) for _ in range(5))
+    def _fail(self, item: Object, live: list[Object], *, doomed: bool, over: bool) -> None:
+        for pod in live:
+            self.store.delete(pod)
+        message = "Job has reached the specified backoff limit"
+        if not doomed:
+            self.put(item, "FailureTarget", "BackoffLimitExceeded", message)
+        if over:
+            self.put(item, "Failed", "BackoffLimitExceeded", message)
+
+    def _make(self, item: Object, index: str = "") -> bool:
+        middle = f"-{index}-" if index else "-"
+        name = item["metadata"]["name"] + middle + "".join(self.kernel.rng.choice(ALPHABET) for _ in range(5))
         labels = {"batch.kubernetes.io/job-name": item["metadata"]["name"]}
-        if not self.pods.make(item, name, item["spec"]["template"], labels, held=True):
+        notes = {COMPLETION_INDEX: index} if index else {}
+        made = self.pods.make(item, name, item["spec"]["template"], labels, held=True, annotations=notes)
+        if not made:
             self.soon(item["metadata"]["uid"], self.kernel.between(5, 15))
+        return made
 
     def _counted(self, item: Object, pods: list[Object]) -> dict[str, list[str]]:
         """Pods that have ended, kept in the status as the real one keeps counts."""
         status = item.get("status") or {}
-        known: dict[str, list[str]] = status.get("simulatedEnds") or {"failed": [], "succeeded": []}
+        known: dict[str, list[str]] = status.get("simulatedEnds") or {
+            "failed": [],
+            "succeeded": [],
+            "indexes": [],
+        }
         fresh: dict[str, list[str]] = {key: list(uids) for key, uids in known.items()}
         for pod in pods:
             uid, phase = pod["metadata"]["uid"], (pod.get("status") or {}).get("phase")
             if phase == "Succeeded" and uid not in fresh["succeeded"]:
                 fresh["succeeded"].append(uid)
+                fresh["indexes"].append(index_of(pod))
             elif _counts_as_failed(pod) and uid not in fresh["failed"]:
                 fresh["failed"].append(uid)
         if fresh != known:
-            self.store.edit(item, status={**status, "simulatedEnds": fresh})
+            told = {"succeeded": len(fresh["succeeded"]), "failed": len(fresh["failed"])}
+            self.store.edit(item, status={**status, **told, "simulatedEnds": fresh})
         return fresh
+
+
+def _indexes(item: Object) -> list[str]:
+    """The indexes of an Indexed Job, all of them at once; none of another."""
+    body = item["spec"]
+    return (
+        [str(index) for index in range(body["completions"])]
+        if body.get("completionMode") == "Indexed"
+        else []
+    )
 
 
 def _counts_as_failed(pod: Object) -> bool:

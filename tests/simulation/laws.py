@@ -11,9 +11,12 @@ from mochi_operator.cluster import CONFIGMAPS, FINETUNES, JOBS, PODS, PYTORCHJOB
 from tests.simulation.controllers import children
 from tests.simulation.kernel import Kernel
 from tests.simulation.nodes import Nodes, Runtime
+from tests.simulation.shards import Shard
 from tests.simulation.store import Object, Store, ended, has_condition, label, owner
 from tests.simulation.trainer import Trainer
 
+NEWS_SECONDS = 30.0
+"""A pod that has begun so lately may not be known yet: calls take time."""
 KEPT = 10
 """Attempts that a status keeps."""
 _PHASES = {
@@ -126,6 +129,7 @@ class Laws:
             _history(old.get("attempts"), status.get("attempts")),
             self._checkpoint(uid, old, status),
             self._truth(uid, status),
+            self._shared(uid, status),
         ):
             if problem:
                 law = "no status goes backwards, none lies"
@@ -160,6 +164,34 @@ class Laws:
         if work.artifact() not in (made.get("loraURI"), made.get("weightsURI")):
             return f"Succeeded, but the artifact is {made}"
         return ""
+
+    def _shared(self, uid: str, status: Mapping[str, Any]) -> str:
+        """A stage of several pods has succeeded when none is at work, with the result of the first; no clip is told that is not there."""
+        work = self.trainer.works.get(uid)
+        for stage in status.get("stages") or ():
+            name = stage["name"]
+            share = work.shares.get(name) if work is not None else None
+            if share is None:
+                continue
+            if stage["state"] != "Succeeded":
+                if not stage.get("cacheKey") and stage.get("itemsDone", 0) > len(share.made):
+                    return f"{name} tells of {stage['itemsDone']} clips, {len(share.made)} are there"
+                continue
+            if not share.whole or not share.written:
+                return f"{name} is called Succeeded, but not all of it is there"
+            if stage.get("cacheKey") != f"key-{name}":
+                return f"{name} has succeeded with the key {stage.get('cacheKey')!r}, which is not the first shard's"
+            working = [item.name for item in self.nodes.running() if self._is_shard(item, uid, name)]
+            if working:
+                return f"{name} is called Succeeded while {working} work"
+        return ""
+
+    def _is_shard(self, runtime: Runtime, uid: str, step: str) -> bool:
+        """Whether it is a pod of this step that the operator can know to be at work."""
+        mine = runtime.words.get("run-uid") == uid and label(runtime.pod, identity.LABEL_STAGE) == step
+        program = runtime.program
+        begun = program.begun_at if isinstance(program, Shard) else self.kernel.seconds
+        return mine and not runtime.was_lost and self.kernel.seconds - begun > NEWS_SECONDS
 
     # Programs.
 

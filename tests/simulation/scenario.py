@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+from mochi_api.runfile import PREPROCESSING
 from tests.simulation.faults import unleash
 from tests.simulation.kernel import Kernel
 from tests.simulation.silences import Silences
 from tests.simulation.world import World
 
 GPU_POD = {"gpus": 1}
+SHARDED = 0.4
+"""Share of the worlds whose stages have several pods."""
 
 
-def prepare(world: World, *, kind: bool) -> None:
-    """One or two runs, an operator, and the faults of this seed; the calm comes after a few minutes."""
+def prepare(world: World, *, kind: bool, shards: bool) -> None:
+    """One or two runs, an operator, and the faults of this seed; the calm comes after a few minutes.
+
+    With `shards` the stages of some worlds have several pods each. That is drawn apart, so that all else of a world stays.
+    """
     kernel = world.kernel
+    asked = _shards(kernel.seed) if shards else {}
     world.trainer.script.knows_check = kernel.chance(0.8)
     names = ["dissolve", "bus"] if kernel.chance(0.25) else ["dissolve"]
     for name in names:
-        kernel.later(kernel.between(0, 5), world.submit, name, spec(kernel))
-    world.another = lambda: world.submit(f"later-{len(kernel.lines)}", spec(kernel))
+        kernel.later(kernel.between(0, 5), world.submit, name, _with(spec(kernel), asked))
+    world.another = lambda: world.submit(f"later-{len(kernel.lines)}", _with(spec(kernel), asked))
     world.start_operator()
     calm = kernel.between(100, 420)
     if not kind:
         unleash(world, names, calm)
     kernel.later(calm + 1.0, _calmed, world)
     Silences(world).look()
+
+
+def _shards(seed: int) -> dict[str, int]:
+    """Pods of each stage that has several, in four of ten worlds."""
+    draws = random.Random(f"shards {seed}")
+    if draws.random() >= SHARDED:
+        return {}
+    return {stage: draws.choice([1, 2, 3]) for stage in PREPROCESSING}
+
+
+def _with(body: dict[str, Any], shards: dict[str, int]) -> dict[str, Any]:
+    section = body["preprocessing"]
+    parts = {stage: {**section.get(stage, {}), "shards": count} for stage, count in shards.items()}
+    return {**body, "preprocessing": {**section, **parts}}
 
 
 def _calmed(world: World) -> None:

@@ -47,8 +47,8 @@ class Result:
     phases: tuple[str, ...]
 
 
-def simulate(seed: int, *, kind: bool = False, trace: bool = False) -> Result:
-    """The world of this seed, from its beginning to its end; `kind` leaves all faults out."""
+def simulate(seed: int, *, kind: bool = False, shards: bool = True, trace: bool = False) -> Result:
+    """The world of this seed, from its beginning to its end; `kind` leaves all faults out, without `shards` all stages have one pod."""
     loop = VirtualLoop()
     asyncio.set_event_loop(None)
     world = World(seed, loop)
@@ -59,7 +59,7 @@ def simulate(seed: int, *, kind: bool = False, trace: bool = False) -> Result:
     logger.propagate = False
     loop.set_exception_handler(lambda _, context: _defect(world, context))
     try:
-        prepare(world, kind=kind)
+        prepare(world, kind=kind, shards=shards)
         loop.run_until_complete(world.kernel.over)
     finally:
         logger.removeHandler(handler)

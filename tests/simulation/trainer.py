@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mochi_api import identity
 from mochi_api.outcomes import (
@@ -15,9 +16,10 @@ from mochi_api.outcomes import (
     StageResult,
     TrainingResult,
 )
+from mochi_operator.observe import COMPLETION_INDEX
 from tests.simulation.kernel import Kernel
 from tests.simulation.nodes import Runtime
-from tests.simulation.store import Store, label, owner
+from tests.simulation.store import Object, Store, label, owner
 
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
 STEPS_PER_TICK = 5
@@ -46,6 +48,8 @@ class Work:
     claim: int = 0
     """The newest attempt that has taken the checkpoints over."""
     trained: bool = False
+    shares: dict[str, Any] = field(default_factory=dict)
+    """Units of stages that several pods share, by stage."""
 
     def newest(self) -> int:
         """Step of the newest complete checkpoint, 0 when there is none."""
@@ -83,11 +87,13 @@ class Trainer:
         store: Store,
         exited: Callable[..., None],
         mishap_happened: Callable[[str, str, int, Reason], None],
+        shard: Callable[[Trainer, Runtime, Work, str, int], Job],
     ) -> None:
         self.kernel = kernel
         self.store = store
         self.exited = exited
         self.tell = mishap_happened
+        self._shard = shard
         self.script = Script()
         self.works: dict[str, Work] = {}
         self.gangs: dict[str, Gang] = {}
@@ -100,6 +106,8 @@ class Trainer:
         stage, attempt = label(pod, identity.LABEL_STAGE), int(label(pod, identity.LABEL_ATTEMPT) or 1)
         uid = self._run_of(runtime)
         work = self.works.setdefault(uid, Work(uid))
+        if index_of(pod):
+            return self._shard(self, runtime, work, stage, attempt)
         if stage != "train":
             return Job(self, runtime, work, stage, attempt)
         child = owner(pod)["uid"]
@@ -147,16 +155,17 @@ class Job:
         self.mishap = trainer.mishap(self.work.uid, self.stage, owner(self.runtime.pod)["uid"])
         seconds = trainer.script.stage_seconds * trainer.kernel.between(0.5, 1.5)
         if self.mishap is None or self.mishap.kind == "mute":
-            trainer.kernel.later(seconds, self._well)
+            trainer.kernel.later(seconds, self.well)
         else:
             trainer.kernel.later(seconds * self.mishap.part, self._ill)
 
-    def _well(self) -> None:
+    def well(self) -> None:
+        """The work is done."""
         mute = self.mishap is not None and self.mishap.kind == "mute"
         if self.stage == "check" and not self.trainer.script.knows_check:
             self.exit(2, None)
         else:
-            self.exit(0, None if mute else _result(self.stage, self.work))
+            self.exit(0, None if mute else result_of(self.stage, self.work))
 
     def _ill(self) -> None:
         assert self.mishap is not None
@@ -383,14 +392,20 @@ class Gang:
         self.work.checkpoints[self.step] = (self.attempt, True)
         for member in sorted(self.members.values(), key=lambda item: -item.rank):
             outcome = (
-                _result("train", self.work, self.step)
+                result_of("train", self.work, self.step)
                 if member.rank == 0
                 else Outcome(reason=Reason.COMPLETED)
             )
             member.exit(0, None if mute and member.rank == 0 else outcome)
 
 
-def _result(stage: str, work: Work, step: int = 0) -> Outcome:
+def index_of(pod: Object) -> str:
+    """Number of a pod of an Indexed Job; empty for others."""
+    return str((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX, ""))
+
+
+def result_of(stage: str, work: Work, step: int = 0) -> Outcome:
+    """What a step leaves that has gone well."""
     done = Outcome(reason=Reason.COMPLETED)
     if stage == "check":
         return done.model_copy(update={"check_result": CheckResult(clips=3)})

@@ -21,6 +21,7 @@ from tests.simulation.laws import Laws, finished
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.nodes import Nodes, Program, Runtime
 from tests.simulation.operator_process import OperatorProcess
+from tests.simulation.shards import Shard
 from tests.simulation.store import Object, Store, label
 from tests.simulation.telephone import Telephone
 from tests.simulation.trainer import Trainer
@@ -45,7 +46,7 @@ class World:
         self.store = store = Store(kernel)
         self.server = Server(kernel, store)
         self.nodes = Nodes(kernel, store, self._start, self._hurt, self._lost)
-        self.trainer = Trainer(kernel, store, self.nodes.exited, self._mishap)
+        self.trainer = Trainer(kernel, store, self.nodes.exited, self._mishap, Shard)
         self.laws = Laws(kernel, store, self.nodes, self.trainer)
         self.admission = Admission()
         maker = PodMaker(kernel, store, self.admission)

@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
-from mochi_api.runfile import RunFileError, parse
+from mochi_api.runfile import PREPROCESSING, RunFileError, parse
+from tests.operator.world import lora
 from tests.skew.pinned import Checkout
 from tests.skew.specs import SPECS
 from tests.skew.trees import default_values, known, places
 
+SHARDED = {
+    stage: lora(preprocessing={"frames": 7, "width": 64, "height": 64, stage: {"shards": 2}})
+    for stage in PREPROCESSING
+}
 OLD_STEPS = ("trim", "captions", "videos", "train", "sample")
 CASES = [f"{name}/{step}" for name in SPECS for step in OLD_STEPS]
 
@@ -113,3 +118,22 @@ def test_a_field_of_the_surroundings_that_the_image_does_not_know_is_ignored(of_
     document["world"] = {**document.get("world", {}), "racks": 2}
     document["queue"] = "batch"
     assert parse(yaml.safe_dump(document), strict=False) == plain
+
+
+@pytest.fixture(scope="module")
+def sharded(old: Checkout, new: Checkout) -> dict[str, Any]:
+    """What the pinned trainer makes of run files whose stages have several pods."""
+    meanings: dict[str, Any] = old.ask("meanings", new.ask("run_files", SHARDED))
+    return meanings
+
+
+@pytest.mark.parametrize("stage", PREPROCESSING)
+def test_an_image_that_knows_no_shards_refuses_them_in_every_step(
+    stage: str, sharded: dict[str, Any]
+) -> None:
+    """Each of its pods would make everything, and write the list of all."""
+    place = "preprocessing.trim" if stage == "trim" else f"preprocessing.{stage}.shards"
+    for step in OLD_STEPS:
+        said = sharded[f"{stage}/{step}"]
+        assert isinstance(said, str), said
+        assert place in said

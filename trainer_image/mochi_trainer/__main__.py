@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar, cast, get_args
 
+from mochi_api.identity import SHARD_ENV
 from mochi_api.outcomes import ROWS, TABLE, TERMINATION_LOG, Outcome, Reason
 from mochi_api.runfile import RUN_FILE_PATH, STAGES, RunFile, Stage, parse
 from mochi_api.spec import Preset, S3Spec
@@ -58,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if by_hand is not None:
         return _by_hand(lambda: by_hand(arguments))
     stage = cast(Stage, arguments.command)
-    rank = int(os.environ.get("RANK", "0"))
-    logs.set_up(rank=rank if "RANK" in os.environ else None)
+    place = os.environ.get("RANK" if stage == "train" else SHARD_ENV, "")
+    rank = int(place) if place.isdecimal() else 0
+    logs.set_up(rank=rank if place else None)
     cpus.limit_threads()
     stop = _Stop()
     signal.signal(signal.SIGTERM, stop)
@@ -149,7 +151,7 @@ def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> 
     try:
         run = run_file(path, stage)
         PROCESS.attempt = run.run.attempt
-        if rank == 0:
+        if rank == 0 or stage != "train":  # of several shards the one that works longest is listened to
             signs.enter_context(heartbeats(PROCESS))  # before the imports of the job, which take seconds
         job = _job(stage)
         stop.check()

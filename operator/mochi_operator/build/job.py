@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from mochi_api import identity
+from typing import Any
+
+from mochi_api import identity, resolved
 from mochi_operator.build.pod import template
 from mochi_operator.build.recipe import Recipe, metadata
 from mochi_operator.cluster import JOBS, Manifest
 
 
 def step_job(recipe: Recipe) -> Manifest:
-    """One Job, one pod, one try: attempts and deadlines are the operator's.
+    """One Job, one try: attempts and deadlines are the operator's. One pod, or one for each shard of the stage.
 
     It carries no time to live, since its pod's last message is the step's result.
     """
@@ -17,5 +19,16 @@ def step_job(recipe: Recipe) -> Manifest:
         "apiVersion": JOBS.api_version,
         "kind": JOBS.name,
         "metadata": metadata(recipe, recipe.child),
-        "spec": {"backoffLimit": 0, "template": template(recipe, container=identity.STAGE_CONTAINER)},
+        "spec": {
+            **_indexed(resolved.shards(recipe.spec.preprocessing, recipe.step)),
+            "backoffLimit": 0,
+            "template": template(recipe, container=identity.STAGE_CONTAINER),
+        },
     }
+
+
+def _indexed(shards: int) -> dict[str, Any]:
+    """Pods with numbers, all at once; Kubernetes tells each its own in JOB_COMPLETION_INDEX."""
+    if shards == 1:
+        return {}
+    return {"completionMode": "Indexed", "completions": shards, "parallelism": shards}

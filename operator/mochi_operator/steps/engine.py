@@ -21,7 +21,7 @@ from mochi_api.outcomes import ROWS, Outcome, Reason
 from mochi_operator import names
 from mochi_operator.build.pod import gpus
 from mochi_operator.plan import Draft
-from mochi_operator.snapshot import Case, Child, Pod
+from mochi_operator.snapshot import Case, Child
 from mochi_operator.state import Attempt, Items, Step
 from mochi_operator.steps import budget, opening, results, telling, trouble
 from mochi_operator.steps.kinds import KINDS, StepKind
@@ -32,6 +32,9 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     containers.one_failed,  # a container has ended badly
     containers.child_failed,  # its pod is gone, but the child knows
     nodes.lost,  # a node does not answer
+    liveness.stalled,  # nothing moves; of shards also while others wait for the place that one that hangs has taken
+    liveness.silent,  # not even a sign of life
+    liveness.crowded_out,  # a first shard for which those that have ended leave no place
     images.cannot_start,  # an image, a Secret, a security context
     images.claim_missing,  # a claim
     creation.refused_pods,  # quota, admission, webhooks
@@ -40,8 +43,6 @@ CHECKS: Sequence[Callable[[View], Finding | None]] = (
     images.not_starting,  # a volume, or whatever else its kubelet lacks
     waiting.peers,  # the rest of the gang does not run yet
     nodes.terminating,  # a pod is being stopped
-    liveness.stalled,  # nothing moves
-    liveness.silent,  # not even a sign of life
 )
 
 SOON_SECONDS = 2.0
@@ -87,7 +88,8 @@ def view_of(case: Case, draft: Draft, kind: StepKind, attempt: Attempt, child: C
         attempt=attempt,
         child=child,
         pods=case.family.pods_of(child),
-        expected=kind.pods(case.resolved),
+        expected=kind.pods(case),
+        gang=kind.gang,
         gpus=gpus(case.spec, case.resolved, kind.name),
         beats=check.completed or check.current is not None,
     )
@@ -97,6 +99,7 @@ def view_of(case: Case, draft: Draft, kind: StepKind, attempt: Attempt, child: C
 
 
 def _watch_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
+    draft, view = _kept_result(draft, kind, view)
     if _ended_well(view):
         return _complete_attempt(case, draft, kind, view)
     if kind.may_be_unknown and _unknown_command(view):
@@ -126,11 +129,27 @@ def _findings(view: View) -> Iterator[Finding]:
 
 
 def _ended_well(view: View) -> bool:
-    """Our container of rank 0, which stores the result last, ended with 0, or the child says so.
+    """Our container of rank 0, which stores the result last, ended with 0, or the child says so; no shard is at work.
 
-    A sidecar that runs on, or fails, changes nothing, and neither does another rank that was taken away at the end.
+    A sidecar that runs on, or fails, changes nothing, and neither does another rank that was taken away at the end. A shard
+    that has not begun when the first has ended has nothing to do: it may wait for a place that the ended ones still hold.
     """
-    return view.child.state == "Succeeded" or (view.first is not None and view.first.succeeded)
+    first = view.first is not None and view.first.succeeded
+    if view.gang or view.child.state == "Succeeded":
+        return first or view.child.state == "Succeeded"
+    told = first or view.attempt.exit_code == 0
+    return told and all(pod.succeeded or not pod.begun for pod in view.pods)
+
+
+def _kept_result(draft: Draft, kind: StepKind, view: View) -> tuple[Draft, View]:
+    """The result of the first shard, taken as soon as it is there: its pod may be gone when the last one ends."""
+    outcome = _outcome_of(view) if not view.gang and view.expected > 1 else None
+    result = outcome.stage_result if outcome is not None else None
+    if outcome is None or result is None or view.attempt.exit_code is not None:
+        return draft, view
+    attempt = replace(view.attempt, exit_code=0, message=outcome.message)
+    step = replace(draft.state.steps[kind.name].with_newest(attempt), items=results.items_of(result))
+    return draft.with_step(step), replace(view, attempt=attempt)
 
 
 def _unknown_command(view: View) -> bool:
@@ -141,7 +160,10 @@ def _unknown_command(view: View) -> bool:
 
 def _complete_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:
     """Take the result of rank 0; one that is lost is made again, which costs little: the work is in the store."""
-    outcome = next((found for pod in view.pods if (found := _result(pod)) is not None), None)
+    outcome = _outcome_of(view)
+    if outcome is None and view.attempt.exit_code == 0:
+        kept = results.result_of(draft.state.steps[kind.name].items)
+        outcome = Outcome(reason=Reason.COMPLETED, message=view.attempt.message, stage_result=kept)
     recorded = kind.record(draft, _left(case, kind, view, outcome)) if outcome is not None else None
     if outcome is None or recorded is None:
         message = (
@@ -164,6 +186,11 @@ def _complete_attempt(case: Case, draft: Draft, kind: StepKind, view: View) -> D
     return telling.completed(recorded.with_step(done), kind)
 
 
+def _outcome_of(view: View) -> Outcome | None:
+    """What rank 0 has left when it ended well."""
+    return containers.outcome(view.first) if view.first is not None and view.first.succeeded else None
+
+
 def _left(case: Case, kind: StepKind, view: View, outcome: Outcome) -> results.Left:
     return results.Left(
         step=kind.name,
@@ -172,10 +199,6 @@ def _left(case: Case, kind: StepKind, view: View, outcome: Outcome) -> results.L
         ended=view.child.finished or case.now,
         outcome=outcome,
     )
-
-
-def _result(pod: Pod) -> Outcome | None:
-    return containers.outcome(pod) if pod.succeeded and pod.rank == 0 else None
 
 
 def _skip(case: Case, draft: Draft, kind: StepKind, view: View) -> Draft:

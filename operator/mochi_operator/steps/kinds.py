@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mochi_api import resolved
 from mochi_api.runfile import STAGES, Stage
-from mochi_api.status import ConditionType, Resolved
+from mochi_api.status import ConditionType
 from mochi_operator.plan import Draft
+from mochi_operator.snapshot import Case
 from mochi_operator.state import State
 from mochi_operator.steps import results
 
@@ -15,12 +17,16 @@ Record = Callable[[Draft, results.Left], Draft | None]
 """Puts what an attempt has left into the draft; None when its outcome holds no result of this step."""
 
 
-def _one(_resolved: Resolved) -> int:
+def _one(_case: Case) -> int:
     return 1
 
 
-def _replicas(resolved: Resolved) -> int:
-    return resolved.replicas
+def _shards(stage: Stage) -> Callable[[Case], int]:
+    return lambda case: resolved.shards(case.spec.preprocessing, stage)
+
+
+def _replicas(case: Case) -> int:
+    return case.resolved.replicas
 
 
 def _always(_state: State) -> bool:
@@ -40,8 +46,10 @@ class StepKind:
     condition: ConditionType
     """The condition that tells how it stands."""
     record: Record
-    pods: Callable[[Resolved], int] = _one
+    pods: Callable[[Case], int] = _one
     """How many pods an attempt has."""
+    gang: bool = False
+    """Whether they wait for each other and rank 0 ends last; otherwise each works by itself."""
     required: bool = True
     """Whether the run has failed when the step has."""
     due: Callable[[State], bool] = _always
@@ -53,10 +61,12 @@ class StepKind:
 CHECK = StepKind(
     name="check", condition="Checked", record=results.checked, due=_nothing_begun, may_be_unknown=True
 )
-TRIM = StepKind(name="trim", condition="Preprocessed", record=results.embedded)
-CAPTIONS = StepKind(name="captions", condition="Preprocessed", record=results.embedded)
-VIDEOS = StepKind(name="videos", condition="Preprocessed", record=results.embedded)
-TRAIN = StepKind(name="train", condition="TrainingRunning", record=results.trained, pods=_replicas)
+TRIM = StepKind(name="trim", condition="Preprocessed", record=results.embedded, pods=_shards("trim"))
+CAPTIONS = StepKind(
+    name="captions", condition="Preprocessed", record=results.embedded, pods=_shards("captions")
+)
+VIDEOS = StepKind(name="videos", condition="Preprocessed", record=results.embedded, pods=_shards("videos"))
+TRAIN = StepKind(name="train", condition="TrainingRunning", record=results.trained, pods=_replicas, gang=True)
 SAMPLE = StepKind(name="sample", condition="Sampled", record=results.sampled, required=False)
 
 KINDS: Sequence[StepKind] = (CHECK, TRIM, CAPTIONS, VIDEOS, TRAIN, SAMPLE)

@@ -11,8 +11,9 @@ from mochi_api.outcomes import Reason, TrainingResult
 from mochi_api.status import Checkpoint, MetricValue
 from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Reading
-from mochi_operator.state import Numbers
+from mochi_operator.state import Numbers, Step
 from mochi_operator.timestamps import render
+from mochi_operator.verdicts.finding import View
 from mochi_operator.verdicts.liveness import SILENCE
 
 NOT_A_NUMBER = "NaN"
@@ -43,6 +44,17 @@ def told(case: Case, draft: Draft) -> Draft:
         time=render(saved) if saved is not None else None,
     )
     return with_checkpoint(draft, latest)
+
+
+def counted(draft: Draft, step: Step, view: View) -> Draft:
+    """The draft with how many clips of a stage are there, whichever pod made them, as the pod that leads last counted."""
+    pod, reading = view.leading, view.case.reading
+    if pod is None or reading is None or reading.pod_uid != pod.uid or reading.silent:
+        return draft
+    beat = reading.heartbeat
+    if beat is None or not beat.total or view.attempt.exit_code is not None:
+        return draft
+    return draft.with_step(replace(step, items=replace(step.items, total=beat.total, done=beat.done)))
 
 
 def with_checkpoint(draft: Draft, latest: Checkpoint) -> Draft:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mochi_api.outcomes import Outcome, StageResult
+from mochi_api.outcomes import Item, Outcome, StageResult
 from mochi_api.runfile import Stage
 from mochi_api.spec import Mode
 from mochi_api.status import Artifacts, Checkpoint, FailedItem
@@ -110,6 +110,18 @@ def items_of(result: StageResult) -> Items:
         failures=tuple(
             FailedItem(clip=item.clip, message=item.message, reason=item.reason) for item in result.failures
         ),
+    )
+
+
+def result_of(items: Items) -> StageResult:
+    """The result that `items_of` was given."""
+    return StageResult(
+        cache_key=items.cache_key,
+        cache_hit=items.cache_hit,
+        items_total=items.total,
+        items_done=items.done,
+        items_failed=items.failed,
+        failures=[Item(clip=item.clip, message=item.message, reason=item.reason) for item in items.failures],
     )
 
 

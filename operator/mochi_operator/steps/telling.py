@@ -21,7 +21,9 @@ def opened(case: Case, draft: Draft, kind: StepKind, attempt: Attempt) -> Draft:
     """A new attempt."""
     if kind.name != "train":
         draft = draft.set_condition(kind.condition, "False", RUNNING, _named(kind, attempt))
-        return draft.normal("StageStarted", f"{_named(kind, attempt)}: Job {attempt.child} created")
+        count = kind.pods(case)
+        pods = f" with {count} pods" if count > 1 else ""
+        return draft.normal("StageStarted", f"{_named(kind, attempt)}: Job {attempt.child} created{pods}")
     numbers = replace(draft.state.numbers, total_steps=case.spec.training.steps, replicas_running=0)
     draft = draft.with_state(replace(draft.state, numbers=numbers))
     draft = draft.set_condition("TrainingRunning", "False", STARTING, f"attempt {attempt.number}")
@@ -33,11 +35,15 @@ def going(case: Case, draft: Draft, kind: StepKind, view: View, finding: Finding
     """An attempt that runs, or waits to."""
     draft = _announced(case, draft, kind, view.attempt)
     if kind.name != "train":
-        text = _named(kind, view.attempt)
         reason = RUNNING if finding is None else WAITING
-        return draft.set_condition(
-            kind.condition, "False", reason, f"{text}: {finding.message}" if finding is not None else text
-        )
+        parts = [_named(kind, view.attempt)]
+        if view.expected > 1 and not view.all_run:
+            parts.append(f"{view.up} of {view.expected} pods run")
+        if finding is not None:
+            parts.append(finding.message)
+        if kind.name in PREPROCESSING:
+            draft = meter.counted(draft, draft.state.steps[kind.name], view)
+        return draft.set_condition(kind.condition, "False", reason, ": ".join(parts))
     return _training(case, draft, view, finding)
 
 
@@ -48,8 +54,7 @@ def _training(case: Case, draft: Draft, view: View, finding: Finding | None) -> 
     )
     text = f"attempt {view.attempt.number}"
     if not view.all_run:
-        up = sum(pod.running or pod.succeeded for pod in view.pods)
-        text = f"{text}: {up} of {view.expected} pods run"
+        text = f"{text}: {view.up} of {view.expected} pods run"
     if finding is not None:
         text = f"{text}; {finding.message}"
     if view.all_run or view.attempt.ran is not None:

@@ -39,7 +39,11 @@ def refused_child(refusal: Refusal) -> Finding:
 
 def refused_pods(view: View) -> Finding | None:
     """Why the controller of the child can make no pod; a Job and a PyTorchJob say so in Warning events only."""
-    if len(view.pods) >= view.expected or view.child.warning is None or _stale(view, view.child.warning):
+    if (
+        len(view.pods) + view.collected >= view.expected
+        or view.child.warning is None
+        or _stale(view, view.child.warning)
+    ):
         return None
     text = view.child.warning.message
     lower = text.lower()
@@ -60,7 +64,7 @@ def refused_pods(view: View) -> Finding | None:
 def silent_controller(view: View) -> Finding | None:
     """Nobody makes the pods, and nobody says why."""
     quiet = view.case.age(view.child.created) >= QUIET_SECONDS and not view.child.blind
-    if view.pods or view.child.state != "Active" or not quiet:
+    if view.pods or view.collected or view.child.state != "Active" or not quiet:
         return None
     ref = view.child.ref
     message = (

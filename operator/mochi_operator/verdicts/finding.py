@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mochi_api.outcomes import Outcome, Reason
-from mochi_operator.snapshot import Case, Child, Pod
+from mochi_operator.snapshot import Case, Child, Pod, leading
 from mochi_operator.state import Attempt
 
 
@@ -21,6 +21,8 @@ class View:
     """In the order of their ranks."""
     expected: int
     """How many pods there should be."""
+    gang: bool
+    """Whether they wait for each other."""
     gpus: int
     """GPUs of each pod."""
     beats: bool
@@ -32,10 +34,24 @@ class View:
         return next((pod for pod in self.pods if pod.rank == 0), None)
 
     @property
+    def leading(self) -> Pod | None:
+        """The pod whose sign of life counts."""
+        return leading(self.pods, gang=self.gang)
+
+    @property
+    def collected(self) -> int:
+        """How many have ended well and are gone."""
+        return max(0, self.child.succeeded - sum(pod.succeeded for pod in self.pods))
+
+    @property
+    def up(self) -> int:
+        """How many run, or have ended well."""
+        return sum(pod.running or pod.succeeded for pod in self.pods) + self.collected
+
+    @property
     def all_run(self) -> bool:
         """Whether every pod runs, or has ended well."""
-        up = sum(pod.running or pod.succeeded for pod in self.pods)
-        return up >= self.expected
+        return self.up >= self.expected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,11 +30,14 @@ def unschedulable(view: View) -> Finding | None:
 
 
 def peers(view: View) -> Finding | None:
-    """Some pods of the gang run and wait for the others: that is no stall."""
+    """Some pods run, and others do not yet: that is no stall, also where those that run wait for them."""
     missing = [pod.name for pod in view.pods if not (pod.running or pod.succeeded)]
     if view.expected == 1 or not missing or len(missing) == len(view.pods):
         return None
-    return Finding(kind="peers", message=f"the others wait for {', '.join(missing[:4])}")
+    named = ", ".join(missing[:4])
+    return Finding(
+        kind="peers", message=f"the others wait for {named}" if view.gang else f"not up yet: {named}"
+    )
 
 
 def too_long(view: View, others: Sequence[Finding]) -> Finding | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mochi_trainer.graph import Claims, Made, Units, ahead, complete, unit_key
+from mochi_trainer.graph import Claims, Made, Units, ahead, complete, making, unit_key
 from mochi_trainer.graph.making import UPLOADS
 from mochi_trainer.movement import Movement
 from mochi_trainer.storage import Store, find_manifest, get_entry, read_manifest, write_manifest
@@ -133,6 +133,60 @@ def test_the_work_of_a_dead_process_is_taken_over_and_that_of_a_living_one_is_wa
     clock.sleep(46)
     assert taken(living, KEYS[0])
     assert not taken(claims_of(store, "third"), KEYS[0])
+
+
+def test_its_own_share_comes_first(store: Store) -> None:
+    def mine(bucket: str) -> bool:
+        return int(bucket, 16) % 3 == 1
+
+    claims = Claims(store, "test/claims/family", "a", movement=Movement(), clock=Clock(), own=mine)
+    buckets = claims.order({key[:2] for key in KEYS})
+    assert [mine(bucket) for bucket in buckets] == sorted(map(mine, buckets), reverse=True)
+    assert 0 < sum(map(mine, buckets)) < len(buckets)
+
+
+def test_what_is_claimed_at_once_is_not_of_two_shares(store: Store) -> None:
+    """Small stages would else be made by whoever comes first: a claim may be larger than all of them."""
+    rounds: list[set[int]] = []
+
+    def make(keys: Sequence[str]) -> Iterator[Made]:
+        rounds.append({int(key[:2], 16) % 3 for key in keys})
+        return Work()(keys)
+
+    claims = Claims(
+        store,
+        "test/claims/family",
+        "a",
+        movement=Movement(),
+        clock=Clock(),
+        own=lambda bucket: int(bucket, 16) % 3 == 1,
+    )
+    assert complete(units_of(store), claims, KEYS, make, at_once=1000).made == len(KEYS)
+    assert rounds == [{1}, {0, 2}]
+
+
+def test_progress_counts_what_others_make_meanwhile(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status that tells of one process tells of all."""
+    monkeypatch.setattr(making, "LOOK_SECONDS", 0.0)
+    other, seen = claims_of(store, "other"), []
+
+    def beside(_key: str) -> None:
+        if len(work.made) == 1:
+            other.take("zz")
+            for each in KEYS[20:]:
+                units_of(store).put(each, {}, {})
+
+    work = Work(beside)
+    done = complete(
+        units_of(store),
+        claims_of(store, "a"),
+        KEYS,
+        work,
+        at_once=1,
+        progress=lambda done, _total: seen.append((done, len(work.made))),
+    )
+    assert set(done.units) == set(KEYS)
+    assert any(done > 15 and made < 5 for done, made in seen), seen
 
 
 def test_of_two_that_look_at_once_one_gets_it(store: Store) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from mochi_api.runfile import RunFile, parse
 from mochi_api.spec import S3Spec
 from mochi_trainer.graph import Made, Unit, Units, making
+from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import Manifest, open_store, read_manifest
 from mochi_trainer.video import encode_mp4
 from tests.trainer.preprocessing_runs import run_file
@@ -22,12 +23,12 @@ MADE = "made.txt"
 SECONDS = 120
 """A stage that takes longer hangs."""
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def preload() -> None:
     """Let the processes start with everything imported, so that a kill hits the work and not the start."""
-    _CONTEXT.set_forkserver_preload(
+    CONTEXT.set_forkserver_preload(
         ["mochi_trainer.jobs.trim", "mochi_trainer.jobs.captions", "mochi_trainer.jobs.videos"]
     )
 
@@ -42,10 +43,10 @@ def stages(
         attempt = 1
         for _ in range(2 if kills is not None else 0):
             assert kills is not None
-            run = _attempt(run_file(root, stage=stage, keys=keys), attempt)
+            run = of_attempt(run_file(root, stage=stage, keys=keys), attempt)
             killed += _killed(run, kills.uniform(0.05, longest))
             attempt += 1
-        keys[stage] = _whole(_attempt(run_file(root, stage=stage, keys=keys), attempt))
+        keys[stage] = _whole(of_attempt(run_file(root, stage=stage, keys=keys), attempt))
     return keys, killed
 
 
@@ -75,13 +76,14 @@ def write_clips(folder: Path, count: int) -> None:
         (folder / f"clip-{number:02}.txt").write_text("noise " * (1 + number % 7) + str(number))
 
 
-def _attempt(run: RunFile, attempt: int) -> RunFile:
+def of_attempt(run: RunFile, attempt: int) -> RunFile:
+    """The run file of another attempt."""
     return run.model_copy(update={"run": run.run.model_copy(update={"attempt": attempt})})
 
 
 def _whole(run: RunFile) -> str:
-    receiver, sender = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_execute, args=(run.to_yaml(), sender))
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_execute, args=(run.to_yaml(), sender))
     process.start()
     assert receiver.poll(SECONDS), f"{run.stage} took longer than {SECONDS} s"
     key = str(receiver.recv())
@@ -91,7 +93,7 @@ def _whole(run: RunFile) -> str:
 
 def _killed(run: RunFile, after: float) -> bool:
     """Whether it was still at work when it was killed."""
-    process = _CONTEXT.Process(target=_execute, args=(run.to_yaml(), None))
+    process = CONTEXT.Process(target=_execute, args=(run.to_yaml(), None))
     process.start()
     process.join(after)
     at_work = process.is_alive()
@@ -101,20 +103,25 @@ def _killed(run: RunFile, after: float) -> bool:
 
 
 def _execute(text: str, sender: object) -> None:
+    result = execute_counted(parse(text)).result
+    if sender is not None:
+        sender.send(result.cache_key)  # type: ignore[attr-defined]
+
+
+def execute_counted(run: RunFile) -> Finished:
+    """The stage of `run`; each unit that is made is written down."""
     import torch
 
     from mochi_trainer.jobs import captions, trim, videos
 
     torch.set_num_threads(1)
-    run = parse(text)
     root = Path(run.locations.cache.removeprefix("file://")).parent
     (root / "tmp").mkdir(exist_ok=True)
     tempfile.tempdir = str(root / "tmp")  # what is killed leaves its temporary files
     _count(root / MADE)
     job = {"trim": trim, "captions": captions, "videos": videos}[run.stage]
-    result = job.execute(run).result
-    if sender is not None:
-        sender.send(result.cache_key)  # type: ignore[attr-defined]
+    finished: Finished = job.execute(run)
+    return finished
 
 
 def _count(path: Path) -> None:

@@ -38,7 +38,9 @@ _CLAIM = re.compile(r"([^/]+)/(\d{6})\.json")
 
 
 class Claims:
-    """Claims of one process on buckets of units below `prefix`; owners that begin with `void` are known to be dead.
+    """Claims of one process on buckets of units below `prefix`.
+
+    Owners for which `void` holds are known to be dead. Buckets for which `own` holds are claimed first.
 
     Methods raise what the store raises.
     """
@@ -49,14 +51,15 @@ class Claims:
         prefix: str,
         owner: str,
         *,
-        void: str = "",
+        void: Callable[[str], bool] = lambda _: False,
+        own: Callable[[str], bool] = lambda _: True,
         movement: Movement = PROCESS,
         clock: Callable[[], float] = time.monotonic,
         pulse_seconds: float = PULSE_SECONDS,
         dead_seconds: float = DEAD_SECONDS,
     ) -> None:
         self._store, self._prefix, self._owner = store, prefix, owner
-        self._void = void
+        self._void, self.owns = void, own
         self._movement, self._clock = movement, clock
         self._every, self._dead = pulse_seconds, dead_seconds
         self._held: dict[str, int] = {}
@@ -93,6 +96,11 @@ class Claims:
             if match is not None:  # in the order of their keys
                 self._seen[match[1]] = (int(match[2]), info.key)
 
+    @property
+    def beside(self) -> bool:
+        """Whether others held anything at the last look."""
+        return bool(self._seen)
+
     def take(self, bucket: str) -> bool:
         """Claim a bucket, unless a living process held it at the last look or has claimed it since."""
         if bucket in self._held:
@@ -110,8 +118,12 @@ class Claims:
         return True
 
     def order(self, buckets: Iterable[str]) -> list[str]:
-        """Buckets in this process's own order, so that several begin at different ends."""
-        return sorted(buckets, key=lambda bucket: hashlib.sha256(f"{self._owner}/{bucket}".encode()).digest())
+        """Buckets in this process's own order, so that several begin at different ends; those of its own share first."""
+
+        def place(bucket: str) -> tuple[bool, bytes]:
+            return not self.owns(bucket), hashlib.sha256(f"{self._owner}/{bucket}".encode()).digest()
+
+        return sorted(buckets, key=place)
 
     def release(self, bucket: str) -> None:
         """Let a bucket go, with the claims of the dead before."""
@@ -133,7 +145,7 @@ class Claims:
         return number, self._owners[key]
 
     def _is_dead(self, owner: str) -> bool:
-        if self._void and owner.startswith(self._void):
+        if self._void(owner):
             return True
         if owner not in self._asked:
             self._asked.add(owner)

@@ -21,6 +21,8 @@ BUCKET_DIGITS = 2
 UPLOADS = 4
 """Units stored at once, while the next are made."""
 POLL_SECONDS = 2.0
+LOOK_SECONDS = 10.0
+"""While others work on the same, between two looks at what they have made, at the least: progress counts it."""
 POLL_SHARE = 10
 """A look at what others have made takes at most this part of the time."""
 
@@ -73,14 +75,19 @@ def complete(
     made = 0
     if len(found) == len(wanted):
         return Completed(units=found, made=0)
+    looks = _Looks()
     with claims.alive():
         while missing := [key for key in wanted if key not in found]:
             for got in _share(units, claims, missing, make, at_once, usable):
                 found[got.unit.key] = got.unit
                 made += got.own
                 progress(len(found), len(wanted))
-            if missing == [key for key in wanted if key not in found]:
+            left = [key for key in wanted if key not in found]
+            if left == missing:
                 _wait(units, missing, found, usable, sleep)
+                progress(len(found), len(wanted))
+            elif claims.beside and looks.due():
+                looks.look(units, left, found, usable)
                 progress(len(found), len(wanted))
     return Completed(units=found, made=made)
 
@@ -128,7 +135,7 @@ def _stored(units: Units, made: Made) -> Unit:
 
 
 def _taken(claims: Claims, missing: Sequence[str], at_once: int) -> list[str]:
-    """Buckets with about `at_once` missing units that no living process holds."""
+    """Buckets with about `at_once` missing units that no living process holds; what is left of an own share is taken alone."""
     taken: list[str] = []
     count = 0
     sizes: dict[str, int] = {}
@@ -136,12 +143,30 @@ def _taken(claims: Claims, missing: Sequence[str], at_once: int) -> list[str]:
         sizes[_bucket(key)] = sizes.get(_bucket(key), 0) + 1
     claims.look()
     for bucket in claims.order(sizes):
-        if count >= at_once:
+        if count >= at_once or (taken and claims.owns(taken[0]) and not claims.owns(bucket)):
             break
         if claims.take(bucket):
             taken.append(bucket)
             count += sizes[bucket]
     return taken
+
+
+class _Looks:
+    """Looks at what others have made while there is work of one's own: seldom enough to cost little."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + LOOK_SECONDS
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next
+
+    def look(
+        self, units: Units, missing: Sequence[str], found: dict[str, Unit], usable: Callable[[Unit], bool]
+    ) -> None:
+        begun = time.monotonic()
+        found.update({key: unit for key, unit in units.known(missing).items() if usable(unit)})
+        ended = time.monotonic()
+        self._next = ended + max(LOOK_SECONDS, POLL_SHARE * (ended - begun))
 
 
 def _wait(
@@ -158,7 +183,7 @@ def _wait(
     if new:
         PROCESS.moved()
         return
-    log.info("waiting for %d results that other runs make", len(missing))
+    log.info("waiting for %d results that others make", len(missing))
     sleep(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - begun)))
 
 

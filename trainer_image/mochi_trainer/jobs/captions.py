@@ -16,6 +16,7 @@ from mochi_trainer.data.dataset import EMPTY_PROMPT
 from mochi_trainer.graph import Made, Units, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
 from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
@@ -42,11 +43,12 @@ AT_ONCE = 64
 
 
 def execute(run: RunFile) -> Finished:
-    """Encode the captions of `run` into the cache, or find that it has been done.
+    """Encode the captions of `run` into the cache, or find that it has been done; the first shard alone tells the result.
 
     Raises MissingObjectError (output of trim, weights), DeviceUnavailableError, OutOfMemoryError and what the stores
     raise.
     """
+    shard = shard_of(run, "captions")
     cache = open_store(run.locations.cache, run.s3)
     clips = read_trimmed(cache, run).clips
     model = model_identity(run, ["t5"])
@@ -58,6 +60,8 @@ def execute(run: RunFile) -> Finished:
     made = 0
     if manifest is None:
         manifest, made = _encode(run, cache, prefix, clips, model)
+    if manifest is None or not shard.first:
+        return shard.done(made, len(_texts(clips)), "captions")
     truncated = manifest.details["truncated"]
     return Finished(
         result=stage_result(key, hit=not made, done=len(clips), failures=[]),
@@ -68,9 +72,9 @@ def execute(run: RunFile) -> Finished:
 
 def _encode(
     run: RunFile, cache: Store, prefix: str, clips: Sequence[TrimmedClip], model: str
-) -> tuple[Manifest, int]:
-    """The stage's manifest, and how many texts were encoded for it; the empty prompt is always among them."""
-    texts = {_unit(text, model): text for text in ["", *(clip.caption for clip in clips)]}
+) -> tuple[Manifest | None, int]:
+    """The stage's manifest, None from a shard other than the first, and how many texts were encoded for it here."""
+    texts = {_unit(text, model): text for text in _texts(clips)}
     family = unit_key("captions", VERSION, model=model)
     completed = complete(
         Units(cache, "captions", family),
@@ -81,6 +85,8 @@ def _encode(
         usable=usable_by(run),
         progress=PROCESS.worked,
     )
+    if not shard_of(run, "captions").first:
+        return None, completed.made
     units = {text: completed.units[key] for key, text in texts.items()}
     entries = [replace(units[""].files[FEATURES], name=EMPTY_PROMPT)]
     entries += [replace(units[c.caption].files[FEATURES], name=f"{c.name}{FEATURES}") for c in clips]
@@ -94,6 +100,11 @@ def _encode(
         "truncated": truncated,
     }
     return write_manifest(cache, prefix, entries, details), completed.made
+
+
+def _texts(clips: Sequence[TrimmedClip]) -> list[str]:
+    """What is encoded, each text once; the empty prompt is always among them."""
+    return list(dict.fromkeys(["", *(clip.caption for clip in clips)]))
 
 
 def _unit(text: str, model: str) -> str:

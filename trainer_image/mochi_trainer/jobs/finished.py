@@ -17,7 +17,7 @@ class Finished:
     """A job that ended well; one that does not raises a `TrainerError`."""
 
     result: StageResult | TrainingResult | SampleResult | CheckResult | None
-    """Goes to the termination log; None from a training rank other than the first."""
+    """Goes to the termination log; None from a rank, or a shard of a stage, other than the first."""
 
     message: str = ""
     """One sentence for the user."""

@@ -23,6 +23,7 @@ from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
 from mochi_trainer.jobs.cutting import STRIP, VERSION, VIDEO, Cutter, failure_of, family, kept_frames, unit_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.left_out import LeftOut
+from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import (
@@ -46,11 +47,12 @@ AHEAD = 2
 
 
 def execute(run: RunFile) -> Finished:
-    """Trim the dataset of `run` into the cache, or find that it has been done.
+    """Trim the dataset of `run` into the cache, or find that it has been done; the first shard alone tells the result.
 
     Raises MissingObjectError (a caption, with missingCaption Fail), DatasetRejectedError, DiskFullError and what the
     stores raise.
     """
+    shard = shard_of(run, "trim")
     source = open_store(run.locations.dataset, run.s3)
     cache = open_store(run.locations.cache, run.s3)
     left_out = LeftOut()
@@ -68,6 +70,8 @@ def execute(run: RunFile) -> Finished:
         if not usable:
             raise no_captions(source, clips)
         manifest, key, made = _trim(run, source, cache, key, usable, skipped)
+    if manifest is None or not shard.first:
+        return shard.done(made, len(clips), "clips")
     finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
     return left_out.told_by(finished)
 
@@ -89,8 +93,8 @@ def _trim(
     key: str,
     clips: Sequence[SourceClip],
     skipped: Sequence[Item],
-) -> tuple[Manifest, str, int]:
-    """The stage's manifest, its key, and how many clips were cut for it."""
+) -> tuple[Manifest | None, str, int]:
+    """The stage's manifest, None from a shard other than the first, its key, and how many clips were cut for it here."""
     spec = run.preprocessing
     captions, failures = _captions(source, clips)
     keys = {unit_of(clip, spec): clip for clip in clips if clip.name in captions}
@@ -109,6 +113,8 @@ def _trim(
             usable=usable_by(run),
             progress=PROCESS.worked,
         )
+    if not shard_of(run, "trim").first:
+        return None, key, completed.made
     entries: list[Entry] = []
     done: list[TrimmedClip] = []
     for clip in clips:

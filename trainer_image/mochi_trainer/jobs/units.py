@@ -8,6 +8,7 @@ from uuid import uuid4
 from mochi_api import layout
 from mochi_api.runfile import RunFile, Stage
 from mochi_trainer.graph import Claims, Unit
+from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.storage import Store
 
 MAKER = "maker"
@@ -15,10 +16,22 @@ MAKER = "maker"
 
 
 def claims_for(run: RunFile, cache: Store, stage: Stage, family: str) -> Claims:
-    """The claims of this process. Those of earlier attempts of the same step are void: the operator runs one at a time."""
+    """The claims of this process, a shard of its stage.
+
+    Those of earlier attempts of the same step are void, since the operator runs one at a time, and so are those of earlier
+    processes of the same shard; those of the other shards are as good as anybody's.
+    """
+    shard = shard_of(run, stage)
     step = f"{run.run.uid}.{stage}."
-    owner = f"{step}{run.run.attempt}.{uuid4().hex[:8]}"
-    return Claims(cache, layout.claims("", stage, family), owner, void=step)
+    attempt = f"{step}{run.run.attempt}."
+    place = f"{attempt}{shard.index}of{shard.count}."
+
+    def void(owner: str) -> bool:
+        beside = shard.count > 1 and owner.startswith(attempt) and not owner.startswith(place)
+        return owner.startswith(step) and not beside
+
+    owner = f"{place if shard.count > 1 else attempt}{uuid4().hex[:8]}"
+    return Claims(cache, layout.claims("", stage, family), owner, void=void, own=shard.owns)
 
 
 def usable_by(run: RunFile) -> Callable[[Unit], bool]:

@@ -23,6 +23,7 @@ from mochi_trainer.jobs.copies import Copies
 from mochi_trainer.jobs.cutting import VIDEO, failure_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.reconstructions import reconstructions
+from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
 from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
@@ -50,9 +51,12 @@ DECODED_AHEAD = 2
 def execute(run: RunFile) -> Finished:
     """Encode the trimmed clips of `run` into the cache, or find that it has been done; decode some of them again.
 
+    The first shard alone decodes, and tells the result.
+
     Raises MissingObjectError (output of trim, weights), DatasetRejectedError, DeviceUnavailableError, OutOfMemoryError
     and what the stores raise.
     """
+    shard = shard_of(run, "videos")
     cache = open_store(run.locations.cache, run.s3)
     trimmed = read_trimmed(cache, run).for_frames(run.preprocessing.frames)
     key = _key(trimmed, run)
@@ -64,6 +68,8 @@ def execute(run: RunFile) -> Finished:
         copies = Copies(run, cache, trimmed, Path(name))
         if manifest is None:
             manifest, key, made = _encode_all(run, cache, key, trimmed, copies)
+        if manifest is None or not shard.first:
+            return shard.done(made, len(trimmed.clips), "clips")
         _check_enough(run, manifest)
         check = reconstructions(run, cache, trimmed, manifest, copies)
     return _finished(key, manifest, check, made=made)
@@ -95,8 +101,8 @@ def _key(trimmed: Trimmed, run: RunFile) -> str:
 
 def _encode_all(
     run: RunFile, cache: Store, key: str, trimmed: Trimmed, copies: Copies
-) -> tuple[Manifest, str, int]:
-    """The stage's manifest, its key, and how many clips were encoded for it."""
+) -> tuple[Manifest | None, str, int]:
+    """The stage's manifest, None from a shard other than the first, its key, and how many clips were encoded here."""
     parameters = _parameters(run)
     keys = _units(trimmed, parameters)
     family = unit_key("videos", VERSION, **parameters)
@@ -109,6 +115,8 @@ def _encode_all(
         usable=usable_by(run),
         progress=PROCESS.worked,
     )
+    if not shard_of(run, "videos").first:
+        return None, key, completed.made
     entries: list[Entry] = []
     failures: list[Item] = []
     for clip in trimmed.clips:

@@ -11,7 +11,7 @@ from mochi_trainer.storage import Connection, Fence, open_store
 
 
 def publish(run: RunFile, record: StageRecord, connection: Connection | None = None) -> str:
-    """Write record, run file and report; return the report's address. Ranks but 0 speak up only when they fail.
+    """Write record, run file and report; return the report's address. Ranks and shards but 0 speak up only when they fail.
 
     `connection` says how patient to be. Raises SupersededError when a newer attempt of the training has begun, and what the
     store raises.

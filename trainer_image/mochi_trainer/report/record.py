@@ -36,7 +36,7 @@ class StageRecord(ApiModel):
 
 
 def write_record(store: Store, record: StageRecord) -> None:
-    """Write the record into the run's folder; ranks but 0 have their own."""
+    """Write the record into the run's folder; ranks and shards but 0 have their own."""
     name = record.stage if record.outcome.rank == 0 else f"{record.stage}-rank-{record.outcome.rank}"
     store.write_bytes(layout.stage_record("", name), record.model_dump_json(by_alias=True, indent=1).encode())
 
