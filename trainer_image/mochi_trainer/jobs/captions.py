@@ -65,7 +65,7 @@ def execute(run: RunFile) -> Finished:
     truncated = manifest.details["truncated"]
     return Finished(
         result=stage_result(key, hit=not made, done=len(clips), failures=[]),
-        message=f"{'made' if made else 'reused'} features of {len(clips)} captions{_cut(truncated)}",
+        message=f"{_told(len(clips), len(_texts(clips)), made)}{_cut(truncated)}",
         details={"truncated": truncated},
     )
 
@@ -139,6 +139,14 @@ class _Encoding:
                 run.model.preset, source, device=device, dtype=compute_type(device)
             )
         return self._loaded
+
+
+def _told(captions: int, texts: int, made: int) -> str:
+    """Equal captions are one text, and the empty prompt is one more."""
+    if not made:
+        return f"reused features of {captions} captions"
+    reused = f", {made} of {texts} different texts here" if made < texts else ""
+    return f"made features of {captions} captions{reused}"
 
 
 def _cut(truncated: Mapping[str, int]) -> str:

@@ -197,10 +197,17 @@ def _finished(key: str, manifest: Manifest, check: Sequence[dict[str, Any]], *, 
     mean = f", decoded again at {sum(scores) / len(scores):.1f} dB (mean of {len(scores)})" if scores else ""
     return Finished(
         result=stage_result(key, hit=not made, done=done, failures=failures),
-        message=f"{'made' if made else 'reused'} latents of {done} clips{mean}",
+        message=f"{_told(done, done + len(failures), made)}{mean}",
         failures=failures,
         details={"reconstructions": check},
     )
+
+
+def _told(done: int, total: int, made: int) -> str:
+    if not made:
+        return f"reused latents of {done} clips"
+    reused = f", {total - made} of them from the cache" if made < total else ""
+    return f"made latents of {done} clips{reused}"
 
 
 def _failures(manifest: Manifest) -> list[Item]:
