@@ -27,8 +27,8 @@ import errno
 from collections.abc import Sequence
 from typing import ClassVar
 
-from mochi_api.clips import ClipReason
 from mochi_api.outcomes import ROWS, Item, Reason
+from mochi_trainer.clip_error import ClipError as ClipError
 
 
 class TrainerError(Exception):
@@ -137,18 +137,6 @@ class DefectError(TrainerError):
     """Something that should not happen whatever the input: a defect of the trainer."""
 
     reason = Reason.BUG
-
-
-class ClipError(Exception):
-    """One clip cannot be used; the message says why and, where there is one, the cure."""
-
-    def __init__(self, message: str, reason: ClipReason) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-    def item(self, clip: str) -> Item:
-        """As the stage counts it; `clip` is its key in the dataset."""
-        return Item.of(clip, str(self), self.reason)
 
 
 def disk_full(error: OSError) -> bool:

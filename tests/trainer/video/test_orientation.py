@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from mochi_trainer.video import Cut, read_clip
-from mochi_trainer.video.orientation import ALL, Orientation, orientation
+from mochi_trainer.video.orientation import ALL, Orientation, orientation, orientation_of
 from tests.trainer.video.clips import patched
 from tests.trainer.video.movies import frame_of, write_movie
 
@@ -108,3 +109,16 @@ def test_the_window_is_where_the_cut_says_and_after_turning(tmp_path: Path, x: f
     assert np.array_equal(read(path, 32, 32, crop_x=x), whole[:, left : left + 32])
     turned = displayed(path, (0, 1, -1, 0))
     assert np.array_equal(read(turned, 32, 32, crop_y=x), np.rot90(whole, -1)[left : left + 32])
+
+
+def test_a_frame_leaves_memory_with_its_last_name() -> None:
+    """Not with the next collection of garbage: forty frames of 4K would be half a gigabyte by then."""
+    frame = frame_of([np.zeros((HEIGHT, WIDTH), np.uint8) for _ in range(3)], "gbrp")
+    gc.collect()
+    gc.disable()
+    try:
+        assert orientation_of(frame) == Orientation()
+        del frame
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

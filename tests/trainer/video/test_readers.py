@@ -45,7 +45,7 @@ def test_a_worker_knows_no_torch_and_no_credentials(
 ) -> None:
     loaded = set(readers.run(jobs.modules))
     assert "mochi_trainer.video.reading" in loaded
-    assert not loaded & {"torch", "transformers", "boto3", "kubernetes"}
+    assert not loaded & {"torch", "transformers", "boto3", "kubernetes", "pydantic"}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Readers(1) as fresh:
         assert "AWS_SECRET_ACCESS_KEY" not in fresh.run(jobs.environment)

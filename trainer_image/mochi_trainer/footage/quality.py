@@ -5,7 +5,6 @@ Shapes: T, H, W, 3, RGB uint8; levels are of 255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,28 +49,45 @@ def picture_warnings(frames: Frames, *, scale: int = 1) -> list[Warned]:
 
     `scale` is how many times larger the clip is than these frames, for the sizes in words.
     """
-    return warnings_of({number: frames[number] for number in looked_at(len(frames))}, scale=scale)
+    look = Look(len(frames))
+    for number, picture in enumerate(frames):
+        look.at(number, picture)
+    return look.warnings(scale=scale)
 
 
-def looked_at(count: int) -> list[int]:
-    """The numbers of the frames, of `count`, that a warning needs: some, and the one after each."""
-    chosen = _chosen(count)
-    return sorted({*chosen, *(number + 1 for number in chosen if number + 1 < count)})
+class Look:
+    """The same, of frames that pass one by one: of each its cells are kept, and the mean of all."""
 
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._chosen = set(_chosen(count))
+        self._cells: list[Floats] = []
+        self._following: list[Floats] = []
+        self._total: Floats = np.zeros((), np.float32)
 
-def warnings_of(frames: Mapping[int, Frames], *, scale: int = 1) -> list[Warned]:
-    """As `picture_warnings`, of the frames (H, W, 3) that `looked_at` names, by their numbers."""
-    count = max(frames) + 1
-    chosen = _chosen(count)
-    lumas = luma(np.stack([frames[number] for number in chosen]))
-    cells = np.stack([_cells(picture) for picture in lumas])
-    following = [_cells(luma(frames[number + 1])) for number in chosen if number + 1 < count]
-    found = [dark(cells), static(cells, np.stack(following)) if following else None]
-    if found[0] is None:
-        box = picture_box(lumas.mean(0))
-        scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
-        found.append(black_bars(scaled, scale * lumas.shape[2], scale * lumas.shape[1]))
-    return [warning for warning in found if warning is not None]
+    def at(self, number: int, picture: Frames) -> None:
+        """Frame `number` (H, W, 3) of `count`, from 0 on, each once and in order."""
+        chosen, follows = number in self._chosen, number - 1 in self._chosen
+        if not (chosen or follows):
+            return
+        grey = luma(picture)
+        cells = _cells(grey)
+        if chosen:
+            self._cells.append(cells)
+            self._total = self._total + grey
+        if follows:
+            self._following.append(cells)
+
+    def warnings(self, *, scale: int = 1) -> list[Warned]:
+        """When all have passed."""
+        cells = np.stack(self._cells)
+        found = [dark(cells), static(cells, np.stack(self._following)) if self._following else None]
+        if found[0] is None:
+            mean = self._total / np.float32(len(cells))
+            box = picture_box(mean)
+            scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
+            found.append(black_bars(scaled, scale * mean.shape[1], scale * mean.shape[0]))
+        return [warning for warning in found if warning is not None]
 
 
 def _chosen(count: int) -> list[int]:

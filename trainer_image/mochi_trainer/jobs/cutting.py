@@ -13,12 +13,12 @@ import av
 from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectError
-from mochi_trainer.footage.quality import looked_at, warnings_of
+from mochi_trainer.footage.trimming import trim_clip
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.units import MAKER
 from mochi_trainer.storage import Store
-from mochi_trainer.video import Cut, Limits, Readers, cut_clip, read_frames
+from mochi_trainer.video import Cut, Limits, Readers
 
 log = logging.getLogger(__name__)
 
@@ -107,26 +107,21 @@ class Cutter:
         cut = cut_of(self._spec)
         local = folder / f"source{Path(clip.source.key).suffix.lower()}"
         movie, stills = folder / "trimmed.mp4", folder / "trimmed.jpg"
-        look_at = looked_at(cut.frames)
         try:
             self._source.get(clip.source.key, local)
         except (AccessDeniedError, MissingObjectError) as error:
             raise ClipError(str(error), ClipReason.UNREADABLE) from error
         try:
             done = self._readers.run(
-                cut_clip, local, cut, LIMITS, movie, stills, THUMBNAILS, THUMBNAILS_WIDTH, look_at
+                trim_clip, local, cut, LIMITS, movie, stills, THUMBNAILS, THUMBNAILS_WIDTH
             )
         finally:
             local.unlink()
-        pictures = done.looked_at if done.frames == cut.frames else dict(enumerate(read_frames(movie)))
         info = {
             MAKER: self._maker,
             "frames": done.frames,
             "enlargement": round(done.enlargement, 3),
-            "warnings": {
-                **done.warnings,
-                **{warned.kind: warned.message for warned in warnings_of(pictures)},
-            },
+            "warnings": dict(done.warnings),
         }
         return Made(key=key, files={VIDEO: movie, STRIP: stills}, info=info)
 

@@ -5,7 +5,7 @@ from mochi_trainer.video.framing import Framing, framing
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.pictures import contact_sheet, jpeg, png, side_by_side, smaller, strip
 from mochi_trainer.video.readers import Readers
-from mochi_trainer.video.reading import Clip, Cut, Probe, probe, read_clip, read_frames, reading
+from mochi_trainer.video.reading import Clip, Cut, Probe, pictures_of, probe, read_clip, read_frames, reading
 from mochi_trainer.video.selection import frame_choice, on_screen
 from mochi_trainer.video.writing import encode_lossless, encode_mp4, write_lossless
 
@@ -25,6 +25,7 @@ __all__ = [
     "framing",
     "jpeg",
     "on_screen",
+    "pictures_of",
     "png",
     "probe",
     "read_clip",

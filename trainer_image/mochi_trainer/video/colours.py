@@ -11,7 +11,7 @@ from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.filters import graph
 from mochi_trainer.video.hdr import Primaries, Transfer
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mochi_api.clips import ClipWarning
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.pictures import strip
-from mochi_trainer.video.reading import Cut, Probe, read_frames, reading
+from mochi_trainer.video.reading import Cut, Probe, pictures_of, reading
 from mochi_trainer.video.writing import write_lossless
 
 
@@ -24,8 +25,6 @@ class CutClip:
     enlargement: float
     warnings: Mapping[ClipWarning, str]
     source: Probe
-    looked_at: Mapping[int, Picture]
-    """Some of the pictures (H, W, 3), by their numbers."""
 
 
 def cut_clip(
@@ -36,42 +35,43 @@ def cut_clip(
     stills: Path,
     count: int,
     width: int,
-    look_at: Collection[int] = (),
+    look: Callable[[int, Picture], None] = lambda _number, _picture: None,
 ) -> CutClip:
     """Write the pictures of `cut` as a lossless `movie` and `count` of them as a strip of `width` pixels (`stills`).
 
-    Those with the numbers `look_at` are handed back too, where there are so many.
-    A few pictures are in memory at a time. Raises ClipError for the file's fault, OSError for the disk's.
+    `look` is given each picture (H, W, 3) and its number as it passes. A few pictures are in memory at a time. Raises ClipError for the file's fault, OSError for the disk's.
     """
     with reading(path, cut, limits) as clip:
-        shown = _Chosen(cut.frames, count, look_at)
-        write_lossless(
-            shown.of(clip.pictures()), movie, fps=round(cut.fps), height=cut.height, width=cut.width
-        )
-        kept = np.stack(shown.strip()) if clip.count == cut.frames else read_frames(movie)
-        stills.write_bytes(strip(kept, count, width=width))
+        shown = _Chosen(cut.frames, count)
+        pictures = _looked_at(shown.of(clip.pictures()), look)
+        write_lossless(pictures, movie, fps=round(cut.fps), height=cut.height, width=cut.width)
+        if clip.count != cut.frames:
+            shown = _Chosen(clip.count, count)
+            deque(shown.of(pictures_of(movie)), maxlen=0)
+        stills.write_bytes(strip(np.stack(shown.kept), count, width=width))
         return CutClip(
             frames=clip.count,
             enlargement=clip.enlargement,
             warnings=clip.warnings(),
             source=clip.source,
-            looked_at={number: shown.kept[number] for number in look_at if number in shown.kept},
         )
 
 
-class _Chosen:
-    """Pictures that are put aside while they pass: those of the strip, and those to be looked at."""
+def _looked_at(pictures: Iterator[Picture], look: Callable[[int, Picture], None]) -> Iterator[Picture]:
+    for number, picture in enumerate(pictures):
+        look(number, picture)
+        yield picture
 
-    def __init__(self, expected: int, count: int, look_at: Collection[int]) -> None:
-        self._strip = np.linspace(0, expected - 1, min(count, expected)).round().astype(int).tolist()
-        self._wanted = {*self._strip, *look_at}
-        self.kept: dict[int, Picture] = {}
+
+class _Chosen:
+    """Pictures that are put aside for the strip while they pass."""
+
+    def __init__(self, expected: int, count: int) -> None:
+        self._wanted = np.linspace(0, expected - 1, min(count, expected)).round().astype(int).tolist()
+        self.kept: list[Picture] = []
 
     def of(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
         for number, picture in enumerate(pictures):
             if number in self._wanted:
-                self.kept[number] = picture
+                self.kept.append(picture)
             yield picture
-
-    def strip(self) -> list[Picture]:
-        return [self.kept[number] for number in self._strip]

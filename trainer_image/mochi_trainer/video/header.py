@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.boxes import box_size, children, duration, number
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.signatures import foreign

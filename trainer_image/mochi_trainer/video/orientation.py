@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from numpy.typing import NDArray
 
 _TURN = np.array([[0, 1], [-1, 0]])
@@ -47,9 +48,13 @@ def orientation(matrix: tuple[int, ...] | None) -> Orientation:
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """How a decoded frame is to be shown."""
+    """How a decoded frame is to be shown.
+
+    `frame.side_data` would keep itself in the frame, and with it the frame in memory until the garbage is collected:
+    12 MB for each of 4K.
+    """
     try:
-        data = frame.side_data.get("DISPLAYMATRIX")
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # av 18: side data of a kind that it has no name for
         return Orientation(quarters=round(-frame.rotation / 90) % 4)
     return orientation(None if data is None else tuple(np.frombuffer(bytes(data), np.int32).tolist()))

@@ -40,7 +40,7 @@ def strip(frames: Frames, count: int, *, width: int) -> bytes:
 
 
 def png(picture: Picture) -> bytes:
-    """A picture (H, W, 3) as PNG."""
+    """A picture (H, W, 3) as PNG; to look for the smallest would take 2 to 7 times as long for 1 to 7 % of the bytes."""
     return _file(Image.fromarray(picture), "PNG")
 
 
@@ -48,7 +48,7 @@ def jpeg(picture: Picture, *, width: int) -> bytes:
     """A picture (H, W, 3) as a JPEG of at most `width` pixels' width."""
     image = Image.fromarray(picture)
     image.thumbnail((width, width))
-    return _file(image, "JPEG")
+    return _file(image, "JPEG", quality=85, optimize=True)
 
 
 def smaller(data: bytes, *, width: int) -> bytes:
@@ -60,7 +60,7 @@ def smaller(data: bytes, *, width: int) -> bytes:
         raise ValueError(f"not a picture: {error}") from error
 
 
-def _file(image: Image.Image, kind: str) -> bytes:
+def _file(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, quality=85, optimize=True)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mochi_api.clips import ClipReason, ClipWarning
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.hdr import Transfer, tone_mapped
@@ -195,9 +195,15 @@ def read_clip(path: Path, cut: Cut, limits: Limits | None = None) -> Clip:
 
 def read_frames(path: Path) -> Frames:
     """All frames of a clip as they are: (T, H, W, 3); for clips that this program wrote."""
+    return np.stack(list(pictures_of(path)))
+
+
+def pictures_of(path: Path) -> Iterator[Picture]:
+    """As `read_frames`, the pictures (H, W, 3) one by one."""
     converter = Converter()
     with opened(path, Limits()) as clip, clip_errors("cannot be decoded"):
-        return np.stack([np.stack(converter.colours(timed.frame).planes, axis=-1) for timed in decoded(clip)])
+        for timed in decoded(clip):
+            yield np.stack(converter.colours(timed.frame).planes, axis=-1)
 
 
 def probe(path: Path) -> Probe:
@@ -214,6 +220,7 @@ __all__ = [
     "Probe",
     "Reading",
     "convert_command",
+    "pictures_of",
     "probe",
     "read_clip",
     "read_frames",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 
 VIDEO: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1aE\xdf\xa3", "matroska or webm"),

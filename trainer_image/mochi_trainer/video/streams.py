@@ -14,7 +14,7 @@ import av
 from av.stream import Disposition
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed

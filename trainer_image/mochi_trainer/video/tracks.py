@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.boxes import below, children, duration, number, version
 
 MOST_EDITS = 100_000

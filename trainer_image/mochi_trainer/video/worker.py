@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.limits import too_much_memory
 
 PR_SET_PDEATHSIG = 1

