@@ -67,27 +67,28 @@ def _put(store: Store, folder: Path, name: str, kind: int) -> None:
     store.write_bytes(f"{name}.txt", f"clip {name}".encode())
 
 
-def _told(what: str, message: str, seconds: float, megabytes: float) -> tuple[float, float]:
-    _say(f"{what}: {message}; {seconds:.1f} s, {megabytes:.0f} MB")
+def _told(what: str, message: str, seconds: float, cpu: float, megabytes: float) -> tuple[float, float]:
+    _say(f"{what}: {message}; {seconds:.1f} s, {cpu:.1f} s of a processor, {megabytes:.0f} MB")
     return seconds, megabytes
 
 
-def _measured(run: RunFile, folder: Path) -> tuple[str, float, float]:
-    """What the stage says, and its seconds and peak megabytes in a process of its own, its start included."""
+def _measured(run: RunFile, folder: Path) -> tuple[str, float, float, float]:
+    """What the stage says; seconds, processor seconds of it and its readers, and peak megabytes, its start included."""
     (folder / "run.yaml").write_text(run.to_yaml())
     begun = time.monotonic()
     command = [sys.executable, "-m", "tests.bench.many_clips", "--trim", str(folder / "run.yaml")]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    message, peak = done.stdout.splitlines()[-2:]
-    return message, time.monotonic() - begun, float(peak)
+    message, cpu, peak = done.stdout.splitlines()[-3:]
+    return message, time.monotonic() - begun, float(cpu), float(peak)
 
 
 def _trim(run: RunFile) -> int:
     from mochi_trainer.jobs import trim
 
     done = trim.execute(run)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    _say(f"{done.message}\n{peak}")
+    own, readers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = own.ru_utime + own.ru_stime + readers.ru_utime + readers.ru_stime
+    _say(f"{done.message}\n{cpu}\n{own.ru_maxrss / 1024}")
     return 0
 
 
