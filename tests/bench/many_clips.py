@@ -1,7 +1,7 @@
 """Plan a stage for many small clips in S3: time and memory when nothing is new, and when one clip is.
 
-`python -m tests.bench.many_clips ENDPOINT BUCKET [CLIPS]`, credentials from the environment; it writes below
-`many-clips/` in the bucket, about 30 kB a clip, and goes on where an earlier call stopped.
+`python -m tests.bench.many_clips [CLIPS]` starts an S3 server (versitygw) of its own, with 20 kB a clip and 7 objects in a
+temporary folder. Planning is what a stage does before and after the clips: with nothing new it is all there is to do.
 """
 
 from __future__ import annotations
@@ -17,71 +17,78 @@ from pathlib import Path
 import numpy as np
 
 from mochi_api.runfile import RunFile, parse
-from mochi_api.spec import S3Spec
 from mochi_trainer.storage import Store, open_store
 from mochi_trainer.video import encode_mp4
+from tests.trainer.conftest import BUCKET, serving
 from tests.trainer.preprocessing_runs import run_file
 
 PLANNING_SECONDS = 60
 PLANNING_MB = 500
 AT_ONCE = 16
+KINDS = 20
+"""Different clips; the others are copies of them under other names."""
 
 
 def main() -> int:
     """Upload what is missing, trim it, and measure two further runs in processes of their own; the exit code says whether the bounds hold."""
     if sys.argv[1] == "--trim":
         return _trim(parse(Path(sys.argv[2]).read_text()))
-    endpoint, bucket = sys.argv[1:3]
-    count = int(sys.argv[3]) if len(sys.argv) > 3 else 10_000
-    base, s3 = f"s3://{bucket}/many-clips", S3Spec(endpoint=endpoint, path_style=True)
-    store = open_store(f"{base}/source", s3)
-    with tempfile.TemporaryDirectory() as name:
-        _upload(store, Path(name), count)
-        run = run_file(base, s3=s3)
-        _say(f"first run, or the rest of it:    {_measured(run, Path(name))}")
-        seconds, megabytes = _measured(run, Path(name))
-        _say(f"nothing new: {seconds:.1f} s, {megabytes:.0f} MB")
-        _put(store, Path(name), f"more-{time.time_ns()}")
-        again, memory = _measured(run, Path(name))
-        _say(f"one clip more: {again:.1f} s, {memory:.0f} MB")
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as name, serving(Path(name)) as server:
+        base, folder = f"s3://{BUCKET}/many-clips", Path(name)
+        store = open_store(f"{base}/source", server.spec)
+        _clips(folder)
+        _upload(store, folder, count)
+        run = run_file(base, s3=server.spec)
+        _told("all new", *_measured(run, folder))
+        seconds, megabytes = _told("nothing new", *_measured(run, folder))
+        _put(store, folder, "more", 0)
+        again, memory = _told("one clip more", *_measured(run, folder))
     held = max(seconds, again) < PLANNING_SECONDS and max(megabytes, memory) < PLANNING_MB
     _say(f"bounds {PLANNING_SECONDS} s and {PLANNING_MB} MB: {'held' if held else 'broken'}")
     return 0 if held else 1
 
 
-def _upload(store: Store, folder: Path, count: int) -> None:
-    there = {info.key for info in store.list()}
-    names = [f"{number % 100:02}/clip-{number:05}" for number in range(count)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda name: _put(store, folder, name), [n for n in names if f"{n}.txt" not in there]))
-
-
-def _put(store: Store, folder: Path, name: str) -> None:
-    kind = hash(name) % 20
-    path = folder / f"{kind}.mp4"
-    if not path.exists():
+def _clips(folder: Path) -> None:
+    for kind in range(KINDS):
         frames = np.random.default_rng(kind).integers(0, 256, (9, 32, 48, 3), dtype=np.uint8)
-        encode_mp4(frames, folder / f"{kind}.new.mp4", fps=30)
-        (folder / f"{kind}.new.mp4").rename(path)
-    store.put(path, f"{name}.mp4")
+        encode_mp4(frames, folder / f"{kind}.mp4", fps=30)
+
+
+def _upload(store: Store, folder: Path, count: int) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        numbers = range(count)
+        names = (f"{number % 100:02}/clip-{number:05}" for number in numbers)
+        list(pool.map(lambda name, number: _put(store, folder, name, number % KINDS), names, numbers))
+
+
+def _put(store: Store, folder: Path, name: str, kind: int) -> None:
+    store.put(folder / f"{kind}.mp4", f"{name}.mp4")
     store.write_bytes(f"{name}.txt", f"clip {name}".encode())
 
 
-def _measured(run: RunFile, folder: Path) -> tuple[float, float]:
-    """Seconds and peak megabytes of the stage in a process of its own, its start included."""
+def _told(what: str, message: str, seconds: float, cpu: float, megabytes: float) -> tuple[float, float]:
+    _say(f"{what}: {message}; {seconds:.1f} s, {cpu:.1f} s of a processor, {megabytes:.0f} MB")
+    return seconds, megabytes
+
+
+def _measured(run: RunFile, folder: Path) -> tuple[str, float, float, float]:
+    """What the stage says; seconds, processor seconds of it and its readers, and peak megabytes, its start included."""
     (folder / "run.yaml").write_text(run.to_yaml())
     begun = time.monotonic()
     command = [sys.executable, "-m", "tests.bench.many_clips", "--trim", str(folder / "run.yaml")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return time.monotonic() - begun, float(done.stdout.split()[-1])
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    message, cpu, peak = done.stdout.splitlines()[-3:]
+    return message, time.monotonic() - begun, float(cpu), float(peak)
 
 
 def _trim(run: RunFile) -> int:
     from mochi_trainer.jobs import trim
 
     done = trim.execute(run)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    _say(f"{done.message.replace(' ', '_')} {peak}")
+    own, readers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = own.ru_utime + own.ru_stime + readers.ru_utime + readers.ru_stime
+    _say(f"{done.message}\n{cpu}\n{own.ru_maxrss / 1024}")
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 
 
 def double(number: int) -> int:
