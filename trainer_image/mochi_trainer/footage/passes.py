@@ -100,7 +100,8 @@ def overview(path: Path, limits: Limits = FILM) -> Overview:
     with opened(path, limits) as clip:
         source = clip.probe()
         scale = -(-min(source.height, source.width) // LINES)
-        times, sparse = [], _Sparse()
+        times: list[float] = []
+        sparse = _Sparse()
         changes = _changes(clip, times, sparse, scale)
         held = np.stack(sparse.held)
         return Overview(
