@@ -34,7 +34,9 @@ class ClipRow(NamedTuple):
 _R = ClipReason
 CLIP_TABLE: tuple[ClipRow, ...] = (
     ClipRow(
-        _R.TOO_SHORT, "it ends before the frames asked for", "use longer clips or fewer preprocessing.frames"
+        _R.TOO_SHORT,
+        "it ends before the frames asked for, or with segments.select Cuts no shot has so many",
+        "use longer clips or fewer preprocessing.frames",
     ),
     ClipRow(
         _R.CORRUPT,

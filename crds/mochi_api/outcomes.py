@@ -149,7 +149,7 @@ class Item(ApiModel):
     """One clip that could not be used, and why."""
 
     clip: str = Field(max_length=1024)
-    """Key of the clip relative to the dataset."""
+    """Key of the clip relative to the dataset, with `#00` and so on behind it where it is a segment of one."""
     message: str = Field(max_length=1024)
     reason: str = Field(default="", max_length=64)
     """A `ClipReason`; empty when an earlier version wrote it.

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, TrainingSpec
+from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, SegmentsSpec, TrainingSpec
 
 USUAL_REPLICAS: Mapping[Mode, int] = {"lora": 1, "full": 8}
 """Training pods when the spec names no number."""
+
+
+USUAL_SEGMENTS = 4
+"""Segments of a clip at most when the spec takes several and names no number."""
+
+
+class Segments(NamedTuple):
+    """Which parts of a clip are taken, and how many at most."""
+
+    select: Literal["First", "Even", "Cuts"]
+    most: int
 
 
 class Gpus(NamedTuple):
@@ -48,6 +59,14 @@ def shards(section: PreprocessingSpec, stage: str) -> int:
         "videos": section.videos.shards,
     }
     return asked.get(stage, 1)
+
+
+def segments(section: PreprocessingSpec) -> Segments:
+    """The parts of each clip that become training clips."""
+    asked = section.segments or SegmentsSpec()
+    if asked.select == "First":
+        return Segments("First", 1)
+    return Segments(asked.select, asked.max_per_clip or USUAL_SEGMENTS)
 
 
 def training(spec: FineTuneSpec) -> TrainingSpec:

@@ -80,6 +80,16 @@ def _duration(spec: FineTuneSpec) -> str | None:
     )
 
 
+def _segments(spec: FineTuneSpec) -> str | None:
+    asked = spec.preprocessing.segments
+    if asked is None or asked.select != "First" or asked.max_per_clip in (None, 1):
+        return None
+    return (
+        "spec.preprocessing.segments.maxPerClip must be 1 with select First (Even and Cuts take several), "
+        f"got {asked.max_per_clip}"
+    )
+
+
 def _lora_only(spec: FineTuneSpec) -> str | None:
     if spec.mode == "lora" or spec.training.lora is None:
         return None
@@ -143,6 +153,8 @@ _SECONDS = "self.preprocessing.durationSeconds"
 _HOLDS = f"int(double({_SECONDS}) * double({_FPS}) + 0.000001)"
 _IS_LENGTH = f"({DECIMAL.cel(_SECONDS)} && double({_SECONDS}) > 0.0)"
 """Of what is no number, or no length, the field's own rules speak."""
+_SEGMENTS = "self.preprocessing.segments"
+_TAKES_FIRST = f"(!has({_SEGMENTS}.select) || {_SEGMENTS}.select == 'First')"
 _CA = "self.storage.s3.caBundle"
 _CA_MAP, _CA_SECRET = (
     f"(has({_CA}.{name}) && {_CA}.{name} != '')" for name in ("configMapName", "secretName")
@@ -215,6 +227,15 @@ RULES: Sequence[Rule] = (
             f"{_HOLDS} >= 1 ? {_HOLDS} - ({_HOLDS} + 5) % 6 : 0",
         ),
         broken=_duration,
+    ),
+    Rule(
+        path="spec.preprocessing.segments.maxPerClip",
+        cel=f"!has({_SEGMENTS}) || !has({_SEGMENTS}.maxPerClip) || {_SEGMENTS}.maxPerClip == 1 || !{_TAKES_FIRST}",
+        message=cel_message(
+            "spec.preprocessing.segments.maxPerClip must be 1 with select First (Even and Cuts take several), got %d",
+            f"{_SEGMENTS}.maxPerClip",
+        ),
+        broken=_segments,
     ),
     Rule(
         path="spec.training.lora",

@@ -228,6 +228,15 @@ class VideosSpec(ApiModel):
     """Every n-th clip is decoded again and scored (PSNR and SSIM in the report), so that one can check the embeddings; 0: never."""
 
 
+class SegmentsSpec(ApiModel):
+    """Which parts of a clip that is longer than what is kept become training clips, each with the clip's caption."""
+
+    select: Literal["First", "Even", "Cuts"] = Field(default="First", json_schema_extra=UNSTORED)
+    """`First` takes one part, from `startSeconds` on. `Even` spreads several evenly from there to the end, without overlap. `Cuts` looks for the changes of shot and takes parts that lie inside a shot, never across a change."""
+    max_per_clip: int | None = Field(default=None, ge=1, le=64)
+    """Parts taken of each clip at most; when not set 1 with `First`, else 4."""
+
+
 class PreprocessingSpec(ApiModel):
     """How clips become training data: trim and crop, embed captions, embed videos."""
 
@@ -253,6 +262,8 @@ class PreprocessingSpec(ApiModel):
         default=Decimal("0.5"), json_schema_extra=UNSTORED
     )
     """Where a clip that is too high is cut: 0 keeps its upper edge, 1 its lower edge, 0.5 the middle."""
+    segments: SegmentsSpec | None = None
+    """Several training clips of each long clip. When not set, one."""
     missing_caption: Literal["Fail", "Empty", "Skip"] = "Fail"
     """What happens when a clip has no caption, or one without words: `Fail` ends the run, `Empty` uses the empty prompt, `Skip` leaves the clip out."""
     max_failed_items_percent: int = Field(default=10, ge=0, le=100)

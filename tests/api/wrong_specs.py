@@ -74,6 +74,16 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         "spec.model.source must be set for preset mochi-1: it names the folder with the published weights",
     ),
     (
+        "several first segments",
+        {"preprocessing.segments": {"select": "First", "maxPerClip": 2}},
+        "spec.preprocessing.segments.maxPerClip must be 1 with select First (Even and Cuts take several), got 2",
+    ),
+    (
+        "several segments of no kind",
+        {"preprocessing.segments": {"maxPerClip": 4}},
+        "spec.preprocessing.segments.maxPerClip must be 1 with select First (Even and Cuts take several), got 4",
+    ),
+    (
         "too many pixels",
         {"preprocessing.width": 848, "preprocessing.height": 496},
         "spec.preprocessing.width x height must be at most 407040 pixels (848x480), got 848x496 = 420608",
@@ -122,6 +132,10 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("other letters large", {"storage.outputURI": "s3://demo/Clips/"}),
     ("a dataset on a volume", {"dataset.source": {"pvc": {"claimName": "clips"}}}),
     ("stages of several pods", {"preprocessing.trim.shards": 64, "preprocessing.captions.shards": 1, "preprocessing.videos.shards": 2}),
+    ("several parts of each clip", {"preprocessing.segments": {"select": "Cuts", "maxPerClip": 64}}),
+    ("one part, said twice", {"preprocessing.segments": {"select": "First", "maxPerClip": 1}}),
+    ("the usual number of parts", {"preprocessing.segments": {"select": "Even"}}),
+    ("segments without a word", {"preprocessing.segments": {}}),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""
@@ -145,6 +159,16 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("a float", {"training.learningRate": 0.1}, ["spec.training.learningRate", "string"]),
     ("width 100", {"preprocessing.width": 100}, ["spec.preprocessing.width", "100", "16"]),
     ("no dataset", {"dataset": None}, ["spec.dataset"]),
+    (
+        "65 segments",
+        {"preprocessing.segments": {"select": "Even", "maxPerClip": 65}},
+        ["spec.preprocessing.segments.maxPerClip", "65", "64"],
+    ),
+    (
+        "segments at random",
+        {"preprocessing.segments": {"select": "Random"}},
+        ["spec.preprocessing.segments.select", "Random", "First", "Even", "Cuts"],
+    ),
     (
         "label without a key",
         {"workers.podTemplate": {"labels": {"": "x"}}},

@@ -338,6 +338,10 @@ def _preprocess_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="ADDRESS", help=text)
     for name in ("frames", "width", "height", "fps"):
         command.add_argument(f"--{name}", type=int, metavar="N", help="as preprocessing." + name)
+    text = "as preprocessing.segments.select"
+    command.add_argument("--segments", choices=("First", "Even", "Cuts"), help=text)
+    text = "as preprocessing.segments.maxPerClip"
+    command.add_argument("--max-per-clip", type=int, metavar="N", help=text)
     command.add_argument(
         "--missing-caption", choices=("Fail", "Empty", "Skip"), help="as preprocessing.missingCaption"
     )

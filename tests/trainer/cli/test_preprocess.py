@@ -68,6 +68,11 @@ def test_all_three_stages_are_made_and_then_reused(
         ([], "either --out ADDRESS or --check"),
         (["--check", "--out", "x"], "either --out ADDRESS or --check"),
         (["--check", "--frames", "3"], "frames"),
+        (
+            ["--check", "--max-per-clip", "2"],
+            "--max-per-clip must be 1 unless --segments is Even or Cuts, got 2",
+        ),
+        (["--check", "--segments", "Cuts", "--max-per-clip", "65"], "--max-per-clip: "),
     ],
 )
 def test_what_makes_no_sense_is_refused(
@@ -75,3 +80,22 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     assert main(["preprocess", str(folder), *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_check_tells_of_each_segment_and_of_those_that_are_alike(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "copy.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
+    (folder / "copy.txt").write_text("the same again")
+    segments = ["--segments", "Even", "--max-per-clip", "2"]
+    assert main(["preprocess", str(folder), "--check", *SIZE, *segments]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == [
+        *(f"{clip}#{k:02d}" for clip in ("bunny.mp4", "carphone.MOV", "copy.mp4") for k in range(2)),
+        "copy.mp4#00",
+        "copy.mp4#01",
+    ]
+    assert all(row["frames"] == 7 and row["start"] > 0 for row in rows[:6])
+    assert [row["warnings"] for row in rows[6:]] == [
+        {"NearDuplicate": f"shows nearly the same as bunny.mp4#0{k}"} for k in range(2)
+    ]

@@ -8,9 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mochi_trainer.footage.copies import is_copy
-from mochi_trainer.footage.duplicates import Entry, Group, groups
-from mochi_trainer.footage.signatures import PICTURES, SIDE, Signature, signature
+from mochi_trainer.footage.copies import copies, is_copy
+from mochi_trainer.footage.duplicates import Entry, Group, groups, repeats
+from mochi_trainer.footage.signatures import PICTURES, SIDE, Signature, as_text, from_text, signature
+from tests.trainer.footage import literal_copies
 from tests.trainer.footage.copied import KINDS, copied, originals, same_ground
 from tests.trainer.footage.material import HELD_OUT, TUNING, real_shot
 
@@ -111,3 +112,46 @@ def test_a_dataset_of_thousands_takes_seconds_and_every_copy_is_found() -> None:
     found = groups(entries)
     assert found == [Group(str(k), (f"copy of {k}",)) for k in range(0, 3000, 30)]
     assert time.process_time() - began < 30
+
+
+@HALVES
+def test_many_at_once_are_judged_as_each_pair_by_the_definition(half) -> None:
+    rng = np.random.default_rng(11)
+    clips = list(CLIPS[half].values())[:6]
+    made = [
+        *clips,
+        *(copied(clip, str(rng.choice(KINDS)), rng) for clip in clips),
+        *same_ground(half.seeds[0]),
+    ]
+    made += [np.repeat(clips[0][:1], 24, 0), np.zeros((24, 36, 64, 3), np.uint8)]
+    signatures = [signature(clip) for clip in made]
+    pairs = list(combinations(range(len(made)), 2))
+    literal = [literal_copies.is_copy(signatures[i], signatures[j]) for i, j in pairs]
+    assert copies(signatures, pairs).tolist() == literal
+    assert sum(literal) >= len(clips)
+
+
+def test_each_clip_names_the_first_that_it_repeats() -> None:
+    one, other, third = (real_shot(name)[:24] for name in ("bus", "man", "street"))
+    signatures = [signature(clip) for clip in (one, other, one[:, :, ::-1], third, one, other)]
+    assert repeats(signatures) == {2: 0, 4: 0, 5: 1}
+    assert repeats([]) == {}
+
+
+def test_a_dataset_of_one_place_and_one_of_one_clip_end() -> None:
+    """Every clip is near every other: each is compared with few."""
+    frames = real_shot("carphone")
+    place = [signature(frames[start : start + 24]) for start in range(0, 96, 24)] * 100
+    found = repeats(place)
+    assert found == {index: index % 4 for index in range(4, 400)}
+
+
+def test_a_signature_is_kept_as_text() -> None:
+    made = signature(real_shot("bus")[:24])
+    again = from_text(as_text(made))
+    assert (again.pictures == made.pictures).all()
+    assert (again.hashes == made.hashes).all()
+    assert (again.mirrored == made.mirrored).all()
+    for odd in ("", "AAAA", "é", "A" * 6144 + "?"):
+        with pytest.raises(ValueError):  # noqa: PT011  # of base64 or of numpy
+            from_text(odd)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.errors import ClipError
-from mochi_trainer.footage.passes import overview, part, stills
+from mochi_trainer.footage.passes import changes_of_shot, overview, stills, write_part
 from mochi_trainer.footage.segments import Stretch
-from mochi_trainer.video import encode_mp4
+from mochi_trainer.video import Limits, Probe, Readers, encode_mp4, probe, read_frames, shown_frames
 from tests.trainer.footage.material import BIKES_CUTS, bundled, decoded
-from tests.trainer.video.clips import turn_clockwise, write_clip
+from tests.trainer.video.clips import patched, turn_clockwise, with_edits, write_clip
+from tests.trainer.video.jobs_of_readers import modules
 
 
 def counted(count: int) -> np.ndarray:
@@ -30,6 +33,12 @@ def numbered(path: Path, count: int, *, first: int = 0) -> Path:
 def numbers(frames: np.ndarray) -> list[int]:
     digits = frames[:, 16, 4::8, 0] > 128
     return [int(number) for number in digits @ (1 << np.arange(8))]
+
+
+def part(path: Path, stretch: Stretch) -> tuple[np.ndarray, Probe]:
+    written = path.with_suffix(".part.mp4")
+    write_part(path, stretch, written)
+    return read_frames(written), probe(written)
 
 
 def test_cuts_of_a_film_are_told_in_seconds() -> None:
@@ -56,8 +65,8 @@ def test_bars_of_a_large_film_are_told_in_its_own_pixels(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("start", "seconds"), [(0.0, 0.4), (0.4, 0.2), (2.0, 1.0), (4.4, 0.4)])
 def test_a_part_begins_and_ends_at_its_frames(tmp_path: Path, start: float, seconds: float) -> None:
-    frames, fps = part(numbered(tmp_path / "a.mp4", 120), Stretch(start, start + seconds))
-    assert fps == 25
+    frames, found = part(numbered(tmp_path / "a.mp4", 120), Stretch(start, start + seconds))
+    assert found.fps == 25
     assert numbers(frames) == list(range(round(start * 25), round((start + seconds) * 25)))
 
 
@@ -80,7 +89,9 @@ def test_a_part_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_part_beyond_the_end_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ClipError, match="of 25 frames are there"):
+    with pytest.raises(
+        ClipError, match=r"25 frames at 25 fps take 1\.00 s, the clip has 5 \(0\.20 s\) after 1 s"
+    ):
         part(numbered(tmp_path / "a.mp4", 30), Stretch(1.0, 2.0))
 
 
@@ -114,3 +125,53 @@ def test_a_film_that_was_cut_off_is_corrupt(tmp_path: Path) -> None:
     with pytest.raises(ClipError) as caught:
         overview(path)
     assert caught.value.reason is ClipReason.CORRUPT
+
+
+HOSTILE = {
+    "pixels": (
+        lambda path: patched(path, b"stsd", 40, struct.pack(">HH", 65535, 65535)),
+        {ClipReason.TOO_LARGE},
+    ),
+    "samples": (
+        lambda path: patched(path, b"stts", 8, struct.pack(">I", 1_000_000_000)),
+        {ClipReason.TOO_LARGE},
+    ),
+    "a frozen edit of eleven days": (
+        lambda path: with_edits(path, [(300, 0, 1), (1_000_000_000, 330, 0)]),
+        {None, ClipReason.TOO_LARGE},
+    ),
+}
+"""What is done to a file, and why it is then refused; None where it may pass, in time."""
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_costs_a_reader_little(tmp_path: Path, kind: str) -> None:
+    path = numbered(tmp_path / "a.mp4", 40)
+    harm, reasons = HOSTILE[kind]
+    harm(path)
+    limits = Limits(wall_seconds=240, cpu_seconds=60)
+
+    def refused(*call: Any) -> ClipReason | None:
+        try:
+            readers.run(*call)
+        except ClipError as error:
+            return error.reason
+        return None
+
+    with Readers(1, limits) as readers:
+        assert refused(changes_of_shot, path, limits) in reasons
+        assert refused(shown_frames, path, 30, 0.0, limits) in reasons
+        assert refused(overview, path, limits) in reasons
+
+
+def test_a_worker_that_looks_for_changes_of_shot_does_without_torch_and_credentials() -> None:
+    with Readers(1) as readers:
+        readers.run(changes_of_shot, bundled("bikes.mp4"), Limits())
+        assert not {"torch", "boto3", "mochi_trainer.storage"} & set(readers.run(modules))
+
+
+def test_the_changes_of_shot_do_not_depend_on_where_they_are_looked_for() -> None:
+    with Readers(1) as readers:
+        found = readers.run(changes_of_shot, bundled("bikes.mp4"), Limits())
+    assert found == overview(bundled("bikes.mp4")).changes
+    assert [change.start for change in found] == pytest.approx([at / 25 for at in BIKES_CUTS])

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_trainer.footage.segments import Stretch, even_segments, shot_segments, shots
+from mochi_trainer.footage.segments import (
+    MARGIN,
+    Stretch,
+    even_segments,
+    even_starts,
+    shot_frames,
+    shot_segments,
+    shot_starts,
+    shots,
+)
 
 WHOLE = Stretch(0.0, 60.0)
 lengths = st.floats(0.2, 20)
@@ -73,3 +82,41 @@ def test_segments_have_the_length_and_touch_neither_each_other_nor_a_change(
             piece.start < change.end + 0.09 and piece.end > change.start - 0.09 for change in changes
         )
     assert all(a.end <= b.start + 1e-5 for a, b in pairwise(found))
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(1, 64))
+def test_even_segments_of_frames_lie_inside_and_apart_and_are_as_many_as_fit(
+    frames: int, kept: int, most: int
+) -> None:
+    firsts = even_starts(frames, kept=kept, most=most)
+    assert len(firsts) == min(most, frames // kept)
+    assert all(0 <= first <= frames - kept for first in firsts)
+    assert all(b - a >= kept for a, b in pairwise(firsts))
+    gaps = [b - a for a, b in pairwise(firsts)]
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 20), st.floats(0, 1)), max_size=8),
+    st.sampled_from([1, 12, 24, 30]),
+    st.floats(0, 5),
+    st.integers(1, 64),
+)
+def test_segments_in_shots_touch_no_change_by_any_of_their_frames(
+    marks: list[tuple[float, float]], fps: int, start: float, most: int
+) -> None:
+    changes: list[Stretch] = []
+    for at, length in sorted(marks):
+        if not changes or at >= changes[-1].end:
+            changes.append(Stretch(at, at + length))
+    kept, frames = max(1, fps // 2), 15 * fps
+    found = shot_frames(changes, frames, fps=fps, start=start)
+    firsts = shot_starts(found, kept=kept, most=most)
+    assert len(firsts) <= most
+    assert all(0 <= first <= frames - kept for first in firsts)
+    assert all(b - a >= kept for a, b in pairwise(firsts))
+    for first in firsts:
+        begin, end = start + first / fps, start + (first + kept) / fps
+        assert not any(begin < c.end + MARGIN - 1e-5 and end > c.start - MARGIN + 1e-5 for c in changes)
+    if not changes:
+        assert firsts == even_starts(frames, kept=kept, most=most)

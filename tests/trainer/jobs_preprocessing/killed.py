@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,19 +35,22 @@ def preload() -> None:
 
 
 def stages(
-    root: Path, kills: random.Random | None = None, *, longest: float = 2.0
+    root: Path, kills: random.Random | None = None, *, longest: float = 2.0, **settings: Any
 ) -> tuple[dict[str, str], int]:
-    """The keys of all stages' outputs, and how many processes were killed; each stage twice at random when asked to."""
+    """The keys of all stages' outputs, and how many processes were killed; each stage twice at random when asked to.
+
+    `settings` are of the section preprocessing.
+    """
     keys: dict[str, str] = {}
     killed = 0
     for stage in STAGES:
         attempt = 1
         for _ in range(2 if kills is not None else 0):
             assert kills is not None
-            run = of_attempt(run_file(root, stage=stage, keys=keys), attempt)
+            run = of_attempt(run_file(root, stage=stage, keys=keys, **settings), attempt)
             killed += _killed(run, kills.uniform(0.05, longest))
             attempt += 1
-        keys[stage] = _whole(of_attempt(run_file(root, stage=stage, keys=keys), attempt))
+        keys[stage] = _whole(of_attempt(run_file(root, stage=stage, keys=keys, **settings), attempt))
     return keys, killed
 
 
@@ -66,12 +70,12 @@ def made(root: Path) -> Counter[str]:
     return Counter(path.read_text().split()) if path.exists() else Counter()
 
 
-def write_clips(folder: Path, count: int) -> None:
+def write_clips(folder: Path, count: int, *, length: int = 9) -> None:
     """Clips of noise, each another, with captions of different lengths."""
     folder.mkdir(parents=True)
     draws = np.random.default_rng(7)
     for number in range(count):
-        frames = draws.integers(0, 256, (9, 32, 48, 3), dtype=np.uint8)
+        frames = draws.integers(0, 256, (length, 32, 48, 3), dtype=np.uint8)
         encode_mp4(frames, folder / f"clip-{number:02}.mp4", fps=30)
         (folder / f"clip-{number:02}.txt").write_text("noise " * (1 + number % 7) + str(number))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from mochi_trainer.cpus import available
 from mochi_trainer.graph.making import UPLOADS
@@ -12,13 +15,18 @@ from tests.trainer.jobs_preprocessing.killed import contents, made, preload, sta
 CLIPS = 8
 
 
-def test_killed_stages_leave_what_undisturbed_ones_leave(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("length", "settings"), [(9, {}), (23, {"segments": {"select": "Even"}})], ids=["one segment", "several"]
+)
+def test_killed_stages_leave_what_undisturbed_ones_leave(
+    tmp_path: Path, length: int, settings: dict[str, Any]
+) -> None:
     """`python -m tests.bench.killed_stages` makes twenty kills and prints what was done twice."""
     preload()
     for name in ("undisturbed", "killed"):
-        write_clips(tmp_path / name / "source", CLIPS)
-    whole, _ = stages(tmp_path / "undisturbed")
-    broken, kills = stages(tmp_path / "killed", random.Random(3))
+        write_clips(tmp_path / name / "source", CLIPS, length=length)
+    whole, _ = stages(tmp_path / "undisturbed", **settings)
+    broken, kills = stages(tmp_path / "killed", random.Random(3), **settings)
     assert contents(tmp_path / "killed", broken) == contents(tmp_path / "undisturbed", whole)
     once, twice = made(tmp_path / "undisturbed"), made(tmp_path / "killed")
     assert set(once.values()) == {1}

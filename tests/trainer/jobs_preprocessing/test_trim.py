@@ -38,7 +38,7 @@ def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None
     assert read_frames(root / "cache" / manifest.key("bunny.mp4")).shape == (7, 32, 48, 3)
     assert manifest.details["clips"][0] == {
         "name": "bunny", "source": "bunny.mp4", "frames": 7, "width": 48, "height": 32,
-        "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {},
+        "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {}, "start": 0.0, "segment": None,
     }  # fmt: skip
 
 
@@ -85,7 +85,10 @@ def test_one_more_clip_costs_one_clip(root: Path) -> None:
     shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / "more.mp4")
     (root / "source" / "more.txt").write_text("one more")
     done = trim.execute(run_file(root))
-    assert done.message == "made 3 of 3 clips, 2 of them from the cache"
+    assert done.message == (
+        "made 3 of 3 clips, 2 of them from the cache; near-duplicates: 1, such as more.mp4, "
+        "which shows nearly the same as carphone.MOV"
+    )
 
 
 def test_an_altered_clip_is_noticed_and_made_again(root: Path) -> None:

@@ -90,6 +90,29 @@ def test_every_clip_is_there_once_with_its_reason_or_its_warnings(stores) -> Non
     assert [row.skipped for row in rows] == [False] * 5 + [True]
 
 
+def test_segments_are_rows_of_their_own_and_counted_by_their_sources(stores, tmp_path) -> None:
+    rows = _trimmed(
+        stores,
+        [
+            _clip("a__00", source="a.mp4", segment=0, start=1.5),
+            _clip("a__01", source="a.mp4", segment=1, start=4.25, warnings={"NearDuplicate": "as a.mp4#00"}),
+            _clip("b__00", source="b.mp4", segment=0, start=0.0),
+        ],
+        {},
+        [Item.of("b.mp4#00", "not finite", ClipReason.CORRUPT), Item.of("c.mp4", "no", ClipReason.TOO_SHORT)],
+    )
+    assert [(row.label, row.start, row.used, sorted(row.warnings)) for row in rows] == [
+        ("a.mp4#00", 1.5, True, []),
+        ("a.mp4#01", 4.25, True, ["NearDuplicate"]),
+        ("b.mp4#00", 0.0, False, []),
+        ("c.mp4", None, False, []),
+    ]
+    assert [row.picture is not None for row in rows] == [True, True, True, False]
+    text = _shown(rows, tmp_path)
+    assert "1 of 3 clips are used, as 2 segments." in text
+    assert '<code>a.mp4#01</code> <span class="note">from 4.25 s</span>' in text
+
+
 def test_what_an_earlier_version_left_behind_is_shown_without_what_it_did_not_write(stores, tmp_path) -> None:
     rows = _trimmed(
         stores,

@@ -1,17 +1,19 @@
-"""Whether one clip is a copy of another: scaled, encoded again, brighter, cropped a little, mirrored.
+"""Which clips are copies of others: scaled, encoded again, brighter, cropped a little, mirrored.
 
-It has to look the same and to move the same: the same place at another time is another clip.
-Shapes: K pictures of S x S luma, as in `signatures`.
+A copy has to look the same and to move the same: the same place at another time is another clip.
+Shapes: K pictures of S x S luma, as in `signatures`, N = S x S; V = 19 crops of a clip, the whole picture first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mochi_trainer.footage.likeness import Floats, Frames
-from mochi_trainer.footage.signatures import SIDE, Signature
+from mochi_trainer.footage.signatures import PICTURES, SIDE, Signature
 
 CROPS = (1.0, 0.95, 0.9)
 """Sides of the part of one clip that the other may show; a tenth and more off a side is no slight crop."""
@@ -38,63 +40,139 @@ RIVALRY = 2.5
 STRUCTURE = 3.0
 """Standard deviation, in levels, below which a picture has nothing to recognise it by."""
 
+AT_ONCE = 16
+"""Clips that one clip is compared with at once: so few that BLAS takes one thread, and nobody waits for the others."""
+
+Pair = tuple[int, int]
+
 
 def is_copy(one: Signature, other: Signature) -> bool:
     """Whether either clip is a copy of the other, mirrored or not; clips of nearly empty pictures never are."""
-    first = one.pictures
-    return any(_same(first, second) for second in (other.pictures, other.pictures[:, :, ::-1]))
+    return bool(copies([one, other], [(0, 1)])[0])
 
 
-def _same(one: Frames, other: Frames) -> bool:
-    if min(one.std(axis=(1, 2)).mean(), other.std(axis=(1, 2)).mean()) < STRUCTURE:
-        return False
-    if _likeness(one, other) < WORTH_A_LOOK:
-        return False
-    views = [(_view(one, *crop), _flat(other)) for crop in _crops()]
-    views += [(_flat(one), _view(other, *crop)) for crop in _crops()[1:]]
-    likeness = [float((_unit(a) * _unit(b)).sum(1).mean()) for a, b in views]
-    best = int(np.argmax(likeness))
-    return likeness[best] >= ALIKE and _moves_alike(*views[best])
+def copies(signatures: Sequence[Signature], pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+    """For each of the `pairs` of clips, by their numbers, whether either is a copy of the other.
+
+    The crops of a clip are made once, whatever the number of its pairs.
+    """
+    likeness = np.zeros((2, len(pairs)), np.float32)
+    moves_alike = np.zeros((2, len(pairs)), bool)
+    for clip, places, others in _partners(pairs):
+        one = _Seen(signatures[clip].pictures)
+        for begin in range(0, len(others), AT_ONCE):
+            flat = _flat(np.stack([signatures[each].pictures for each in others[begin : begin + AT_ONCE]]))
+            units = _units(flat)
+            for mirrored, worth in enumerate(one.worth_a_look(flat, units)):
+                if len(worth):
+                    alike, moves = _compared(*one.views(mirrored), flat[worth], units[worth])
+                    at = np.array(places[begin : begin + AT_ONCE])[worth]
+                    better = alike > likeness[mirrored, at]
+                    likeness[mirrored, at[better]] = alike[better]
+                    moves_alike[mirrored, at[better]] = moves[better]
+    return np.asarray(((likeness >= ALIKE) & moves_alike).any(0))
 
 
-def _likeness(one: Frames, other: Frames) -> float:
-    return float((_unit(_flat(one)) * _unit(_flat(other))).sum(1).mean())
+def _partners(pairs: Sequence[Pair]) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Each clip that is in a pair, the places of its pairs among all, and the other clips of these."""
+    found: dict[int, tuple[list[int], list[int]]] = {}
+    for place, pair in enumerate(pairs):
+        for clip, other in (pair, pair[::-1]):
+            places, others = found.setdefault(clip, ([], []))
+            places.append(place)
+            others.append(other)
+    for clip, (places, others) in sorted(found.items()):
+        yield clip, places, others
 
 
-def _moves_alike(one: Floats, other: Floats) -> bool:
-    """Whether (K, N) and (K, N) differ from their means over time in the same way."""
-    first, second = one - one.mean(0), other - other.mean(0)
-    powers = sorted(float(np.sqrt((part**2).mean())) for part in (first, second))
-    if powers[1] < MOVING:
-        return True
-    if powers[1] > RIVALRY * max(powers[0], MOVING / RIVALRY):
-        return False
-    return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum())) >= SAME_MOTION
+class _Seen:
+    """One clip (K, S, S) as it is and as a mirror shows it."""
+
+    def __init__(self, pictures: Frames) -> None:
+        self._both = pictures, pictures[..., ::-1]
+        flat = _flat(np.stack(self._both))
+        self._units, self._solid = _units(flat), bool(_has_structure(flat)[0])
+        self._views: dict[int, tuple[Floats, Floats]] = {}
+
+    def worth_a_look(self, others: Floats, units: Floats) -> Iterator[NDArray[np.intp]]:
+        """Which of (P, K, N) an alignment could make copies of this clip, and which of its mirror."""
+        possible = _has_structure(others) & self._solid
+        for alike in _likeness(self._units, units):
+            yield np.flatnonzero(possible & (alike >= WORTH_A_LOOK))
+
+    def views(self, mirrored: int) -> tuple[Floats, Floats]:
+        """All crops, (V, K, N), and their `_units`; made when they are first asked for."""
+        if mirrored not in self._views:
+            views = _views(self._both[mirrored])
+            self._views[mirrored] = views, _units(views)
+        return self._views[mirrored]
 
 
-def _flat(pictures: Frames | Floats) -> Floats:
-    return pictures.reshape(len(pictures), -1).astype(np.float32)
+def _compared(
+    views: Floats, view_units: Floats, others: Floats, units: Floats
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Of (V, K, N) and (P, K, N): how like the best view each other clip is, and whether it moves like that one."""
+    alike = _likeness(view_units, units)
+    best, likeness = alike.argmax(0), alike.max(0)
+    moves = np.zeros(len(others), bool)
+    (close,) = np.nonzero(likeness >= ALIKE)
+    if len(close):
+        moves[close] = _move_alike(views[best[close]], others[close])
+    return likeness, moves
 
 
-def _unit(rows: Floats) -> Floats:
-    """Rows of mean 0 and length 1."""
-    centred = rows - rows.mean(1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.sqrt((centred**2).sum(1, keepdims=True)), 1e-6))
+def _likeness(ones: Floats, others: Floats) -> Floats:
+    """`_units` (V, K, N) and (P, K, N) to (V, P): the mean correlation of their pictures."""
+    products = np.matmul(ones.transpose(1, 0, 2), others.transpose(1, 2, 0))
+    return np.asarray(products.sum(0) / PICTURES)
 
 
-def _crops() -> list[tuple[float, float, float]]:
-    """(side, place across, place down) of all crops; the whole picture first."""
-    parts = [(side, x, y) for side in CROPS if side < 1 for x in PLACES for y in PLACES]
-    return [(1.0, 0.0, 0.0), *parts]
+def _move_alike(ones: Floats, others: Floats) -> NDArray[np.bool_]:
+    """(P, K, N) and (P, K, N) to (P,): whether both differ from their means over time in the same way."""
+    first, second = ones - ones.mean(1, keepdims=True), others - others.mean(1, keepdims=True)
+    powers = np.sqrt(np.stack([np.square(part).mean((1, 2)) for part in (first, second)]))
+    still = powers.max(0) < MOVING
+    rivals = powers.max(0) > RIVALRY * np.maximum(powers.min(0), MOVING / RIVALRY)
+    norm = np.sqrt(np.square(first).sum((1, 2)) * np.square(second).sum((1, 2)))
+    same = (first * second).sum((1, 2)) >= SAME_MOTION * norm
+    return np.asarray(still | (~rivals & same))
 
 
-def _view(pictures: Frames, side: float, across: float, down: float) -> Floats:
-    """(K, S, S) to (K, N): what a crop shows of them, at their size."""
-    rows, columns = _resampling(side, down), _resampling(side, across)
-    return _flat(rows @ pictures.astype(np.float32) @ columns.T)
+def _has_structure(clips: Floats) -> NDArray[np.bool_]:
+    """(P, K, N) to (P,)."""
+    return np.asarray(clips.std(2).mean(1) >= STRUCTURE)
+
+
+def _flat(pictures: Frames) -> Floats:
+    """(P, K, S, S) to (P, K, N)."""
+    return pictures.reshape(*pictures.shape[:2], -1).astype(np.float32)
+
+
+def _units(clips: Floats) -> Floats:
+    """(P, K, N): pictures of mean 0 and length 1."""
+    centred = clips - clips.mean(2, keepdims=True)
+    length = np.sqrt(np.square(centred).sum(2, keepdims=True))
+    return np.asarray(centred / np.maximum(length, 1e-6))
+
+
+def _views(pictures: Frames) -> Floats:
+    """(K, S, S) to (V, K, N): what each crop shows of them, at their size."""
+    rows, columns = _resamplings()
+    tall = rows @ pictures.transpose(1, 0, 2).reshape(SIDE, -1).astype(np.float32)
+    wide = tall.reshape(len(rows), -1, SIDE) @ columns.transpose(0, 2, 1)
+    turned = wide.reshape(len(rows), SIDE, len(pictures), SIDE).transpose(0, 2, 1, 3)
+    return turned.reshape(len(rows), len(pictures), -1)
 
 
 @cache
+def _resamplings() -> tuple[Floats, Floats]:
+    """(V, S, S) for rows and the same for columns: all crops, the whole picture first."""
+    parts = [(side, x, y) for side in CROPS if side < 1 for x in PLACES for y in PLACES]
+    crops = [(1.0, 0.0, 0.0), *parts]
+    rows = [_resampling(side, down) for side, _, down in crops]
+    return np.stack(rows), np.stack([_resampling(side, across) for side, across, _ in crops])
+
+
 def _resampling(side: float, place: float) -> Floats:
     """(S, S): each output sample from the two nearest inputs."""
     at = np.clip((np.arange(SIDE) + 0.5) * side + place * SIDE * (1 - side) - 0.5, 0, SIDE - 1)

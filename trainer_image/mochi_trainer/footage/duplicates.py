@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mochi_trainer.footage.copies import is_copy
+from mochi_trainer.footage.copies import copies
 from mochi_trainer.footage.signatures import PICTURES, Signature
 
 NEAR = 16
 """Bits of 63 in which the hashes of two clips may differ, mean over their pictures, to be compared further. Clips that
 have nothing to do with each other differ in 31; in the tuning half of the tests copies differ in 11 at most, others in
 23 at least."""
+
+NEAREST = 8
+"""Clips before it that one is compared with further, those whose hashes differ in fewest bits, of these the first: in a
+dataset of one place, whose clips are all near, every pair would take hours."""
 
 BLOCK = 512
 """Clips compared at once: 512 x 512 x 8 hashes take 17 MB."""
@@ -46,14 +50,27 @@ class Group:
 def groups(entries: Sequence[Entry]) -> list[Group]:
     """All groups of two and more, in the order of their first clips. Copies of copies are in one group."""
     leader = list(range(len(entries)))
-    for one, other in _near_pairs([entry.signature for entry in entries]):
+    for one, other in copy_pairs([entry.signature for entry in entries]):
         a, b = _root(leader, one), _root(leader, other)
-        if a != b and is_copy(entries[one].signature, entries[other].signature):
-            leader[max(a, b)] = min(a, b)
+        leader[max(a, b)] = min(a, b)
     members: dict[int, list[int]] = {}
     for index in range(len(entries)):
         members.setdefault(_root(leader, index), []).append(index)
     return [_group([entries[index] for index in found]) for found in members.values() if len(found) > 1]
+
+
+def repeats(signatures: Sequence[Signature]) -> dict[int, int]:
+    """Clips that are copies of an earlier one, by their numbers, each with the first such."""
+    found: dict[int, int] = {}
+    for one, other in copy_pairs(signatures):
+        found[other] = min(one, found.get(other, one))
+    return dict(sorted(found.items()))
+
+
+def copy_pairs(signatures: Sequence[Signature]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of which either is a copy of the other; each clip is compared with `NEAREST` before it."""
+    near = list(_near_pairs(signatures))
+    return [pair for pair, same in zip(near, copies(signatures, near), strict=True) if same]
 
 
 def _group(entries: Sequence[Entry]) -> Group:
@@ -69,20 +86,28 @@ def _root(leader: list[int], index: int) -> int:
 
 
 def _near_pairs(signatures: Sequence[Signature]) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i < j, whose hashes, plain or mirrored, differ in few bits."""
+    """Pairs (i, j), i < j, whose hashes, plain or mirrored, differ in few bits: for each j those that differ in fewest."""
     if not signatures:
         return
     plain = np.stack([each.hashes for each in signatures])
     mirrored = np.stack([each.mirrored for each in signatures])
     for top in range(0, len(plain), BLOCK):
-        for left in range(top, len(plain), BLOCK):
-            rows = plain[top : top + BLOCK]
-            near = np.minimum(
-                _differing(rows, plain[left : left + BLOCK]), _differing(rows, mirrored[left : left + BLOCK])
-            )
-            for i, j in np.argwhere(near <= NEAR * PICTURES):
-                if top + i < left + j:
-                    yield top + int(i), left + int(j)
+        rows = plain[top : top + BLOCK]
+        near = np.concatenate(
+            [
+                np.minimum(
+                    _differing(rows, plain[left : left + BLOCK]),
+                    _differing(rows, mirrored[left : left + BLOCK]),
+                )
+                for left in range(0, top + BLOCK, BLOCK)
+            ],
+            axis=1,
+        )
+        for row in np.flatnonzero((near <= NEAR * PICTURES).any(1)):
+            earlier = near[row, : top + row]
+            candidates = np.flatnonzero(earlier <= NEAR * PICTURES)
+            nearest = candidates[np.argsort(earlier[candidates], kind="stable")[:NEAREST]]
+            yield from ((int(i), top + int(row)) for i in nearest)
 
 
 def _differing(rows: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.uint16]:

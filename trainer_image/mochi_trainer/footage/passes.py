@@ -1,28 +1,38 @@
-"""Passes over a file of footage: one at low resolution over all of it, and one over a part of it at full quality.
+"""Passes over a file of footage: at low resolution over all of it, and over a part of it at full quality.
 
-The low pass holds two dozen pictures of at most 360 lines and the small pictures of one stretch, whatever the length.
+Files are read by `mochi_trainer.video`, within limits; whoever does not know where they come from calls these functions
+in its worker processes (`Readers`). The low pass holds two dozen pictures of at most 360 lines and the small pictures of
+one stretch, whatever the length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from mochi_api.clips import ClipReason
-from mochi_trainer.errors import ClipError
+from mochi_trainer.clip_error import ClipError
 from mochi_trainer.footage.cuts import cuts
 from mochi_trainer.footage.likeness import HEIGHT, WIDTH, Frames
 from mochi_trainer.footage.quality import Warned, picture_warnings
 from mochi_trainer.footage.segments import Stretch
 from mochi_trainer.footage.signatures import Signature, signature
-from mochi_trainer.video import on_screen
+from mochi_trainer.video import (
+    Cut,
+    Limits,
+    Opened,
+    Renderer,
+    clip_errors,
+    opened,
+    presentation,
+    reading,
+    upright_size,
+    write_mp4,
+)
 
 LONGEST_GAP = 1 / 31
 """Seconds between two pictures of the low pass at least: material of 50 and 60 a second is halved."""
@@ -33,17 +43,22 @@ LINES = 360
 HELD = 24
 """Pictures held for warnings and for the signature, spread over the clip, at most."""
 
-LARGEST_SIDE = 8192
-"""Pixels; what claims more is refused before a picture of it takes memory."""
-
 FULL_LINES = 720
 """Lines of the shorter side of a segment at most: training takes 480."""
 
-TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-"""Titles that are no UTF-8 are no reason to refuse a clip; newer releases have no such argument and take them."""
-
 MOST_FRAMES = 600
-"""Frames of one segment: 1.7 GB at 1280x720."""
+"""Frames of one segment."""
+
+HOUR = 3600
+FILM = Limits(
+    seconds=24.0 * HOUR,
+    samples=10_000_000,
+    wall_seconds=6.0 * HOUR,
+    cpu_seconds=24 * HOUR,
+    memory_bytes=8 << 30,
+    threads=8,
+)
+"""Of one film on a workstation, where nobody waits for it: a day long, and as much time as that takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,109 +95,64 @@ class _Sparse:
             self.held, self.stride = self.held[::2], 2 * self.stride
 
 
-def overview(path: Path) -> Overview:
+def overview(path: Path, limits: Limits = FILM) -> Overview:
     """Look at a whole file once; raise ClipError when it cannot be read to its end."""
-    with _opened(path) as (container, stream):
+    with opened(path, limits) as clip:
+        source = clip.probe()
+        scale = -(-min(source.height, source.width) // LINES)
         times: list[float] = []
         sparse = _Sparse()
-        scale = -(-min(stream.height, stream.width) // LINES)
-        found = list(cuts(_small(_timed(container, stream), times, sparse, scale)))
-        if not times:
-            raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
-        end = times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)
-        times.append(end)
+        changes = _changes(clip, times, sparse, scale)
         held = np.stack(sparse.held)
         return Overview(
-            width=stream.width,
-            height=stream.height,
-            fps=round(float(stream.average_rate or 0), 3),
-            seconds=round(end - times[0], 3),
-            changes=tuple(Stretch(times[cut.begin] - times[0], times[cut.end] - times[0]) for cut in found),
+            width=source.width,
+            height=source.height,
+            fps=round(source.fps, 3),
+            seconds=round(_end(times), 3),
+            changes=changes,
             warnings=tuple(picture_warnings(held, scale=scale)),
             signature=signature(held),
         )
 
 
-def _small(
-    timed: Iterator[tuple[float, Any]], times: list[float], sparse: _Sparse, scale: int
-) -> Iterator[Frames]:
-    """Small pictures for `cuts`; their times and some larger ones are left in `times` and `sparse`."""
-    for seconds, frame in timed:
-        if times and seconds - times[-1] < LONGEST_GAP * 0.99:
-            continue
-        times.append(seconds)
-        if sparse.wants():
-            sparse.hold(_scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale)))
-        yield _scaled(frame, WIDTH, HEIGHT)
+def changes_of_shot(path: Path, limits: Limits) -> tuple[Stretch, ...]:
+    """The changes of shot of a whole file, in seconds from its first picture; raise ClipError as `overview` does."""
+    with opened(path, limits) as clip:
+        return _changes(clip, [], None, 1)
 
 
-def part(path: Path, stretch: Stretch) -> tuple[Frames, int]:
-    """The pictures of a part of a file at a constant rate, upright, (T, H, W, 3) with even H and W; and the rate.
-
-    Raises ClipError when the file cannot be read there or the part has more than `MOST_FRAMES`.
-    """
-    with _opened(path) as (container, stream):
-        fps = min(60, max(1, round(float(stream.average_rate or 30))))
-        count = round(stretch.seconds * fps)
-        if count > MOST_FRAMES:
-            limit = f"at most {MOST_FRAMES} frames ({MOST_FRAMES / fps:.1f} s at {fps} fps)"
-            raise ClipError(f"a segment may have {limit}, {count} are asked for", ClipReason.TOO_LARGE)
-        timed = ((seconds, 0.0, frame) for seconds, frame in _from(container, stream, stretch.start))
-        pictures = [_full(frame) for frame in on_screen(timed, fps=fps, count=count)]
-    if len(pictures) < count:
-        raise ClipError(f"{len(pictures)} of {count} frames are there", ClipReason.CORRUPT)
-    return np.stack(pictures), fps
-
-
-def stills(path: Path, count: int) -> Frames:
-    """At most `count` pictures spread over a whole clip, upright, (T, H, W, 3)."""
-    sparse = _Sparse()
-    with _opened(path) as (container, stream):
-        for _, frame in _timed(container, stream):
-            if sparse.wants():
-                sparse.hold(_full(frame))
-    if not sparse.held:
+def _changes(clip: Opened, times: list[float], sparse: _Sparse | None, scale: int) -> tuple[Stretch, ...]:
+    """Changes of shot; times of the pictures looked at, and some larger ones, are left in `times` and `sparse`."""
+    found = list(cuts(_small(clip, times, sparse, scale)))
+    if clip.cut_off:  # decoders take that for the end of the film
+        raise ClipError(clip.cut_off, ClipReason.CORRUPT)
+    if not times:
         raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
-    chosen = ((np.arange(count) + 0.5) / count * len(sparse.held)).astype(int)
-    return np.stack([sparse.held[index] for index in np.unique(chosen)])
+    ends = [*times, _end(times)]
+    return tuple(Stretch(ends[cut.begin], ends[cut.end]) for cut in found)
 
 
-def _from(container: Any, stream: Any, start: float) -> Iterator[tuple[float, Any]]:
-    """The frame on screen at `start` seconds after the first one, and those after it, from 0 on."""
-    first = next(_timed(container, stream), (0.0, None))[0]
-    for earlier in (1.0, 10.0, start):  # a keyframe may be shown after the moment that was asked for
-        container.seek(
-            int(max(0.0, start - earlier) / stream.time_base) + (stream.start_time or 0), stream=stream
-        )
-        timed = _timed(container, stream)
-        before = next(timed, None)
-        if before is not None and before[0] - first <= start:
-            break
-    else:
-        return
-    yield from _later(before, timed, first + start)
+def _end(times: list[float]) -> float:
+    return times[-1] + times[-1] / max(1, len(times) - 1)
 
 
-def _later(
-    held: tuple[float, Any], rest: Iterator[tuple[float, Any]], moment: float
-) -> Iterator[tuple[float, Any]]:
-    """(seconds after `moment`, frame) from the frame that is on screen then; `held` comes before it."""
-    begun = False
-    for following in rest:
-        if following[0] > moment:
-            yield max(0.0, held[0] - moment), held[1]
-            begun = True
-        held = following
-    if begun or held[0] >= moment:
-        yield max(0.0, held[0] - moment), held[1]
+def _small(clip: Opened, times: list[float], sparse: _Sparse | None, scale: int) -> Iterator[Frames]:
+    """Small pictures for `cuts`."""
+    with clip_errors("cannot be decoded"):
+        for seconds, frame in _timed(clip):
+            if times and seconds - times[-1] < LONGEST_GAP * 0.99:
+                continue
+            times.append(seconds)
+            if sparse is not None and sparse.wants():
+                sparse.hold(_scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale)))
+            yield _scaled(frame, WIDTH, HEIGHT)
 
 
-def _full(frame: Any) -> Frames:
-    """A picture upright, its shorter side at most `FULL_LINES`, both sides even."""
-    scale = min(1.0, FULL_LINES / min(frame.width, frame.height))
-    size = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(_scaled(frame, *size), turns))
+def _timed(clip: Opened) -> Iterator[tuple[float, Any]]:
+    """(seconds from the first picture, frame) of all frames in the order of time."""
+    shown, zero = presentation(clip)
+    for timed in shown:
+        yield float(timed.seconds) - zero, timed.frame
 
 
 def _scaled(frame: Any, width: int, height: int) -> Frames:
@@ -190,45 +160,46 @@ def _scaled(frame: Any, width: int, height: int) -> Frames:
     return pixels
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The container and its best video stream, as MP4 or MOV and nothing else."""
-    try:
-        with av.open(str(path), format="mov", **TAGS) as container:
-            pictures = [stream for stream in container.streams.video if stream.codec_context is not None]
-            moving = [stream for stream in pictures if not stream.disposition & _ATTACHED]
-            if not moving:
-                raise ClipError("no moving picture in the file", ClipReason.NO_VIDEO_STREAM)
-            stream = max(moving, key=lambda stream: stream.width * stream.height)
-            if max(stream.width, stream.height) > LARGEST_SIDE:
-                size = f"{stream.width}x{stream.height}"
-                raise ClipError(
-                    f"the picture is {size}, a side may have {LARGEST_SIDE} pixels", ClipReason.TOO_LARGE
-                )
-            _check_whole(path, stream)
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except av.FFmpegError as error:
-        said = (error.strerror or "unknown error").lower()
-        raise ClipError(f"cannot be read as MP4 or MOV: {said}", ClipReason.CORRUPT) from error
+def write_part(path: Path, stretch: Stretch, to: Path, limits: Limits = FILM) -> None:
+    """Write a part of a file, upright and at a constant rate, as H.264; its shorter side has at most `FULL_LINES`.
+
+    Raises ClipError when the file cannot be read there or the part has more than `MOST_FRAMES`, OSError for the disk.
+    """
+    with opened(path, limits) as clip:
+        fps = min(60, max(1, round(clip.probe().fps or 30)))
+        width, height = _size(clip)
+    count = round(stretch.seconds * fps)
+    if count > MOST_FRAMES:
+        limit = f"at most {MOST_FRAMES} frames ({MOST_FRAMES / fps:.1f} s at {fps} fps)"
+        raise ClipError(f"a segment may have {limit}, {count} are asked for", ClipReason.TOO_LARGE)
+    cut = Cut(
+        frames=count, least=count, fps=fps, width=width, height=height, start_seconds=max(0.0, stretch.start)
+    )
+    with reading(path, cut, limits) as film:
+        write_mp4(film.pictures(), to, fps=fps, height=height, width=width)
 
 
-def _check_whole(path: Path, stream: Any) -> None:
-    """Raise ClipError for a file that ends before its pictures do: decoders take that for the end of the film."""
-    there, last = path.stat().st_size, 0
-    for entry in stream.index_entries[-64:]:
-        last = max(last, entry.pos + entry.size)
-    if last > there:
-        raise ClipError(
-            f"cut off: the last picture ends at byte {last}, the file has {there}", ClipReason.CORRUPT
-        )
+def stills(path: Path, count: int, limits: Limits = FILM) -> Frames:
+    """At most `count` pictures spread over a whole clip, upright, (T, H, W, 3)."""
+    sparse = _Sparse()
+    with opened(path, limits) as clip:
+        width, height = _size(clip)
+    with opened(path, limits) as clip, clip_errors("cannot be decoded"):
+        renderer = Renderer(width, height, clip.pixel_aspect, clip.converter())
+        for _, frame in _timed(clip):
+            if sparse.wants():
+                sparse.hold(renderer.picture(frame))
+    chosen = ((np.arange(count) + 0.5) / count * len(sparse.held)).astype(int)
+    return np.stack([sparse.held[index] for index in np.unique(chosen)])
 
 
-_ATTACHED = av.stream.Disposition.attached_pic
-
-
-def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
-    """(seconds, frame) of all frames in the order of time."""
-    for frame in container.decode(stream):
-        if frame.pts is not None:
-            yield float(frame.pts * Fraction(frame.time_base)), frame
+def _size(clip: Opened) -> tuple[int, int]:
+    """Width and height of a clip upright, both even, the shorter one at most `FULL_LINES`."""
+    with clip_errors("cannot be decoded"):
+        first = next(_timed(clip), None)
+    if first is None:
+        raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
+    sides = upright_size(first[1], clip.pixel_aspect)
+    scale = min(1.0, FULL_LINES / min(sides))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in sides)
+    return width, height

@@ -5,6 +5,8 @@ Shapes: K = `PICTURES`, S = `SIDE`; a clip is (T, H, W, 3) RGB uint8 of any size
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +43,42 @@ def signature(clip: Frames) -> Signature:
     """Of a clip (T, H, W, 3) with at least one picture; raise ValueError for none."""
     if not len(clip):
         raise ValueError("a clip needs at least 1 picture, got 0")
-    chosen = ((np.arange(PICTURES) + 0.5) / PICTURES * len(clip)).astype(int)
-    pictures = np.stack([_small(clip[index]) for index in chosen])
+    return signature_of({number: small(clip[number]) for number in recognised_by(len(clip))}, len(clip))
+
+
+def recognised_by(count: int) -> list[int]:
+    """The numbers of the pictures, of `count`, that a signature is made of, in order; fewer than `PICTURES` where they
+    repeat."""
+    return sorted(set(_chosen(count)))
+
+
+def signature_of(pictures: Mapping[int, Frames], count: int) -> Signature:
+    """As `signature`, of a clip of `count` pictures, by small copies of those that `recognised_by` names."""
+    return _signature(np.stack([pictures[number] for number in _chosen(count)]))
+
+
+def as_text(made: Signature) -> str:
+    """A signature as ASCII, 6 KB."""
+    return base64.b64encode(made.pictures.tobytes()).decode()
+
+
+def from_text(text: str) -> Signature:
+    """What `as_text` made; raise ValueError for anything else."""
+    data = base64.b64decode(text, validate=True)
+    return _signature(np.frombuffer(data, np.uint8).reshape(PICTURES, SIDE, SIDE))
+
+
+def _signature(pictures: Frames) -> Signature:
     return Signature(_hashes(pictures), _hashes(pictures[:, :, ::-1]), pictures)
 
 
-def _small(picture: Frames) -> Frames:
+def _chosen(count: int) -> list[int]:
+    chosen: list[int] = ((np.arange(PICTURES) + 0.5) / PICTURES * count).astype(int).tolist()
+    return chosen
+
+
+def small(picture: Frames) -> Frames:
+    """The copy (S, S), luma, of a picture (H, W, 3)."""
     grey = Image.fromarray(luma(picture).round().astype(np.uint8))
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 

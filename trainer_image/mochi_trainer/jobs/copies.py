@@ -10,7 +10,8 @@ from mochi_api.clips import ClipReason
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError, MissingObjectError
 from mochi_trainer.graph import Units
-from mochi_trainer.jobs.cutting import VIDEO, Cutter, family, unit_of
+from mochi_trainer.jobs.cutting import Cutter, family, unit_of
+from mochi_trainer.jobs.pieces import VIDEO
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.storage import DamagedObjectError, Store, get_entry, open_store
@@ -37,7 +38,7 @@ class Copies:
         try:
             get_entry(self._cache, self._trimmed.manifest, name, local)
         except (DamagedObjectError, MissingObjectError) as error:
-            log.warning("the trimmed copy of %s is cut again: %s", clip.source, error)
+            log.warning("the trimmed copy of %s is cut again: %s", clip.label, error)
             self._cut_again(clip)
             get_entry(self._cache, self._trimmed.manifest, name, local)
         try:

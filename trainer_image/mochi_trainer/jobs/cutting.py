@@ -1,22 +1,29 @@
-"""One clip as a unit of the stage trim: its frames without loss, a strip of pictures, and what is known of it."""
+"""One clip as a unit of the stage trim: for each training clip cut of it its frames without loss, a strip of pictures, and
+what is known of it."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
 
+from mochi_api import resolved
 from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectError
-from mochi_trainer.footage.trimming import trim_clip
+from mochi_trainer.footage.looking import Looked, cut_and_look
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
+from mochi_trainer.jobs.pieces import STRIP, VIDEO, info_of, label_of, pieces, suffix
+from mochi_trainer.jobs.placing import starts
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.units import MAKER
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Store
 from mochi_trainer.video import Cut, Limits, Readers
 
@@ -29,7 +36,6 @@ SHORTEST = 7
 """The fewest frames any run can use."""
 
 LIMITS = Limits()
-VIDEO, STRIP = ".mp4", ".jpg"
 THUMBNAILS = 3
 THUMBNAILS_WIDTH = 480
 """Pixels of all of them side by side."""
@@ -63,7 +69,7 @@ def cut_of(spec: PreprocessingSpec) -> Cut:
     kept = kept_frames(spec)
     return Cut(
         frames=kept,
-        least=kept if spec.duration_seconds is None else SHORTEST,
+        least=kept if _exact(spec) else SHORTEST,
         fps=spec.fps,
         width=spec.width,
         height=spec.height,
@@ -99,31 +105,49 @@ class Cutter:
         try:
             made = self._cut(key, clip, folder)
         except ClipError as error:
+            shutil.rmtree(folder, ignore_errors=True)
             return self._failed(key, clip, error)
-        log.info("%s: %d frames", clip.source.key, made.info["frames"])
+        for piece in pieces(made.info, self._spec):
+            log.info("%s: %d frames", label_of(clip.source.key, piece.segment), piece.frames)
         return made
 
     def _cut(self, key: str, clip: SourceClip, folder: Path) -> Made:
-        cut = cut_of(self._spec)
         local = folder / f"source{Path(clip.source.key).suffix.lower()}"
-        movie, stills = folder / "trimmed.mp4", folder / "trimmed.jpg"
         try:
             self._source.get(clip.source.key, local)
         except (AccessDeniedError, MissingObjectError) as error:
             raise ClipError(str(error), ClipReason.UNREADABLE) from error
         try:
-            done = self._readers.run(
-                trim_clip, local, cut, LIMITS, movie, stills, THUMBNAILS, THUMBNAILS_WIDTH
-            )
+            return self._pieces(key, local, folder)
         finally:
             local.unlink()
-        info = {
-            MAKER: self._maker,
-            "frames": done.frames,
-            "enlargement": round(done.enlargement, 3),
-            "warnings": dict(done.warnings),
-        }
-        return Made(key=key, files={VIDEO: movie, STRIP: stills}, info=info)
+
+    def _pieces(self, key: str, local: Path, folder: Path) -> Made:
+        cut, segments = cut_of(self._spec), resolved.segments(self._spec)
+        numbered = segments.select != "First"
+        begins = starts(local, cut, segments, self._readers, LIMITS)
+        files: dict[str, Path] = {}
+        looked: list[Looked] = []
+        for number, start in enumerate(begins):
+            movie, strip = (suffix(number if numbered else None, part) for part in (VIDEO, STRIP))
+            files |= {movie: folder / f"trimmed{movie}", strip: folder / f"trimmed{strip}"}
+            part = replace(cut, start_seconds=start)
+            looked.append(
+                self._readers.run(
+                    cut_and_look,
+                    local,
+                    part,
+                    LIMITS,
+                    files[movie],
+                    files[strip],
+                    THUMBNAILS,
+                    THUMBNAILS_WIDTH,
+                )
+            )
+            PROCESS.moved()
+        return Made(
+            key=key, files=files, info={MAKER: self._maker, **info_of(begins, looked, numbered=numbered)}
+        )
 
     def _failed(self, key: str, clip: SourceClip, error: ClipError) -> Made:
         log.warning("%s: %s", clip.source.key, error)
@@ -132,10 +156,17 @@ class Cutter:
         return Made(key=key, files={}, info=info, keep=error.reason not in MAY_PASS)
 
 
+def _exact(spec: PreprocessingSpec) -> bool:
+    """Whether a clip with fewer frames than are kept is of no use; a segment always has all of them."""
+    return spec.duration_seconds is None or resolved.segments(spec).select != "First"
+
+
 def _parameters(spec: PreprocessingSpec) -> dict[str, Any]:
+    segments = resolved.segments(spec)
     return {
+        **({} if segments.select == "First" else {"segments": list(segments)}),
         "kept": kept_frames(spec),
-        "exact": spec.duration_seconds is None,
+        "exact": _exact(spec),
         "size": [spec.width, spec.height],
         "fps": spec.fps,
         "start": float(spec.start_seconds),

@@ -15,12 +15,11 @@ from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError, InvalidInputError, MissingObjectError
 from mochi_trainer.footage.captioning import PROMPT, Endpoint, EndpointError, Wanted, captions
 from mochi_trainer.footage.duplicates import Entry, Group, groups
-from mochi_trainer.footage.likeness import Frames
-from mochi_trainer.footage.passes import Overview, overview, part, stills
+from mochi_trainer.footage.passes import FILM, Overview, overview, stills, write_part
 from mochi_trainer.footage.segments import Stretch, even_segments, shot_segments
 from mochi_trainer.jobs.footage_table import Table
 from mochi_trainer.jobs.source_clips import clip_names
-from mochi_trainer.video import encode_mp4
+from mochi_trainer.video import Readers
 
 FILMS = frozenset({".mp4", ".mov", ".m4v"})
 RECONSTRUCTION = ".recon"
@@ -88,15 +87,19 @@ def footage(request: Request) -> None:
     """
     _check(request)
     table = Table()
-    films = list(_films(request, table))
-    copies = _duplicates(films) if request.duplicates or request.drop_duplicates else []
-    table.groups(copies)
-    clips = [film.path for film in films]
-    if request.out is not None:
-        dropped = {name for group in copies for name in group.others} if request.drop_duplicates else set()
-        clips = list(_clips([film for film in films if film.key not in dropped], request.out, table))
-    if request.caption_url:
-        _caption(clips, request, table)
+    with Readers(request.at_once, FILM) as readers:
+        films = list(_films(request, readers, table))
+        copies = _duplicates(films) if request.duplicates or request.drop_duplicates else []
+        table.groups(copies)
+        clips = [film.path for film in films]
+        if request.out is not None:
+            dropped = (
+                {name for group in copies for name in group.others} if request.drop_duplicates else set()
+            )
+            kept = [film for film in films if film.key not in dropped]
+            clips = list(_clips(kept, request.out, readers, table))
+        if request.caption_url:
+            _caption(clips, request, readers, table)
 
 
 def _check(request: Request) -> None:
@@ -115,7 +118,7 @@ def _check(request: Request) -> None:
         raise InvalidInputError(f"--seconds, --count and --at-once must be positive, got {given}")
 
 
-def _films(request: Request, table: Table) -> Iterator[Film]:
+def _films(request: Request, readers: Readers, table: Table) -> Iterator[Film]:
     """The films that can be read; all are told."""
     paths = list(film_paths(request.folder, request.out))
     if not paths:
@@ -123,7 +126,7 @@ def _films(request: Request, table: Table) -> Iterator[Film]:
     keys = [str(path.relative_to(request.folder)) for path in paths]
     for path, key, name in zip(paths, keys, clip_names(keys), strict=True):
         try:
-            found = overview(path)
+            found = readers.run(overview, path)
         except Exception as error:  # whatever is wrong with one film ends nothing
             table.failure(key, _reason(error))
             continue
@@ -160,7 +163,7 @@ def _duplicates(films: Sequence[Film]) -> list[Group]:
     )
 
 
-def _clips(films: Sequence[Film], out: Path, table: Table) -> Iterator[Path]:
+def _clips(films: Sequence[Film], out: Path, readers: Readers, table: Table) -> Iterator[Path]:
     """Write the segments, those that are not there yet, and yield all that are."""
     out.mkdir(parents=True, exist_ok=True)
     for film in films:
@@ -168,26 +171,27 @@ def _clips(films: Sequence[Film], out: Path, table: Table) -> Iterator[Path]:
             clip = out / f"{film.name}-{number:02d}.mp4"
             if not clip.exists():
                 try:
-                    pictures, fps = part(film.path, segment)
+                    _write(film.path, segment, readers, clip)
+                except OSError:
+                    raise
                 except Exception as error:  # as for a film
                     table.failure(clip.name, _reason(error))
                     continue
-                _write(pictures, fps, clip)
             table.clip(clip.name, film.key, segment)
             yield clip
 
 
-def _write(pictures: Frames, fps: int, clip: Path) -> None:
+def _write(film: Path, segment: Stretch, readers: Readers, clip: Path) -> None:
     """A clip appears under its name when it is whole. Raises OSError for a folder that cannot be written."""
     unfinished = clip.with_name(f".{clip.name}.part")
     try:
-        encode_mp4(pictures, unfinished, fps=fps)
+        readers.run(write_part, film, segment, unfinished)
         unfinished.replace(clip)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _caption(clips: Sequence[Path], request: Request, table: Table) -> None:
+def _caption(clips: Sequence[Path], request: Request, readers: Readers, table: Table) -> None:
     endpoint = Endpoint(
         url=request.caption_url,
         model=request.caption_model,
@@ -195,7 +199,7 @@ def _caption(clips: Sequence[Path], request: Request, table: Table) -> None:
         prompt=request.caption_prompt or PROMPT,
     )
     wanted = [
-        Wanted(name=clip.name, path=clip.with_suffix(".txt"), pictures=_Pictures(clip))
+        Wanted(name=clip.name, path=clip.with_suffix(".txt"), pictures=_Pictures(clip, readers))
         for clip in clips
         if not clip.with_suffix(".txt").exists()
     ]
@@ -211,9 +215,10 @@ def _caption(clips: Sequence[Path], request: Request, table: Table) -> None:
 @dataclass(frozen=True, slots=True)
 class _Pictures:
     clip: Path
+    readers: Readers
 
     def __call__(self) -> list[bytes]:
-        return [_jpeg(Image.fromarray(picture)) for picture in stills(self.clip, SHOWN)]
+        return [_jpeg(Image.fromarray(picture)) for picture in self.readers.run(stills, self.clip, SHOWN)]
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mochi_api.clips import ClipWarning
 from mochi_api.outcomes import Item
 from mochi_api.runfile import CacheKeys, RunFile
 from mochi_api.spec import PreprocessingSpec, S3Spec
@@ -21,6 +23,8 @@ from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.graph import Made
 from mochi_trainer.jobs.cutting import Cutter, unit_of
 from mochi_trainer.jobs.left_out import LeftOut
+from mochi_trainer.jobs.near_duplicates import near_duplicates, repeating
+from mochi_trainer.jobs.pieces import Piece, label_of, pieces
 from mochi_trainer.jobs.source_captions import lacks, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
@@ -50,6 +54,8 @@ class Request:
     width: int | None
     height: int | None
     fps: int | None
+    segments: str | None
+    max_per_clip: int | None
     missing_caption: str | None
     max_failed_items_percent: int | None
 
@@ -74,12 +80,20 @@ def preprocess(request: Request, s3: S3Spec) -> None:
 def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
     given = ("frames", "width", "height", "fps", "missing_caption", "max_failed_items_percent")
     asked = {name: value for name in given if (value := getattr(request, name)) is not None}
+    if request.segments in {None, "First"} and request.max_per_clip not in {None, 1}:
+        raise InvalidInputError(
+            f"--max-per-clip must be 1 unless --segments is Even or Cuts, got {request.max_per_clip}"
+        )
+    if request.segments is not None:
+        asked["segments"] = {"select": request.segments, "maxPerClip": request.max_per_clip}
     size = {"width": 96, "height": 64} if request.preset == "nano" else {}
     try:
         spec = PreprocessingSpec.model_validate({**size, **asked})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInputError(f"--{first['loc'][0]}: {first['msg']}, got {first['input']}") from error
+        raise InvalidInputError(
+            f"--{_option(first['loc'][-1])}: {first['msg']}, got {first['input']}"
+        ) from error
     cache = _address(out)
     return RunFile.model_validate(
         {
@@ -100,6 +114,10 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             },
         }
     )
+
+
+def _option(field: str | int) -> str:
+    return re.sub("(?<=[a-z])([A-Z])", r"-\1", str(field)).lower().replace("_", "-")
 
 
 def _address(text: str) -> str:
@@ -125,10 +143,19 @@ def _check(run: RunFile) -> None:
             failures.append(item)
             _tell(clip.source.key, {"reason": item.reason, "message": item.message})
     with tempfile.TemporaryDirectory(prefix="mochi-check-") as name, Readers(available()) as readers:
+        labels: list[str] = []
+        signatures: list[str] = []
         for made in Cutter(source, whole, spec, Path(name), readers, maker=UID)(list(whole)):
-            failure = _told(whole[made.key], made)
-            if failure is not None:
-                failures.append(failure)
+            clip = whole[made.key]
+            _emptied(made)
+            if "failure" in made.info:
+                failures.append(_told_failure(clip, made.info["failure"]))
+                continue
+            for piece in pieces(made.info, spec):
+                labels.append(_told(clip, piece))
+                signatures.append(piece.signature)
+        for repeat, first in near_duplicates(signatures, readers).items():
+            _tell(labels[repeat], {"warnings": {ClipWarning.NEAR_DUPLICATE: repeating(labels[first])}})
     check_enough(len(clips), len(clips) - len(failures), failures, spec.max_failed_items_percent)
 
 
@@ -141,16 +168,23 @@ def _caption_fault(clip: SourceClip, spec: PreprocessingSpec) -> Item | None:
     return Item.of(clip.source.key, f"{clip.caption_key} has no words or does not exist", missing)
 
 
-def _told(clip: SourceClip, made: Made) -> Item | None:
+def _emptied(made: Made) -> None:
     for content in made.files.values():
         if isinstance(content, Path):
             content.unlink()
-    failure = made.info.get("failure")
-    if failure is not None:
-        _tell(clip.source.key, dict(failure))
-        return Item.of(clip.source.key, failure["message"], failure["reason"])
-    _tell(clip.source.key, {"frames": made.info["frames"], "warnings": made.info["warnings"]})
-    return None
+
+
+def _told_failure(clip: SourceClip, failure: Mapping[str, Any]) -> Item:
+    _tell(clip.source.key, dict(failure))
+    return Item.of(clip.source.key, failure["message"], failure["reason"])
+
+
+def _told(clip: SourceClip, piece: Piece) -> str:
+    """Tell of a clip, or of a segment of it; what it was called."""
+    label = label_of(clip.source.key, piece.segment)
+    start = {} if piece.segment is None else {"start": round(piece.start, 3)}
+    _tell(label, {**start, "frames": piece.frames, "warnings": piece.warnings})
+    return label
 
 
 def _make(run: RunFile) -> None:
@@ -175,9 +209,18 @@ def _tell(name: str, facts: Mapping[str, Any]) -> None:
         sys.stdout.write(f"✗ {name}  {facts['reason']}: {facts['message']}\n")
     else:
         warnings = facts.get("warnings", {})
-        text = facts.get("message") or f"{facts['frames']} frames"
-        sys.stdout.write(f"✓ {name}  {text}\n" + "".join(f"    {w}: {m}\n" for w, m in warnings.items()))
+        sign, text = (
+            ("✓", facts.get("message") or _length(facts))
+            if "frames" in facts or "message" in facts
+            else ("!", "")
+        )
+        sys.stdout.write(f"{sign} {name}  {text}\n" + "".join(f"    {w}: {m}\n" for w, m in warnings.items()))
     sys.stdout.flush()
+
+
+def _length(facts: Mapping[str, Any]) -> str:
+    start = f" from {facts['start']:.2f} s on" if "start" in facts else ""
+    return f"{facts['frames']} frames{start}"
 
 
 class _Bar:

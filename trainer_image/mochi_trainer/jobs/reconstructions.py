@@ -88,8 +88,8 @@ def _made(
             scores = {"psnr": round(psnr(frames, copy), 2), "ssim": round(ssim(frames, copy), 4)}
             picture = f"{clip.name}.png"
             entries.append(put_bytes_entry(cache, prefix, side_by_side(frames, copy), picture))
-            lines.append({"clip": clip.name, "source": clip.source, **scores, "picture": picture})
-            log.info("reconstruction of %s: %.1f dB, SSIM %.3f", clip.source, scores["psnr"], scores["ssim"])
+            lines.append({"clip": clip.name, "source": clip.label, **scores, "picture": picture})
+            log.info("reconstruction of %s: %.1f dB, SSIM %.3f", clip.label, scores["psnr"], scores["ssim"])
     return write_manifest(cache, prefix, entries, {"reconstructions": lines})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import re
 from collections import Counter
@@ -158,13 +159,28 @@ def no_clips(
 
 
 def clip_names(keys: Sequence[str]) -> list[str]:
-    """A name for each key: what is readable of it, and a piece of its hash where two would be equal."""
+    """A name for each key: what is readable of it, and a piece of its hash where two would be equal.
+
+    No name is another one, also when large letters are small; none has two underscores in a row.
+    """
     plain = [_plain_name(key) for key in keys]
     count = Counter(name.lower() for name in plain)
+    taken = {name for name, times in count.items() if times == 1}
     return [
-        name if count[name.lower()] == 1 else f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+        name if count[name.lower()] == 1 else _hashed(name, key, taken)
         for key, name in zip(keys, plain, strict=True)
     ]
+
+
+def _hashed(name: str, key: str, taken: set[str]) -> str:
+    """`name` with a piece of the hash of `key` that no name before has, which is added to `taken`."""
+    for number in itertools.count():
+        text = f"{key}/{number}" if number else key
+        made = f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        if made.lower() not in taken:
+            break
+    taken.add(made.lower())
+    return made
 
 
 def _plain_name(key: str) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mochi_api import layout
+from mochi_api import layout, resolved
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec
@@ -20,9 +20,11 @@ from mochi_trainer.cpus import available
 from mochi_trainer.errors import DiskFullError
 from mochi_trainer.graph import Unit, Units, complete
 from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
-from mochi_trainer.jobs.cutting import STRIP, VERSION, VIDEO, Cutter, failure_of, family, kept_frames, unit_of
+from mochi_trainer.jobs.cutting import VERSION, Cutter, failure_of, family, kept_frames, unit_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.left_out import LeftOut
+from mochi_trainer.jobs.near_duplicates import with_near_duplicates, words
+from mochi_trainer.jobs.pieces import STRIP, VIDEO, Piece, name_of, pieces
 from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.source_captions import captioned, no_captions, read_caption
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
@@ -31,6 +33,7 @@ from mochi_trainer.jobs.trimmed import (
     TrimmedClip,
     check_enough,
     details_of,
+    sources,
     stage_result,
     trimmed_of,
 )
@@ -113,23 +116,51 @@ def _trim(
             usable=usable_by(run),
             progress=PROCESS.worked,
         )
-    if not shard_of(run, "trim").first:
-        return None, key, completed.made
-    entries: list[Entry] = []
-    done: list[TrimmedClip] = []
+        if not shard_of(run, "trim").first:
+            return None, key, completed.made
+        listing = _listing(clips, captions, completed.units, spec)
+        used = with_near_duplicates(listing.clips, listing.signatures, readers)
+    failures = [*failures, *listing.failures]
+    key = key_of_list(key, failures, run.run.uid)
+    prefix = layout.cache_entry("", "trim", key)
+    details = details_of(used, failures, skipped)
+    return write_manifest(cache, prefix, listing.entries, details), key, completed.made
+
+
+@dataclass(slots=True)
+class _Listing:
+    """What the manifest lists."""
+
+    entries: list[Entry] = field(default_factory=list)
+    clips: list[TrimmedClip] = field(default_factory=list)
+    signatures: list[str] = field(default_factory=list)
+    """Of `clips`, in their order."""
+    failures: list[Item] = field(default_factory=list)
+
+
+def _listing(
+    clips: Sequence[SourceClip],
+    captions: Mapping[str, str],
+    units: Mapping[str, Unit],
+    spec: PreprocessingSpec,
+) -> _Listing:
+    found = _Listing()
     for clip in clips:
         if clip.name not in captions:
             continue
-        unit = completed.units[unit_of(clip, spec)]
+        unit = units[unit_of(clip, spec)]
         error = failure_of(unit)
         if error is not None:
-            failures.append(error.item(clip.source.key))
+            found.failures.append(error.item(clip.source.key))
             continue
-        entries += [replace(unit.files[part], name=f"{clip.name}{part}") for part in (VIDEO, STRIP)]
-        done.append(_clip(clip, unit, captions[clip.name], spec))
-    key = key_of_list(key, failures, run.run.uid)
-    prefix = layout.cache_entry("", "trim", key)
-    return write_manifest(cache, prefix, entries, details_of(done, failures, skipped)), key, completed.made
+        for piece in pieces(unit.info, spec):
+            name = name_of(clip.name, piece.segment)
+            found.entries += [
+                replace(unit.files[piece.file(part)], name=f"{name}{part}") for part in (VIDEO, STRIP)
+            ]
+            found.clips.append(_clip(clip, piece, captions[clip.name], spec))
+            found.signatures.append(piece.signature)
+    return found
 
 
 def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str], list[Item]]:
@@ -145,23 +176,25 @@ def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str
     return captions, failures
 
 
-def _clip(clip: SourceClip, unit: Unit, caption: str, spec: PreprocessingSpec) -> TrimmedClip:
+def _clip(clip: SourceClip, piece: Piece, caption: str, spec: PreprocessingSpec) -> TrimmedClip:
     return TrimmedClip(
-        name=clip.name,
+        name=name_of(clip.name, piece.segment),
         source=clip.source.key,
-        frames=unit.info["frames"],
+        frames=piece.frames,
         width=spec.width,
         height=spec.height,
         caption=caption,
-        enlargement=unit.info["enlargement"],
-        warnings=dict(unit.info["warnings"]),
+        enlargement=piece.enlargement,
+        warnings=piece.warnings,
+        start=piece.start,
+        segment=piece.segment,
     )
 
 
 def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSpec, at_once: int) -> None:
     """The largest sources that are cut at once, their trimmed copies without compression, and a little more must fit."""
     largest = sorted(clips, key=lambda clip: clip.source.size)[-at_once:]
-    copy = kept_frames(spec) * spec.width * spec.height * 3
+    copy = resolved.segments(spec).most * kept_frames(spec) * spec.width * spec.height * 3
     need = sum(clip.source.size + copy for clip in largest) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -172,15 +205,21 @@ def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSp
 
 
 def _finished(run: RunFile, key: str, trimmed: Trimmed, *, made: int) -> Finished:
-    total, done = len(trimmed.clips) + len(trimmed.failures), len(trimmed.clips)
+    done = sources(trimmed.clips)
+    total = done + len(trimmed.failures)
     check_enough(total, done, trimmed.failures, run.preprocessing.max_failed_items_percent)
     left_out = f", {len(trimmed.skipped)} without caption left out" if trimmed.skipped else ""
     return Finished(
         result=stage_result(key, hit=not made, done=done, failures=trimmed.failures),
-        message=f"{_told(done, total, made)}{left_out}",
+        message=f"{_told(done, total, made)}{_segments(trimmed)}{left_out}{words(trimmed.clips)}",
         failures=trimmed.failures,
         details={"skipped": [item.to_wire() for item in trimmed.skipped]},
     )
+
+
+def _segments(trimmed: Trimmed) -> str:
+    count = sum(clip.segment is not None for clip in trimmed.clips)
+    return f", {count} segments" if count else ""
 
 
 def _told(done: int, total: int, made: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from mochi_api.outcomes import Item, StageResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
+from mochi_trainer.jobs.pieces import Segment, label_of
 from mochi_trainer.storage import Manifest, Store, known, read_manifest
 
 
@@ -34,6 +35,17 @@ class TrimmedClip:
     warnings: Mapping[str, str] = field(default_factory=dict)
     """`ClipWarning` and its sentence."""
 
+    start: float = 0.0
+    """Seconds from the source's first picture at which it begins."""
+
+    segment: Segment = None
+    """Its number among the segments of its source."""
+
+    @property
+    def label(self) -> str:
+        """What a person is told of it: its source, and which segment where there are several."""
+        return label_of(self.source, self.segment)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trimmed:
@@ -49,7 +61,7 @@ class Trimmed:
         """As this, with the clips that have fewer than `frames` frames among the failures."""
         short = [clip for clip in self.clips if clip.frames < frames]
         fewer = [
-            Item.of(clip.source, f"{frames} frames are needed, {clip.frames} are there", ClipReason.TOO_SHORT)
+            Item.of(clip.label, f"{frames} frames are needed, {clip.frames} are there", ClipReason.TOO_SHORT)
             for clip in short
         ]
         return Trimmed(
@@ -93,27 +105,37 @@ def read_trimmed(cache: Store, run: RunFile) -> Trimmed:
     return trimmed_of(manifest)
 
 
-def check_enough(total: int, done: int, failures: Sequence[Item], most_percent: int) -> None:
-    """Raise DatasetRejectedError when no clip is left, or more than `most_percent` of `total` have failed."""
-    failed = len(failures)
+def sources(clips: Iterable[TrimmedClip]) -> int:
+    """How many clips of the dataset these were cut of: `maxFailedItemsPercent` is of them."""
+    return len({clip.source for clip in clips})
+
+
+def check_enough(
+    total: int, done: int, failures: Sequence[Item], most_percent: int, *, failed: int | None = None
+) -> None:
+    """Raise DatasetRejectedError when no clip is left, or more than `most_percent` of `total` have failed.
+
+    All are clips of the dataset; `failed` is how many of them the failures are of, where several may be of one.
+    """
+    failed = len(failures) if failed is None else failed
     if done and failed * 100 <= most_percent * total:
         return
     reasons = "; ".join(f"{item.clip}: {item.message}" for item in failures[:3])
-    more = f"; and {failed - 3} more" if failed > 3 else ""
+    more = f"; and {len(failures) - 3} more" if len(failures) > 3 else ""
     limit = "" if not done else f", more than maxFailedItemsPercent = {most_percent} allows"
     raise DatasetRejectedError(
         f"{failed} of {total} clips cannot be used{limit}: {reasons}{more}",
         total=total,
         failures=failures,
-        action=_remedy(total, done, failures),
+        action=_remedy(total, done, failures, failed),
     )
 
 
-def _remedy(total: int, done: int, failures: Sequence[Item]) -> str:
+def _remedy(total: int, done: int, failures: Sequence[Item], failed: int) -> str:
     """What helps: clips of another length where that is what fails, and more tolerance only where clips are left."""
     known_reasons = {item.reason for item in failures} & {row.reason for row in CLIP_TABLE}
     cures = [row.cure for row in CLIP_TABLE if row.reason in known_reasons]
-    least = math.ceil(100 * len(failures) / total)
+    least = math.ceil(100 * failed / total)
     tolerance = f", or raise preprocessing.maxFailedItemsPercent to at least {least}" if done else ""
     return f"{'; '.join(cures)}{tolerance}; apply again under a new name"
 

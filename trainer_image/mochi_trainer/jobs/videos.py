@@ -20,11 +20,12 @@ from mochi_trainer.errors import ClipError
 from mochi_trainer.graph import Made, Units, ahead, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
 from mochi_trainer.jobs.copies import Copies
-from mochi_trainer.jobs.cutting import VIDEO, failure_of
+from mochi_trainer.jobs.cutting import failure_of
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.pieces import VIDEO
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.shards import shard_of
-from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, stage_result
+from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, sources, stage_result
 from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, stage_device
@@ -70,7 +71,7 @@ def execute(run: RunFile) -> Finished:
             manifest, key, made = _encode_all(run, cache, key, trimmed, copies)
         if manifest is None or not shard.first:
             return shard.done(made, len(trimmed.clips), "clips")
-        _check_enough(run, manifest)
+        _check_enough(run, trimmed, manifest)
         check = reconstructions(run, cache, trimmed, manifest, copies)
     return _finished(key, manifest, check, made=made)
 
@@ -123,7 +124,7 @@ def _encode_all(
         unit = completed.units[keys[clip.name]]
         error = failure_of(unit)
         if error is not None:
-            failures.append(error.item(clip.source))
+            failures.append(error.item(clip.label))
         else:
             entries.append(replace(unit.files[LATENTS], name=f"{clip.name}{LATENTS}"))
     details = {
@@ -154,7 +155,7 @@ class _Encoding:
                 info = {MAKER: self._run.run.uid, "failure": failure}
                 yield Made(key=key, files={}, info=info, keep=error.reason not in MAY_PASS)
                 continue
-            log.info("%s: encoded", self._clips[key].source)
+            log.info("%s: encoded", self._clips[key].label)
             yield Made(key=key, files=files, info={MAKER: self._run.run.uid})
 
     def _decoded(self, key: str) -> tuple[str, Frames | ClipError]:
@@ -186,9 +187,13 @@ def _file(posterior: Posterior) -> bytes:
     return save({name: tensor[0].to("cpu", STORED).contiguous() for name, tensor in tensors.items()})
 
 
-def _check_enough(run: RunFile, manifest: Manifest) -> None:
-    done, failures = len(manifest.details["clips"]), _failures(manifest)
-    check_enough(done + len(failures), done, failures, run.preprocessing.max_failed_items_percent)
+def _check_enough(run: RunFile, trimmed: Trimmed, manifest: Manifest) -> None:
+    """A clip of the dataset of which any segment cannot be used counts as one that has failed."""
+    names = set(manifest.details["clips"])
+    done = sources(clip for clip in trimmed.clips if clip.name in names)
+    failed = sources(clip for clip in trimmed.clips if clip.name not in names)
+    most = run.preprocessing.max_failed_items_percent
+    check_enough(sources(trimmed.clips), done, _failures(manifest), most, failed=failed)
 
 
 def _finished(key: str, manifest: Manifest, check: Sequence[dict[str, Any]], *, made: int) -> Finished:

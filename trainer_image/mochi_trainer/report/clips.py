@@ -38,6 +38,10 @@ class ClipRow:
 
     source: str
     """Key in the dataset."""
+    segment: int | None = None
+    """Its number where segments were cut of the source."""
+    start: float | None = None
+    """Seconds into the source at which the segment begins."""
     used: bool = True
     skipped: bool = False
     """Left out because the spec says so of clips without a caption: no failure."""
@@ -55,6 +59,11 @@ class ClipRow:
     picture: bytes | None = None
     """JPEG."""
 
+    @property
+    def label(self) -> str:
+        """The source, and which segment: as `mochi_trainer.jobs.pieces.label_of`, by which failures name it."""
+        return self.source if self.segment is None else f"{self.source}#{self.segment:02d}"
+
 
 def gather_clips(cache: Store, records: Sequence[StageRecord]) -> list[ClipRow]:
     """All clips that are known of, in the order of the dataset, failures without an output last.
@@ -62,15 +71,16 @@ def gather_clips(cache: Store, records: Sequence[StageRecord]) -> list[ClipRow]:
     Raises what the store raises.
     """
     trim, captions = _manifest(cache, records, "trim"), _manifest(cache, records, "captions")
-    described = mappings(_details(trim).get("clips"))
+    described = [line for line in mappings(_details(trim).get("clips")) if "source" in line]
     tokens, said = _tokens(records, captions), _warnings(records)
     failed = {item.clip: item for record in records for item in record.failures}
-    rows = {str(line["source"]): _row(line, tokens, said) for line in described if "source" in line}
+    listed = [(_row(line, tokens, said), str(line.get("name", ""))) for line in described]
+    rows = {row.label: row for row, _ in listed}
     for clip, item in failed.items():
         rows[clip] = _failed(rows.get(clip, ClipRow(source=clip)), item)
     for item in _skipped(records):
         rows.setdefault(item.clip, _left_out(item))
-    names = {str(line["source"]): str(line.get("name", "")) for line in described if "source" in line}
+    names = {row.label: name for row, name in listed}
     return _pictured(cache, trim, list(rows.values()), names) if trim else list(rows.values())
 
 
@@ -79,8 +89,11 @@ def _row(
 ) -> ClipRow:
     """`line` is what trim wrote about the clip; warnings of a record stand under its source or its name."""
     source, name = str(line["source"]), str(line.get("name", ""))
+    segment = _whole(line.get("segment"))
     row = ClipRow(
         source=source,
+        segment=segment,
+        start=None if segment is None else number(line.get("start")),
         caption=str(line.get("caption") or ""),
         frames=_whole(line.get("frames")),
         enlargement=number(line.get("enlargement")),
@@ -145,18 +158,18 @@ def _pictured(
     cache: Store, trim: Manifest, rows: Sequence[ClipRow], names: Mapping[str, str]
 ) -> list[ClipRow]:
     """The rows, as many of them with pictures as the page has room for."""
-    having = [row for row in rows if names.get(row.source)]
+    having = [row for row in rows if names.get(row.label)]
     chosen = sorted(having, key=lambda row: not row.warnings)[:STRIPS]
-    keys = [trim.key(f"{names[row.source]}.jpg") for row in chosen]
+    keys = [trim.key(f"{names[row.label]}.jpg") for row in chosen]
     with ThreadPoolExecutor(READERS) as readers:
         read = list(readers.map(partial(optional, cache), keys))
     pictures: dict[str, bytes] = {}
     room = STRIPS_BYTES
     for row, picture in zip(chosen, read, strict=True):
         if picture is not None and len(picture) <= room:
-            pictures[row.source] = picture
+            pictures[row.label] = picture
             room -= len(picture)
-    return [replace(row, picture=pictures.get(row.source)) for row in rows]
+    return [replace(row, picture=pictures.get(row.label)) for row in rows]
 
 
 def optional(store: Store, key: str) -> bytes | None:

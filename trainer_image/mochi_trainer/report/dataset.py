@@ -53,10 +53,12 @@ def dataset(contents: Contents) -> dict[str, Any]:
     fps = contents.run.preprocessing.fps
     return {
         "rows": [*(row for row in rows if not row.used), *used],
-        "used": len(used),
-        "total": sum(not row.skipped for row in rows),
+        "used": len({row.source for row in used}),
+        "total": len({row.source for row in rows if not row.skipped}),
+        "segments": sum(row.segment is not None for row in used),
         "skipped": sum(row.skipped for row in rows),
         "pictures": sum(row.picture is not None for row in rows),
+        "listed": len(used),
         "reasons": reasons(rows),
         "warnings": warnings(rows),
         "spreads": spreads(used, fps),

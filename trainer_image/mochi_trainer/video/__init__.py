@@ -4,10 +4,13 @@ from mochi_trainer.video.cutting import CutClip, cut_clip
 from mochi_trainer.video.framing import Framing, framing
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.pictures import contact_sheet, jpeg, png, side_by_side, smaller, strip
+from mochi_trainer.video.presentation import presentation, shown_frames
 from mochi_trainer.video.readers import Readers
 from mochi_trainer.video.reading import Clip, Cut, Probe, pictures_of, probe, read_clip, read_frames, reading
+from mochi_trainer.video.rendering import Renderer, upright_size
 from mochi_trainer.video.selection import frame_choice, on_screen
-from mochi_trainer.video.writing import encode_lossless, encode_mp4, write_lossless
+from mochi_trainer.video.streams import Opened, clip_errors, opened
+from mochi_trainer.video.writing import encode_lossless, encode_mp4, write_lossless, write_mp4
 
 __all__ = [
     "Clip",
@@ -15,8 +18,11 @@ __all__ = [
     "CutClip",
     "Framing",
     "Limits",
+    "Opened",
     "Probe",
     "Readers",
+    "Renderer",
+    "clip_errors",
     "contact_sheet",
     "cut_clip",
     "encode_lossless",
@@ -25,14 +31,19 @@ __all__ = [
     "framing",
     "jpeg",
     "on_screen",
+    "opened",
     "pictures_of",
     "png",
+    "presentation",
     "probe",
     "read_clip",
     "read_frames",
     "reading",
+    "shown_frames",
     "side_by_side",
     "smaller",
     "strip",
+    "upright_size",
     "write_lossless",
+    "write_mp4",
 ]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,14 @@ from numpy.typing import NDArray
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
-from mochi_trainer.video.framing import Picture, framing
-from mochi_trainer.video.hdr import Transfer, tone_mapped
-from mochi_trainer.video.interlacing import progressive
+from mochi_trainer.video.framing import Picture
+from mochi_trainer.video.hdr import Transfer
 from mochi_trainer.video.limits import Limits
-from mochi_trainer.video.orientation import orientation_of
+from mochi_trainer.video.presentation import presentation
+from mochi_trainer.video.rendering import Renderer
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.signatures import convert_command
-from mochi_trainer.video.streams import SEEK_FROM, Opened, Probe, clip_errors, decoded, frames_from, opened
-from mochi_trainer.video.timeline import Segment, Timed, left_of, segments
+from mochi_trainer.video.streams import Opened, Probe, clip_errors, decoded, opened
 
 Frames = NDArray[np.uint8]
 """(T, H, W, 3), RGB."""
@@ -74,11 +71,14 @@ class Reading:
     clip: Opened
     cut: Cut
     source: Probe
-    _converter: Converter
-    enlargement: float = 1.0
+    _renderer: Renderer
     count: int = 0
-    _transfers: set[Transfer] = field(default_factory=set)
     _interlaced: list[float] = field(default_factory=list)
+
+    @property
+    def enlargement(self) -> float:
+        """How much larger a source pixel became."""
+        return self._renderer.enlargement
 
     def pictures(self) -> Iterator[Picture]:
         """The pictures (H, W, 3) in order, each the same object as the one before where it is repeated.
@@ -89,7 +89,7 @@ class Reading:
             last: Any = None
             for frame in self._shown():
                 if frame is not last:
-                    last, picture = frame, self._picture(frame)
+                    last, picture = frame, self._renderer.picture(frame)
                 self.count += 1
                 yield picture
             if self.count < self.cut.least:
@@ -102,7 +102,7 @@ class Reading:
             found[ClipWarning.UPSCALED] = (
                 f"smaller than {self.cut.width}x{self.cut.height}: enlarged {self.enlargement:.2f} times"
             )
-        if hdr := sorted(self._transfers - {Transfer.SDR}):
+        if hdr := sorted(self._renderer.transfers - {Transfer.SDR}):
             found[ClipWarning.HDR_CONVERTED] = f"HDR ({', '.join(hdr)}) was tone-mapped to BT.709"
         if self._interlaced:
             found[ClipWarning.DEINTERLACED] = (
@@ -111,49 +111,9 @@ class Reading:
         return found
 
     def _shown(self) -> Iterator[Any]:
-        timed, zero = self._from_start()
+        timed, zero = presentation(self.clip, start=self.cut.start_seconds, interlaced=self._interlaced)
         seconds = ((float(at), float(duration), frame) for at, duration, frame in timed)
         return on_screen(seconds, fps=self.cut.fps, count=self.cut.frames, zero=zero)
-
-    def _from_start(self) -> tuple[Iterator[Timed], float]:
-        """Frames of the presentation, and when the first interval begins."""
-        parts = segments(self.clip.header.edits(self.clip.stream.id))
-        timed = self._presented(parts, again=False)
-        first = next(timed, None)
-        if first is None:
-            return timed, 0.0
-        zero = first.seconds + Fraction(self.cut.start_seconds)
-        if self.cut.start_seconds >= SEEK_FROM:
-            return self._presented(left_of(parts, zero), again=True), float(zero)
-        return chain((first,), timed), float(zero)
-
-    def _presented(self, parts: Sequence[Segment], *, again: bool) -> Iterator[Timed]:
-        for number, part in enumerate(parts):
-            frames = frames_from(self.clip, part.media, again=again or number > 0)
-            yield from part.shown(progressive(frames, self._interlaced))
-
-    def _picture(self, frame: Any) -> Picture:
-        colours = self._converter.colours(frame)
-        turned = orientation_of(frame)
-        planes = [np.ascontiguousarray(turned.apply(plane)) for plane in colours.planes]
-        aspect = self.clip.pixel_aspect
-        height, width = planes[0].shape
-        cut = self.cut
-        box = framing(
-            width,
-            height,
-            cut.width,
-            cut.height,
-            pixel_aspect=1 / aspect if turned.lies else aspect,
-            crop_x=cut.crop_x,
-            crop_y=cut.crop_y,
-        )
-        self.enlargement = box.enlargement
-        self._transfers.add(colours.transfer)
-        picture = np.stack([box.apply(plane) for plane in planes], axis=-1)
-        if colours.transfer is Transfer.SDR:
-            return picture
-        return tone_mapped(picture, colours.full, colours.transfer, colours.primaries)
 
     def _too_short(self) -> ClipError:
         cut, there = self.cut, self.count
@@ -174,8 +134,10 @@ class Reading:
 def reading(path: Path, cut: Cut, limits: Limits) -> Iterator[Reading]:
     """A clip open for taking its pictures one by one; raise ClipError when it cannot be opened."""
     with opened(path, limits) as clip:
-        chroma = clip.header.track(clip.stream.id).chroma
-        yield Reading(clip, cut, clip.probe(), Converter(chroma))
+        renderer = Renderer(
+            cut.width, cut.height, clip.pixel_aspect, clip.converter(), cut.crop_x, cut.crop_y
+        )
+        yield Reading(clip, cut, clip.probe(), renderer)
 
 
 def read_clip(path: Path, cut: Cut, limits: Limits | None = None) -> Clip:

@@ -15,6 +15,7 @@ from av.stream import Disposition
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
+from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
@@ -73,6 +74,10 @@ class Opened:
         """Width of a pixel over its height; 1 where the file says nothing or nonsense."""
         aspect = float(self.stream.sample_aspect_ratio or 1)
         return aspect if 0.1 <= aspect <= 10 else 1.0
+
+    def converter(self) -> Converter:
+        """Of its frames."""
+        return Converter(self.header.track(self.stream.id).chroma)
 
     def probe(self) -> Probe:
         """What the file says of its video."""

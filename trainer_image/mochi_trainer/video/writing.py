@@ -21,11 +21,15 @@ depends, and processor instructions with which it rounds now this way and now th
 
 def encode_mp4(frames: Frames, path: Path | str, *, fps: int) -> None:
     """Write (T, H, W, 3) uint8 RGB, H and W even, as H.264 4:2:0 with the index in front, for any player."""
-    _, height, width, _ = frames.shape
+    write_mp4(frames, path, fps=fps, height=frames.shape[1], width=frames.shape[2])
+
+
+def write_mp4(pictures: Iterable[Picture], path: Path | str, *, fps: int, height: int, width: int) -> None:
+    """As `encode_mp4`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full."""
     if height % 2 or width % 2:
         raise ValueError(f"H.264 4:2:0 needs an even width and height, got {width}x{height}")
     options = {"crf": "16", "preset": "medium", **REPEATABLE}
-    _encode(frames, (height, width), path, fps, codec="libx264", pixels="yuv420p", options=options)
+    _encode(pictures, (height, width), path, fps, codec="libx264", pixels="yuv420p", options=options)
 
 
 def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:

@@ -1,0 +1,71 @@
+"""Which training clips of a list show nearly the same as an earlier one; they are warned about, none is left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mochi_api.clips import ClipWarning
+from mochi_trainer.errors import ClipError
+from mochi_trainer.footage.duplicates import repeats
+from mochi_trainer.footage.signatures import from_text
+from mochi_trainer.jobs.trimmed import TrimmedClip
+from mochi_trainer.video import Readers
+
+log = logging.getLogger(__name__)
+
+MOST = 30_000
+"""Clips that are compared with each other: the time grows with the square, 10,000 take a few seconds."""
+
+
+def with_near_duplicates(
+    clips: Sequence[TrimmedClip], signatures: Sequence[str], readers: Readers
+) -> list[TrimmedClip]:
+    """The clips, those with a warning that repeat an earlier one; `signatures` in the same order, as text."""
+    found = near_duplicates(signatures, readers)
+    return [
+        _warned(clip, clips[found[number]]) if number in found else clip for number, clip in enumerate(clips)
+    ]
+
+
+def near_duplicates(signatures: Sequence[str], readers: Readers) -> dict[int, int]:
+    """Clips, by their numbers, that show nearly the same as an earlier one, each with the first such.
+
+    They are compared in one of the workers, whose time and memory are limited, on one processor. What comes behind `MOST` clips is not compared, and none
+    is where that fails: it is only for a warning.
+    """
+    if len(signatures) > MOST:
+        log.warning(
+            "only the first %d of %d clips are looked through for near-duplicates", MOST, len(signatures)
+        )
+    if len(signatures) < 2:
+        return {}
+    try:
+        return readers.run(repeats_of_texts, signatures[:MOST])
+    except ClipError as error:
+        log.warning("near-duplicates among %d clips are not told: the search %s", len(signatures), error)
+        return {}
+
+
+def repeats_of_texts(signatures: Sequence[str]) -> dict[int, int]:
+    """As `repeats`, of signatures as text."""
+    return repeats([from_text(text) for text in signatures])
+
+
+def _warned(clip: TrimmedClip, earlier: TrimmedClip) -> TrimmedClip:
+    return replace(clip, warnings={**clip.warnings, ClipWarning.NEAR_DUPLICATE: repeating(earlier.label)})
+
+
+def repeating(label: str) -> str:
+    """What the warning says of a clip that repeats the one called `label`."""
+    return f"shows nearly the same as {label}"
+
+
+def words(clips: Sequence[TrimmedClip]) -> str:
+    """How many clips repeat another, with an example, for the stage's message; empty when none does."""
+    found = [clip for clip in clips if ClipWarning.NEAR_DUPLICATE in clip.warnings]
+    if not found:
+        return ""
+    first = found[0]
+    return f"; near-duplicates: {len(found)}, such as {first.label}, which {first.warnings[ClipWarning.NEAR_DUPLICATE]}"

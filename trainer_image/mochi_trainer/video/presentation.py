@@ -1,0 +1,87 @@
+"""The frames of a clip at the times of its presentation, edits applied; and how long it is, without decoding."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from mochi_api.clips import ClipReason
+from mochi_trainer.clip_error import ClipError
+from mochi_trainer.video.interlacing import progressive
+from mochi_trainer.video.limits import Limits
+from mochi_trainer.video.selection import on_screen
+from mochi_trainer.video.streams import SEEK_FROM, Opened, clip_errors, frames_from, opened
+from mochi_trainer.video.timeline import Segment, Timed, left_of, segments
+
+
+def presentation(
+    clip: Opened, *, start: float = 0.0, interlaced: list[float] | None = None
+) -> tuple[Iterator[Timed], float]:
+    """The frames on screen from `start` seconds after the first picture on, progressive; and when that moment is.
+
+    Near the beginning frames before it come too. Times at which something was interlaced are added to `interlaced`.
+    """
+    parts = segments(clip.header.edits(clip.stream.id))
+    found = [] if interlaced is None else interlaced
+    timed = _shown(clip, parts, found, again=False)
+    first = next(timed, None)
+    if first is None:
+        return timed, 0.0
+    zero = first.seconds + Fraction(start)
+    if start >= SEEK_FROM:
+        return _shown(clip, left_of(parts, zero), found, again=True), float(zero)
+    return chain((first,), timed), float(zero)
+
+
+def _shown(
+    clip: Opened, parts: Sequence[Segment], interlaced: list[float], *, again: bool
+) -> Iterator[Timed]:
+    for number, part in enumerate(parts):
+        frames = frames_from(clip, part.media, again=again or number > 0)
+        yield from part.shown(progressive(frames, interlaced))
+
+
+def shown_frames(path: Path, fps: float, start: float, limits: Limits) -> int:
+    """How many pictures a `Cut` at `fps` from `start` seconds on can have: those until the end of the presentation.
+
+    Only the times of the frames are read. Raises ClipError when the file cannot be opened or ends before its index does.
+    """
+    with opened(path, limits) as clip, clip_errors("cannot be read as MP4 or MOV"):
+        frames = _Listed(clip)
+        if clip.cut_off:
+            raise ClipError(clip.cut_off, ClipReason.CORRUPT)
+        parts = segments(clip.header.edits(clip.stream.id))
+        timed = (frame for part in parts for frame in part.shown(frames.since(part.media)))
+        first = next(timed, None)
+        if first is None:
+            return 0
+        seconds = ((float(at), float(lasts), frame) for at, lasts, frame in chain((first,), timed))
+        zero, most = float(first.seconds + Fraction(start)), int(limits.seconds * fps) + 1
+        return sum(1 for _ in on_screen(seconds, fps=fps, count=most, zero=zero))
+
+
+class _Listed:
+    """The times of all frames of a clip, in the order of the presentation of its media."""
+
+    def __init__(self, clip: Opened) -> None:
+        times, durations = array("q"), array("q")
+        for packet in clip.container.demux(clip.stream):
+            if packet.pts is not None:
+                times.append(packet.pts)
+                durations.append(max(packet.duration or 0, 0))
+        order = np.argsort(np.array(times, np.int64), kind="stable").tolist()
+        self._times = array("q", (times[index] for index in order))
+        self._durations = array("q", (durations[index] for index in order))
+        self._base = Fraction(clip.stream.time_base)
+
+    def since(self, media: Fraction) -> Iterator[Timed]:
+        """Frames, without their pictures, from the one on screen at `media` seconds of the media on."""
+        first = max(0, bisect_right(self._times, media / self._base) - 1)
+        for index in range(first, len(self._times)):
+            yield Timed(self._times[index] * self._base, self._durations[index] * self._base, None)
