@@ -54,7 +54,7 @@ def orientation_of(frame: Any) -> Orientation:
     12 MB for each of 4K.
     """
     try:
-        data = SideDataContainer(frame).get("DISPLAYMATRIX")
+        data = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # the stub lacks it
     except ValueError:  # av 18: side data of a kind that it has no name for
         return Orientation(quarters=round(-frame.rotation / 90) % 4)
     return orientation(None if data is None else tuple(np.frombuffer(bytes(data), np.int32).tolist()))

@@ -15,9 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.storage import Digest, Store
 from mochi_trainer.storage.local import LocalStore
+
+ATTEMPTS = 2
+"""Reads of one range, each with the store's own retries, before a connection that breaks off ends the loading."""
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that weights may have in a file, by their names in its header."""
@@ -71,12 +74,20 @@ class StoredFile:
 
         Raises WeightsError when the file ends before, and what the store raises.
         """
-        data = self.store.read_range(self.key, start, length)
+        data = self._read(start, length)
         if len(data) != length:
             raise WeightsError(
                 f"{self.name} is truncated: it ends at byte {start + len(data)}, byte {start + length} is asked for"
             )
         return data
+
+    def _read(self, start: int, length: int) -> bytes:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self.store.read_range(self.key, start, length)
+            except StorageError:
+                continue
+        return self.store.read_range(self.key, start, length)
 
     def check_unchanged(self) -> None:
         """Raise WeightsError when the store has another file under the key by now, or none."""
