@@ -32,6 +32,7 @@ KEPT = [
     1051,  # a child that nobody had seen yet was told to have failed for what another step had failed of
     16728,  # the judge came too early: a run made anew just after the calm was judged by the end of the one before
     18913,  # the limit was lowered below what was spent, and a preemption ended the run
+    9584,  # a child that somebody deleted before its attempt was written down was made again beside its pod
     1901,  # a run file that was collected between "already exists" and a look counted as made
 ]
 

@@ -98,14 +98,14 @@ def _pause(case: Case, step: Step) -> float:
 def _last_pods(case: Case, step: Step) -> list[Pod]:
     """Pods of earlier attempts that still run: they may be saving a checkpoint, or are collected late.
 
-    A pod on a dead node never goes, and is not waited for. What it may still write is fenced: it has an attempt's number
+    So may those of a child that was made, and deleted by somebody, before its attempt was written down. A pod on a dead node never goes, and is not waited for. What it may still write is fenced: it has an attempt's number
     of its own.
     """
     return [
         pod
         for pod in case.family.pods
         if pod.step == step.name
-        and pod.attempt <= step.number
+        and (pod.attempt <= step.number or case.family.child(step.name, pod.attempt) is None)
         and not pod.ended
         and not nodes.unreachable(pod, case)
     ]
