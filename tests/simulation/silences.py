@@ -16,6 +16,8 @@ LOOK_SECONDS = 10.0
 LONGEST_SECONDS = 100.0
 """A resync, the patience with a young child, and a call or two."""
 _WORDS = {"quota": "exceeded quota", "webhook": "failed calling webhook", "policy": "policy"}
+_POD_WORDS = {**_WORDS, "policy": "PodSecurity"}
+"""What the server says of a pod; of anything else it names the policy."""
 
 Trouble = tuple[str, str]
 """What is in the way of which object."""
@@ -27,7 +29,7 @@ class Silences:
     def __init__(self, world: World) -> None:
         self._world = world
         self._since: dict[tuple[str, Trouble], float] = {}
-        """When the operator could first have told it."""
+        """When it was told last, or the operator could first have told it."""
 
     def look(self) -> None:
         """Look at all runs, and come again."""
@@ -41,8 +43,10 @@ class Silences:
             uid, said = run["metadata"]["uid"], json.dumps(run.get("status") or {})
             for trouble, words in self._troubles(run):
                 since = self._since.get((uid, trouble), kernel.seconds)
+                if words in said:
+                    since = kernel.seconds  # told; a newer word, of another trouble, may stand there for a while
                 found[uid, trouble] = since
-                if words not in said and kernel.seconds - since > longest:
+                if kernel.seconds - since > longest:
                     text = f"{trouble[1]}: {trouble[0]} for {kernel.seconds - since:.0f} s, and the status has no word of it"
                     kernel.violate("every silence ends", f"{run['metadata']['name']}: {text}")
         self._since = found if self._could_tell() else {}
@@ -82,7 +86,7 @@ class Silences:
             if controller.down:
                 yield ("controller", name), "no pod is made"
             elif refusal:
-                yield (refusal, name), _WORDS[refusal]
+                yield (refusal, name), _POD_WORDS[refusal]
         for pod in pods:
             yield from _of_pod(pod)
 

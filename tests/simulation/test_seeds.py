@@ -38,6 +38,8 @@ KEPT = [
 
 
 KEPT_OF_SHARDS = [
+    538,  # the judge's own fault: an error of the server in the moment of its look stood in the place of a refusal
+    10344,  # the judge's own fault: of a pod the server says PodSecurity, and the judge wanted to read policy
     30431,  # shards that had ended, behind sidecars, held the GPUs that the last one waited for
     30291,  # a shard that hung held the GPU that another waited for, which was called waiting, for ever
 ]
