@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,17 @@ import torch
 from demo.nano.initial import initialise
 from mochi_api.spec import TrainingSpec
 from mochi_trainer.data import Dataset
-from mochi_trainer.lora import LoraParams, attach, trainable_parameters
+from mochi_trainer.lora import LoraParams
 from mochi_trainer.model import DiT, DiTParams
+from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
-from mochi_trainer.parallel.sharding import shard
+from mochi_trainer.presets import preset_named
+from mochi_trainer.train.composition import Adapters, Choices, Stored, compose
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.loop import Training, steps
-from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.vae import LatentStatistics
+from mochi_trainer.weights import save_weights
 from tests.trainer.distributed import run_distributed
 from tests.trainer.training_runs import run_file, write_dataset
 
@@ -34,7 +38,7 @@ GOLDEN = Path(__file__).parent / "golden" / "losses.txt"
 REWRITE = "UPDATE_GOLDEN"
 MACHINE = "machine"
 CPU = torch.device("cpu")
-ALONE = Group()
+ADAPTERS = Adapters(params=LoraParams(rank=4, alpha=4, targets=("query", "value", "output")), seed=5)
 SMALL = DiTParams(
     depth=2, visual_width=64, text_width=32, heads=2, text_feature_width=64, pooling_heads=2, timestep_width=32,
     mlp_multiple=32,
@@ -42,7 +46,18 @@ SMALL = DiTParams(
 STATISTICS = LatentStatistics(mean=(0.1,) * 12, std=(1.5,) * 12)
 
 
-def losses(root: Path, mode: str, count: int, group: Group = ALONE) -> tuple[list[float], float, float]:
+def drawn(root: Path) -> Stored:
+    """The small model with numbers from a seed, in a file below `root`."""
+    folder = root / "small"
+    if not folder.exists():
+        model = DiT(SMALL)
+        initialise(model, seed=5)
+        folder.mkdir(parents=True)
+        save_weights(model, folder / "dit.safetensors", dtype=torch.float32, metadata={})
+    return Stored(replace(preset_named("nano"), dit=SMALL), folder)
+
+
+def losses(root: Path, mode: str, count: int, group: Group) -> tuple[list[float], float, float]:
     """The loss of every step, and that of the fixed batch before the first and after the last."""
     torch.set_num_threads(1)
     spec = TrainingSpec.model_validate(
@@ -54,16 +69,18 @@ def losses(root: Path, mode: str, count: int, group: Group = ALONE) -> tuple[lis
             "captionDropout": "0.2",
         }
     )
-    model = DiT(SMALL)
-    initialise(model, seed=5)
-    if mode == "lora":
-        attach(model, LoraParams(rank=4, alpha=4, targets=("query", "value", "output")), seed=5)
-    if group.world > 1:
-        shard(model, group, device=CPU, compute=torch.float32)
+    composed = compose(
+        drawn(root),
+        Choices(compute=torch.float32, attention=Backend.CPU, left_alone=SMALL.depth),
+        adapters=ADAPTERS if mode == "lora" else None,
+        spec=spec,
+        group=group,
+        device=CPU,
+    )
     with Dataset.open(run_file(root)) as dataset:
         training = Training(
-            model=model,
-            optimizer=adamw(trainable_parameters(model), spec),
+            model=composed.model,
+            optimizer=composed.optimizer,
             dataset=dataset,
             empty=dataset.empty_text(),
             statistics=STATISTICS,
@@ -72,25 +89,28 @@ def losses(root: Path, mode: str, count: int, group: Group = ALONE) -> tuple[lis
             device=CPU,
         )
         fixed = FixedBatch(dataset, STATISTICS, seed=1, group=group, device=CPU)
-        before = fixed.loss(model)
+        before = fixed.loss(composed.model)
         found = [record.loss for record in steps(training, done=0)]
-        return found, before, fixed.loss(model)
+        return found, before, fixed.loss(composed.model)
 
 
-def _on_two_ranks(root: Path) -> list[float]:
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
-        return losses(root, "full", 20, group)[0]
+def full(root: Path, count: int) -> tuple[list[float], float, float]:
+    """On as many ranks as there are: one makes a group of its own, as a run does."""
+    with joined(ranks_of(os.environ, replicas=int(os.environ["WORLD_SIZE"])), CPU, limit=60) as group:
+        return losses(root, "full", count, group)
+
+
+def lora(root: Path, count: int) -> tuple[list[float], float, float]:
+    return losses(root, "lora", count, Group())
 
 
 def found_losses(root: Path) -> dict[str, list[float]]:
     write_dataset(root)
-    one, other = run_distributed(_on_two_ranks, 2, root)
+    drawn(root)
+    [alone] = run_distributed(full, 1, root, 20)
+    one, other = run_distributed(full, 2, root, 20)
     assert one == other
-    return {
-        "lora": losses(root, "lora", 20)[0],
-        "full": losses(root, "full", 20)[0],
-        "full-on-two-ranks": one,
-    }
+    return {"lora": lora(root, 20)[0], "full": alone[0], "full-on-two-ranks": one[0]}
 
 
 def machine() -> str:
@@ -125,9 +145,11 @@ def test_twenty_steps_give_the_losses_on_file(tmp_path: Path) -> None:
             assert found[kind] == pytest.approx(values, rel=1e-3), kind
 
 
-@pytest.mark.parametrize(("mode", "share"), [("lora", 0.995), ("full", 0.8)])
-def test_the_loss_of_the_fixed_batch_falls_in_thirty_steps(tmp_path: Path, mode: str, share: float) -> None:
+@pytest.mark.parametrize(("train", "share"), [(lora, 0.995), (full, 0.8)])
+def test_the_loss_of_the_fixed_batch_falls_in_thirty_steps(
+    tmp_path: Path, train: Callable[[Path, int], tuple[list[float], float, float]], share: float
+) -> None:
     write_dataset(tmp_path)
-    _, before, after = losses(tmp_path, mode, 30)
+    [(_, before, after)] = run_distributed(train, 1, tmp_path, 30)
     assert math.isfinite(after)
     assert after < share * before
