@@ -47,8 +47,7 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
         model,
         adapter_name=ADAPTER,
     )
-    for parameter in _adapters(model).values():
-        parameter.data = parameter.data.float()
+    _keep_masters(model)
     draw(model, seed)
     model.train(model.training)  # modules made here start in training mode, with dropout
 
@@ -59,6 +58,31 @@ def _split(block: nn.Module, layer: str) -> None:
     linear = getattr(getattr(block, owner, None), name, None)
     if linear is not None:
         setattr(block.get_submodule(owner), name, SplitLinear(linear, PARTS[layer]))
+
+
+class Master(nn.Linear):
+    """A matrix kept in its own type and computed with in that of what comes in."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = nn.Parameter(linear.weight.detach().float())
+        self.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) to (..., out), typed like `x`."""
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
+def _keep_masters(model: nn.Module) -> None:
+    """Let every matrix be float32 and be cast where it is used, which is nothing; peft would cast what comes in."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[ADAPTER] = Master(matrices[ADAPTER])
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ matrix products of one pass, whose results are many times larger.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from mochi_trainer.errors import InvalidInputError
@@ -35,10 +35,13 @@ def recompute(model: DiT, *, left_alone: int = 0) -> None:
             f"{VARIABLE} must be from 0 to the {depth} blocks of the model, got {left_alone}"
         )
     for block in model.blocks[: depth - left_alone]:
-        forward: Any = partial(checkpoint, block.forward, use_reentrant=False, context_fn=keeping_attention())
-        block.forward = forward
+        block.forward = partial(_again, block)  # type: ignore[method-assign]
 
 
-def keeping_attention() -> Callable[[], Any]:
+def _again(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(type(block).forward, block, *inputs, use_reentrant=False, context_fn=keeping_attention)
+
+
+def keeping_attention() -> Any:
     """What `checkpoint` takes as `context_fn`."""
-    return partial(create_selective_checkpoint_contexts, KEPT)
+    return create_selective_checkpoint_contexts(KEPT)

@@ -26,7 +26,7 @@ def adamw(parameters: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.o
         {"params": whole, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=float(spec.learning_rate), fused=False
+        [group for group in groups if group["params"]], lr=float(spec.learning_rate), fused=True
     )
 
 
