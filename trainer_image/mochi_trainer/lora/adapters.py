@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Master(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = nn.Parameter(linear.weight.detach().float())
-        self.bias = None
+        self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) to (..., out), typed like `x`."""
@@ -82,7 +83,7 @@ def _keep_masters(model: nn.Module) -> None:
         if isinstance(layer, LoraLayer):
             layer.cast_input_dtype_enabled = False
             for matrices in (layer.lora_A, layer.lora_B):
-                matrices[ADAPTER] = Master(matrices[ADAPTER])
+                matrices[ADAPTER] = Master(cast(nn.Linear, matrices[ADAPTER]))
 
 
 @torch.no_grad()
