@@ -17,6 +17,7 @@ from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.lora import LoraParams, continue_from
 from mochi_trainer.model import DiT
+from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import VARIABLE
@@ -56,6 +57,7 @@ def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Ch
         compute=compute,
         attention=training_backend(run, device, compute, group),
         left_alone=_left_alone(depth, device, os.environ),
+        compiler=os.environ.get(compilation.VARIABLE) or None,
     )
     log.info(
         "computed in %s; %d of %d blocks keep their activations, the others their attention's only",

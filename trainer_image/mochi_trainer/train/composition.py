@@ -19,6 +19,7 @@ from mochi_trainer.lora import LoraParams, attach, base_state, draw, trainable_p
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.parallel.compilation import compile_blocks
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
@@ -40,6 +41,9 @@ class Choices:
     left_alone: int
     """So many blocks, the last ones, keep all that they computed; the others compute it again in the backward pass, but
     for their attention."""
+
+    compiler: str | None = None
+    """torch's backend that compiles the blocks; None computes them operator by operator."""
 
 
 class Origin(Protocol):
@@ -139,6 +143,8 @@ def outlined(
         _keep_in(model, choices.compute)
         attach(model, adapters.params)
     recompute(model, left_alone=choices.left_alone)
+    if choices.compiler is not None:
+        compile_blocks(model, choices.compiler)
     if adapters is None:
         shard(model, group, device=device, compute=choices.compute)
     return model
