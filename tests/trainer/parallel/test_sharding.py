@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mochi_trainer.parallel.gradients import measures, settled
+from mochi_trainer.parallel.gradients import measures, settled, synchronise
 from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import own_part, rows_of, shard, whole
@@ -84,3 +84,27 @@ def test_a_forward_pass_without_a_backward_pass_leaves_the_model_sharded() -> No
     for before, after in run_distributed(_names_and_kinds, 2):
         assert before == after
         assert [name for name, kind in before if kind != "DTensor"] == ["pos_frequencies"]
+
+
+def _accumulated() -> list[dict[str, Any]]:
+    """The gradients of two clips a rank, summed over ranks with each clip, and with the last one only."""
+    found = []
+    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+        for once in (False, True):
+            model = load_dit("nano").requires_grad_(True)
+            shard(model, group, device=CPU, compute=torch.float32)
+            for place in range(2):
+                if once:
+                    synchronise(model, place == 1)
+                torch.autograd.backward(model(*_inputs(2 * group.rank + place)).square().mean() / 2)
+            found.append(
+                {name: whole(p.grad).numpy() for name, p in model.named_parameters() if p.grad is not None}
+            )
+    return found
+
+
+def test_gradients_may_be_summed_over_ranks_once_a_step() -> None:
+    for each, once in run_distributed(_accumulated, 2):
+        assert once.keys() == each.keys()
+        for name, gradient in each.items():
+            assert abs(once[name] - gradient).max() <= 1e-5 * max(1e-6, abs(gradient).max()), name
