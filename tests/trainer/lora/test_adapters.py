@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mochi_trainer.flow import loss
 from mochi_trainer.lora import (
@@ -180,3 +182,34 @@ def test_a_second_set_of_adapters_is_refused() -> None:
 def test_values_out_of_range_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoraParams(**values)
+
+
+class Casts(TorchDispatchMode):
+    """The shapes of what was brought from bfloat16 to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and (args[0].dtype, out.dtype) == (
+            torch.bfloat16,
+            torch.float32,
+        ):
+            self.shapes.append(tuple(out.shape))
+        return out
+
+
+def test_an_adapter_casts_its_matrices_and_not_what_comes_in() -> None:
+    model = adapted(LoraParams(rank=3, targets=("query", "value")), torch.bfloat16, filled=True)
+    layer = model.blocks[0].attn.qkv_x  # type: ignore[union-attr]
+    x = torch.randn(1, 77, layer.in_features, dtype=torch.bfloat16, requires_grad=True)
+    with Casts() as casts:
+        outputs = layer(x)
+        sum(out.float().square().sum() for out in outputs).backward()
+    assert {out.dtype for out in outputs} == {torch.bfloat16}
+    inside = [shape for shape in casts.shapes if shape != (1, 77, layer.out_features // 3)]
+    assert inside
+    assert all(3 in shape and 77 not in shape for shape in inside)
+    assert {p.grad.dtype for n, p in model.named_parameters() if p.grad is not None} == {torch.float32}

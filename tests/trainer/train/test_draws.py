@@ -22,8 +22,7 @@ EMPTY = TextFeatures(features=torch.zeros(0, 64))
 def shown(*, step: int = 1, slot: int = 0, dropout: float = 0.0) -> Example:
     return example(
         LATENTS, TEXT, EMPTY, MOCHI_1_STATISTICS,
-        seed=7, step=step, slot=slot, caption_dropout=dropout, device=CPU,
-    )  # fmt: skip
+        seed=7, step=step, slot=slot, caption_dropout=dropout,     )  # fmt: skip
 
 
 def test_latents_are_normalised_before_they_are_mixed_with_noise() -> None:

@@ -43,3 +43,30 @@ def test_only_matrices_decay() -> None:
     optimizer = adamw(parameters, spec(weightDecay="0.5"))
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert [decay[id(p)] for p in parameters.values()] == [0.5, 0.0, 0.0]
+
+
+def _trained(dtype: torch.dtype, **options: bool) -> torch.Tensor:
+    draws = torch.Generator().manual_seed(1)
+    weights = nn.Parameter(torch.randn(64, 64, generator=draws).to(dtype))
+    optimizer = adamw({"w": weights}, spec(weightDecay="0.1"))
+    if options:
+        optimizer = torch.optim.AdamW([weights], lr=0.01, weight_decay=0.1, **options)
+    for step in range(1, 101):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, spec())
+        weights.grad = torch.randn(64, 64, generator=draws).to(dtype)
+        optimizer.step()
+    return weights.detach().double()
+
+
+def test_the_fused_kernel_is_as_near_to_float64_as_the_loop_over_operators() -> None:
+    """It rounds otherwise than the loop, with which training was computed before."""
+    exact = _trained(torch.float64, foreach=False)
+    loop, fused = _trained(torch.float32, foreach=False), _trained(torch.float32)
+    ours, theirs = (float((each - exact).abs().max()) for each in (fused, loop))
+    assert ours <= 2 * theirs
+    assert ours <= 1e-6 * float(exact.abs().max())
+
+
+def test_the_optimizer_is_one_kernel_a_group() -> None:
+    optimizer = adamw({"w": nn.Parameter(torch.ones(2, 2))}, spec())
+    assert all(group["fused"] for group in optimizer.param_groups)

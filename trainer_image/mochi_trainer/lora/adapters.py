@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ ADAPTER = "default"
 def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
     """Freeze `model` and add one adapter to each target of each block, in place.
 
-    A starts from `seed`, B from zero, so that nothing changes yet. Raises ValueError when `model` has adapters already.
+    A starts from `seed`, B from zero, so that nothing changes yet; on the meta device `draw` does that later. Raises ValueError when `model` has adapters already.
     """
     from peft import (
         LoraConfig,
@@ -47,7 +48,8 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
         model,
         adapter_name=ADAPTER,
     )
-    _initialise(model, seed)
+    _keep_masters(model)
+    draw(model, seed)
     model.train(model.training)  # modules made here start in training mode, with dropout
 
 
@@ -59,16 +61,48 @@ def _split(block: nn.Module, layer: str) -> None:
         setattr(block.get_submodule(owner), name, SplitLinear(linear, PARTS[layer]))
 
 
-def _initialise(model: nn.Module, seed: int) -> None:
-    """Draw every A from its own stream: peft would take the process's global generator."""
+class Master(nn.Linear):
+    """A matrix kept in its own type and computed with in that of what comes in."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = nn.Parameter(linear.weight.detach().float())
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) to (..., out), typed like `x`."""
+        return nn.functional.linear(x, self.weight.to(x.dtype))
+
+
+def _keep_masters(model: nn.Module) -> None:
+    """Let every matrix be float32 and be cast where it is used, which is nothing; peft would cast what comes in."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[ADAPTER] = Master(cast(nn.Linear, matrices[ADAPTER]))
+
+
+@torch.no_grad()
+def draw(model: nn.Module, seed: int) -> None:
+    """Give attached adapters the numbers with which they start: every A from a stream of its own, every B zero.
+
+    peft would take the process's global generator. On the meta device nothing happens.
+    """
     for index, (name, parameter) in enumerate(_adapters(model).items()):
-        parameter.data = parameter.data.float()
-        if ".lora_A." in name and parameter.device.type != "meta":
-            draw = torch.empty(parameter.shape)
+        if parameter.device.type == "meta":
+            continue
+        if ".lora_A." in name:
+            drawn = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(
-                draw, a=math.sqrt(5), generator=seeds.stream(seed, "adapter", step=index)
+                drawn, a=math.sqrt(5), generator=seeds.stream(seed, "adapter", step=index)
             )
-            parameter.data.copy_(draw)
+            parameter.copy_(drawn)
+        else:
+            parameter.zero_()
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -6,6 +6,7 @@ Shapes: B = 1; C, T, H, W as in `mochi_trainer.vae`; L tokens, K text features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,17 @@ class Example:
         """Mean squared error of the model's velocity, a float32 scalar."""
         return flow.loss(model(self.x, self.sigma, self.text), self.target)
 
+    def to(self, device: torch.device) -> Example:
+        """The same on `device`; from pinned memory without waiting for the copy."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Example:
+        """The same in pinned host memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Example:
+        return Example(change(self.x), change(self.sigma), change(self.text), change(self.target))
+
 
 def example(
     latents: Latents,
@@ -45,9 +57,8 @@ def example(
     step: int,
     slot: int,
     caption_dropout: float,
-    device: torch.device,
 ) -> Example:
-    """The example that `slot` of step `step` makes of a clip; the draws are made on the CPU, alike on every device."""
+    """The example that `slot` of step `step` makes of a clip, on the CPU, so that the draws are alike for every device."""
 
     def draws(purpose: Purpose) -> torch.Generator:
         return stream(seed, purpose, step=step, rank=slot)
@@ -55,7 +66,7 @@ def example(
     z = Posterior(latents.mean[None], latents.logvar[None]).sample(draws("posterior"))
     dropped = float(torch.rand((), generator=draws("caption-dropout"))) < caption_dropout
     sigma = flow.sigmas_uniform(1, draws("sigma"))
-    return mixed(z, empty if dropped else text, statistics, sigma, draws("noise"), device)
+    return mixed(z, empty if dropped else text, statistics, sigma, draws("noise"))
 
 
 def mixed(
@@ -64,14 +75,8 @@ def mixed(
     statistics: LatentStatistics,
     sigma_B: Tensor,
     noise: torch.Generator,
-    device: torch.device,
 ) -> Example:
-    """The example at `sigma_B` for latents as the encoder gives them: they are normalised here, before the noise."""
+    """The example, on the CPU, at `sigma_B` for latents as the encoder gives them: they are normalised here, before the noise."""
     z = normalise(z_BCTHW.float(), statistics)
     eps = torch.randn(z.shape, generator=noise)
-    return Example(
-        flow.mix(z, eps, sigma_B).to(device),
-        sigma_B.to(device),
-        text.features[None].to(device),
-        flow.velocity_target(z, eps).to(device),
-    )
+    return Example(flow.mix(z, eps, sigma_B), sigma_B, text.features[None], flow.velocity_target(z, eps))

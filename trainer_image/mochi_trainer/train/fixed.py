@@ -46,4 +46,4 @@ class FixedBatch:
         sample = self._dataset.sample(clip)
         noise = stream(self._seed, "validation", step=index)
         z = sample.latents.mean[None]
-        return mixed(z, sample.text, self._statistics, torch.tensor([sigma]), noise, self._device)
+        return mixed(z, sample.text, self._statistics, torch.tensor([sigma]), noise).to(self._device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -14,6 +15,7 @@ from mochi_trainer.model import DiT
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
+from mochi_trainer.train.ahead import ahead
 from mochi_trainer.train.draws import Example, example
 from mochi_trainer.train.optimizer import learning_rate
 from mochi_trainer.train.step import StepRecord, optimizer_step
@@ -50,12 +52,13 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
     """
     spec, bad = training.spec, 0
     training.model.train()
+    drawn = ahead(_drawn(training, range(done + 1, spec.steps + 1)))
     for step in range(done + 1, spec.steps + 1):
         _seed_dropout(training, step)
         record = optimizer_step(
             training.model,
             training.optimizer,
-            _examples(training, step),
+            _placed(islice(drawn, training.share), training.device),
             step=step,
             share=training.share,
             rate=learning_rate(step, spec),
@@ -72,29 +75,36 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
             )
 
 
-def _examples(training: Training, step: int) -> Iterator[Example]:
+def _drawn(training: Training, numbers: Iterable[int]) -> Iterator[Example]:
+    """This rank's examples of the steps, one after the other, in host memory."""
     spec, group, share = training.spec, training.group, training.share
-    clips = batch_indices(
-        len(training.dataset),
-        seed=spec.seed,
-        step=step - 1,
-        batch=share * group.world,
-        rank=group.rank,
-        world=group.world,
-    )
-    for place, clip in enumerate(clips):
-        sample = training.dataset.sample(clip)
-        yield example(
-            sample.latents,
-            sample.text,
-            training.empty,
-            training.statistics,
+    for step in numbers:
+        clips = batch_indices(
+            len(training.dataset),
             seed=spec.seed,
-            step=step,
-            slot=group.rank * share + place,
-            caption_dropout=float(spec.caption_dropout),
-            device=training.device,
+            step=step - 1,
+            batch=share * group.world,
+            rank=group.rank,
+            world=group.world,
         )
+        for place, clip in enumerate(clips):
+            sample = training.dataset.sample(clip)
+            drawn = example(
+                sample.latents,
+                sample.text,
+                training.empty,
+                training.statistics,
+                seed=spec.seed,
+                step=step,
+                slot=group.rank * share + place,
+                caption_dropout=float(spec.caption_dropout),
+            )
+            yield drawn.pinned() if training.device.type == "cuda" else drawn
+
+
+def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:
+    for each in examples:
+        yield each.to(device)
         PROCESS.moved()  # asked for the next, the step has done this one
 
 

@@ -101,7 +101,10 @@ def put_state(
         moments = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
         for kind, moment in moments.items():
             own_part(moment).copy_(state[name][kind])
-        optimizer.state[parameter] = {"step": torch.tensor(float(updates)), **moments}
+        step = torch.tensor(
+            float(updates), device=own_part(parameter).device
+        )  # the fused kernel reads it there
+        optimizer.state[parameter] = {"step": step, **moments}
 
 
 def _compare(layout: Layout, parameters: Mapping[str, nn.Parameter]) -> None:

@@ -13,7 +13,7 @@ from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingOb
 from mochi_trainer.exports.run_exports import export_room
 from mochi_trainer.jobs.checks.findings import Findings
 from mochi_trainer.jobs.checks.places import Places
-from mochi_trainer.jobs.train import lora_params
+from mochi_trainer.jobs.composing import lora_params
 from mochi_trainer.presets import Preset
 from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
