@@ -2,15 +2,12 @@
 
     python -m tests.trainer.memory      the tables of docs/explanation/vae-memory.md
 
-A storage counts from the operation that returns it until Python frees it. Memory that a kernel takes and gives back inside
-one operation, such as a convolution's workspace, is not seen.
+They are counted by `mochi_trainer.plan.live_bytes`.
 """
 
 from __future__ import annotations
 
 import sys
-import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -19,9 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from mochi_trainer.plan.live_bytes import LiveBytes
 from mochi_trainer.vae import (
     Decoder,
     DecoderParams,
@@ -72,45 +68,6 @@ class Peak(NamedTuple):
     device: int
     host: int
     moved: int
-
-
-class LiveBytes(TorchDispatchMode):
-    """Inside it, `now` and `peak` are, by type of device, the bytes of the storages that operations returned, plus those
-    given to `add`; `moved` are the bytes copied from one type of device to another.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
-        self.moved = 0
-        self._known: dict[int, object] = {}
-
-    def add(self, *tensors: Tensor) -> None:
-        for tensor in tensors:
-            storage, device = tensor.untyped_storage(), tensor.device.type
-            if storage._cdata not in self._known:
-                size = storage.nbytes()
-                freed = weakref.finalize(storage, self._freed, storage._cdata, device, size)
-                self._known[storage._cdata] = freed
-                self.now[device] += size
-                self.peak[device] = max(self.peak[device], self.now[device])
-
-    def _freed(self, key: int, device: str, size: int) -> None:
-        del self._known[key]
-        self.now[device] -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            self.add(out)
-        else:
-            self.add(*(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
-        if func is aten._to_copy.default:
-            self.moved += out.nbytes if args[0].device != out.device else 0
-        elif func is aten.copy_.default:
-            self.moved += out.nbytes if args[1].device != out.device else 0
-        return out
 
 
 def peak_bytes(model: nn.Module, given: Tensor, function: Callable[[Tensor], object]) -> Peak:

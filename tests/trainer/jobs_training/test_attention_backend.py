@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,11 @@ from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import sampling_backend, training_backend
 from mochi_trainer.jobs.sampling import Settings
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.parallel.group import Group, joined
+from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.presets import preset_named
 from mochi_trainer.vae import latent_shape
+from tests.trainer.distributed import run_distributed
 from tests.trainer.training_runs import run_file
 
 CPU = torch.device("cpu")
@@ -29,7 +33,7 @@ def test_training_is_checked_without_a_caption_with_half_a_tile_left_over_and_wi
 ) -> None:
     caplog.set_level(logging.INFO)
     run = run_file(tmp_path)
-    assert training_backend(run, CPU, torch.float32) == Backend.CPU
+    assert training_backend(run, CPU, torch.float32, Group()) == Backend.CPU
     shortest, half_tile, longest = lengths(caplog)
     frames, rows, columns = latent_shape(
         run.preprocessing.frames, run.preprocessing.height, run.preprocessing.width
@@ -53,7 +57,17 @@ def test_sampling_is_checked_with_the_longest_caption(caplog: pytest.LogCaptureF
 
 def test_the_variable_names_the_backend_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOCHI_ATTENTION", "math")
-    assert training_backend(run_file(tmp_path), CPU, torch.float32) == Backend.MATH
+    assert training_backend(run_file(tmp_path), CPU, torch.float32, Group()) == Backend.MATH
     monkeypatch.setenv("MOCHI_ATTENTION", "fastest")
     with pytest.raises(InvalidInputError, match=r"MOCHI_ATTENTION must be one of .*, got fastest"):
-        training_backend(run_file(tmp_path), CPU, torch.float32)
+        training_backend(run_file(tmp_path), CPU, torch.float32, Group())
+
+
+def _named_on_rank_0(root: Path) -> Backend:
+    os.environ["MOCHI_ATTENTION"] = "math" if os.environ["RANK"] == "0" else "cpu"
+    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+        return training_backend(run_file(root), CPU, torch.float32, group)
+
+
+def test_the_variable_of_rank_0_counts_for_all(tmp_path: Path) -> None:
+    assert run_distributed(_named_on_rank_0, 2, tmp_path) == [Backend.MATH, Backend.MATH]

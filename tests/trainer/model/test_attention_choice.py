@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 
 import pytest
 import torch
 
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import DeviceUnavailableError, InvalidInputError
 from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import BOUNDS, Differences, Shape, choose, differences, use
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.parallel.group import joined
+from mochi_trainer.parallel.ranks import ranks_of
+from tests.trainer.distributed import run_distributed
 from tests.trainer.numerics import TINY
 
 CPU = torch.device("cpu")
@@ -93,3 +97,35 @@ def test_every_block_uses_the_chosen_backend() -> None:
     model = DiT(TINY)
     use(model, Backend.MATH)
     assert [block.attn.backend for block in model.blocks] == [Backend.MATH] * TINY.depth
+
+
+def test_on_a_gpu_without_a_kernel_training_does_not_go_on_eight_times_slower(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Here every backend of a GPU fails, since there is no GPU; the reason of each is in the message."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(DeviceUnavailableError, match="no attention kernel can be used on this GPU") as caught:
+        choose([SHAPE], torch.device("cuda"), torch.bfloat16, environ={})
+    assert all(f"{name}: " in str(caught.value) for name in ("flash3", "cudnn", "flash2", "efficient"))
+    assert caught.value.action is not None
+    assert "MOCHI_ATTENTION=math" in caught.value.action
+    wanted = {"MOCHI_ATTENTION": "math"}
+    assert choose([SHAPE], torch.device("cuda"), torch.bfloat16, environ=wanted) == Backend.MATH
+
+
+def _chosen_by_rank() -> Backend:
+    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+        bounds = {torch.float32: 1e-12 if group.rank == 1 else 1e-4}
+        return choose(
+            [SHAPE],
+            CPU,
+            torch.float32,
+            bounds=bounds,
+            environ={},
+            agreed=lambda good: not group.any(not good),
+        )
+
+
+def test_ranks_use_the_first_backend_that_all_of_them_can() -> None:
+    assert run_distributed(_chosen_by_rank, 2) == [Backend.MATH, Backend.MATH]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from mochi_trainer.parallel.gradients import measures, settled
 from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
-from mochi_trainer.parallel.recompute import recompute
-from mochi_trainer.parallel.sharding import average_replicated, gradient_norm, own_part, rows_of, shard, whole
+from mochi_trainer.parallel.sharding import own_part, rows_of, shard, whole
 from mochi_trainer.weights import load_dit
 from tests.trainer.distributed import run_distributed
 
@@ -45,8 +45,8 @@ def _gradients(group: Group, sharded: bool) -> tuple[float, dict[str, Any]]:
     for place in range(share):
         loss = model(*_inputs(group.rank * share + place)).square().mean() / share
         loss.backward()
-    average_replicated(model, group)
-    norm = gradient_norm(list(model.parameters()), group)
+    parameters = list(model.parameters())
+    _, norm = settled(measures(loss.detach(), parameters, group), parameters, group)
     if sharded:
         rows = {n: rows_of(p.shape[0], group.rank, group.world) for n, p in model.named_parameters()}
         assert all(len(own_part(p)) in (len(rows[n]), len(p)) for n, p in model.named_parameters())
@@ -84,16 +84,3 @@ def test_a_forward_pass_without_a_backward_pass_leaves_the_model_sharded() -> No
     for before, after in run_distributed(_names_and_kinds, 2):
         assert before == after
         assert [name for name, kind in before if kind != "DTensor"] == ["pos_frequencies"]
-
-
-def test_recomputation_changes_no_gradient() -> None:
-    torch.set_num_threads(1)
-    plain = load_dit("nano").requires_grad_(True)
-    again = load_dit("nano").requires_grad_(True)
-    recompute(again)
-    for model in (plain, again):
-        model(*_inputs(0)).square().mean().backward()
-    for (name, one), (_, other) in zip(plain.named_parameters(), again.named_parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        assert torch.equal(one.grad, other.grad), name

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.sampling import Settings
-from mochi_trainer.model.attention_choice import Shape, choose
+from mochi_trainer.model.attention_choice import VARIABLE, Shape, choose
 from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.model.params import DiTParams
+from mochi_trainer.parallel.group import Group
 from mochi_trainer.presets import preset_named
 from mochi_trainer.vae import latent_shape
 
@@ -16,23 +19,30 @@ _TILE = 128
 """Rows that kernels take at a time; half a tile left over is a length at which some have failed."""
 
 
-def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype) -> Backend:
+def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype, group: Group) -> Backend:
     """Checked forward and backward: with the longest caption, without one, and with half a tile left over.
 
-    Raises InvalidInputError when MOCHI_ATTENTION names no backend.
+    The same on all ranks, which call together: the first that every one of them can use, in the order of rank 0. Raises
+    InvalidInputError when MOCHI_ATTENTION names no backend, DeviceUnavailableError when a GPU has none.
     """
     size = run.preprocessing
     params = preset_named(run.model.preset).dit
     visual, text = _tokens(params, size.frames, size.height, size.width)
     half_tile = visual + (_TILE // 2 - visual) % _TILE
     lengths = sorted({visual, half_tile, visual + text})
-    return choose([_shape(params, length) for length in lengths], device, dtype)
+    return choose(
+        [_shape(params, length) for length in lengths],
+        device,
+        dtype,
+        environ={VARIABLE: group.from_first(os.environ.get(VARIABLE, ""))},
+        agreed=lambda good: not group.any(not good),
+    )
 
 
 def sampling_backend(settings: Settings, dtype: torch.dtype) -> Backend:
     """Checked forward only; on a GPU also for guidance, which puts prompt and empty prompt in one masked batch.
 
-    Raises InvalidInputError when MOCHI_ATTENTION names no backend.
+    Raises InvalidInputError when MOCHI_ATTENTION names no backend, DeviceUnavailableError when a GPU has none.
     """
     params = preset_named(settings.preset).dit
     longest = sum(_tokens(params, settings.frames, settings.height, settings.width))

@@ -1,53 +1,42 @@
 """The command train: an adapter in one process (mode lora), or all weights in several (mode full).
 
-What is applied to the model is visible here in one order: load, attention, adapter, recomputation, optimizer, resume; with
-mode full shapes only, attention, recomputation, sharding, load, optimizer, resume, so that a rank reads only its own rows.
+What is applied to the model, and in which order, is in `mochi_trainer.train.composition`; the session resumes it and trains.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import torch
 
 from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
-from mochi_api.spec import LoraSpec
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
 from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
-from mochi_trainer.jobs.attention_backend import training_backend
+from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.lora import LoraParams, attach, continue_from, trainable_parameters
-from mochi_trainer.model import DiT
-from mochi_trainer.model.attention_choice import use
+from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import compute_type, device_for
+from mochi_trainer.parallel.devices import device_for
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
-from mochi_trainer.parallel.recompute import recompute
-from mochi_trainer.parallel.sharding import own_rows, shard
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training
-from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
 from mochi_trainer.train.takeover import Earlier
-from mochi_trainer.weights import WeightsError, fill_dit, load_dit, meta_dit
-from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +90,10 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
 
 
 def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device) -> Training:
-    model = _model(run, group, device)
+    composed = composed_model(run, group, device)
     return Training(
-        model=model,
-        optimizer=adamw(trainable_parameters(model), run.training),
+        model=composed.model,
+        optimizer=composed.optimizer,
         dataset=dataset,
         empty=dataset.empty_text(),
         statistics=preset_named(run.model.preset).latents,
@@ -152,71 +141,6 @@ def _replicas(run: RunFile) -> int:
     if run.mode == "lora" and run.world.replicas != 1:
         raise InvalidInputError(f"world.replicas must be 1 with mode lora, got {run.world.replicas}")
     return run.world.replicas
-
-
-def _model(run: RunFile, group: Group, device: torch.device) -> DiT:
-    """The model as it is trained: with its weights and adapter, recomputed on a GPU, and sharded."""
-    full, compute, preset = run.mode == "full", compute_type(device), run.model.preset
-    source = model_source(run, ["dit"])
-    backend = training_backend(run, device, compute)  # needs memory of its own, so before the weights
-    with _about_weights():
-        model = meta_dit(preset) if full else load_dit(preset, source, device=device, dtype=compute)
-    use(model, backend)
-    if full:
-        model.requires_grad_(True)
-    else:
-        attach(model, lora_params(run), seed=run.training.seed)
-        start(model, run)
-    if device.type == "cuda":
-        recompute(model)
-    if full:
-        shard(model, group, device=device, compute=compute)
-        model.to_empty(device=device)
-        with _about_weights():
-            fill_dit(preset, source, own_rows(model, group))
-    return model
-
-
-@contextmanager
-def _about_weights() -> Iterator[None]:
-    """Say of weights that cannot be used that they are the model's."""
-    try:
-        yield
-    except WeightsError as error:
-        raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
-
-
-def start(model: DiT, run: RunFile) -> None:
-    """Let the adapters go on from the LoRA file that the run names, if it names one; a checkpoint replaces them later.
-
-    Raises MissingObjectError when there is none, InvalidInputError when it does not fit.
-    """
-    spec = run.training.lora or LoraSpec()
-    if not spec.start_from:
-        return
-    folder, _, name = spec.start_from.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="mochi-start-") as local:
-        path = Path(local) / name
-        open_store(folder, run.s3).get(name, path)
-        try:
-            found = continue_from(model, lora_params(run), path)
-        except ValueError as error:
-            raise InvalidInputError(
-                f"spec.training.lora.startFrom {spec.start_from} cannot be used: {error}"
-            ) from error
-    log.info("adapters go on from %s: rank %d on %s", spec.start_from, found.rank, ", ".join(found.targets))
-
-
-def lora_params(run: RunFile) -> LoraParams:
-    """The adapter that the run file asks for."""
-    spec = run.training.lora or LoraSpec()
-    return LoraParams(
-        rank=spec.rank,
-        alpha=float(spec.alpha),
-        rslora=spec.rs_lora,
-        dropout=float(spec.dropout),
-        targets=tuple(spec.targets),
-    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from mochi_trainer.lora.adapters import (
     adapter_state,
     attach,
     base_state,
+    draw,
     load_adapter,
     trainable_parameters,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "base_state",
     "check_header_continues",
     "continue_from",
+    "draw",
     "export_diffusers",
     "export_native",
     "import_diffusers",

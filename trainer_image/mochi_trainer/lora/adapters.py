@@ -23,7 +23,7 @@ ADAPTER = "default"
 def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
     """Freeze `model` and add one adapter to each target of each block, in place.
 
-    A starts from `seed`, B from zero, so that nothing changes yet. Raises ValueError when `model` has adapters already.
+    A starts from `seed`, B from zero, so that nothing changes yet; on the meta device `draw` does that later. Raises ValueError when `model` has adapters already.
     """
     from peft import (
         LoraConfig,
@@ -47,7 +47,9 @@ def attach(model: DiT, params: LoraParams, *, seed: int = 0) -> None:
         model,
         adapter_name=ADAPTER,
     )
-    _initialise(model, seed)
+    for parameter in _adapters(model).values():
+        parameter.data = parameter.data.float()
+    draw(model, seed)
     model.train(model.training)  # modules made here start in training mode, with dropout
 
 
@@ -59,16 +61,23 @@ def _split(block: nn.Module, layer: str) -> None:
         setattr(block.get_submodule(owner), name, SplitLinear(linear, PARTS[layer]))
 
 
-def _initialise(model: nn.Module, seed: int) -> None:
-    """Draw every A from its own stream: peft would take the process's global generator."""
+@torch.no_grad()
+def draw(model: nn.Module, seed: int) -> None:
+    """Give attached adapters the numbers with which they start: every A from a stream of its own, every B zero.
+
+    peft would take the process's global generator. On the meta device nothing happens.
+    """
     for index, (name, parameter) in enumerate(_adapters(model).items()):
-        parameter.data = parameter.data.float()
-        if ".lora_A." in name and parameter.device.type != "meta":
-            draw = torch.empty(parameter.shape)
+        if parameter.device.type == "meta":
+            continue
+        if ".lora_A." in name:
+            drawn = torch.empty(parameter.shape)
             nn.init.kaiming_uniform_(
-                draw, a=math.sqrt(5), generator=seeds.stream(seed, "adapter", step=index)
+                drawn, a=math.sqrt(5), generator=seeds.stream(seed, "adapter", step=index)
             )
-            parameter.data.copy_(draw)
+            parameter.copy_(drawn)
+        else:
+            parameter.zero_()
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

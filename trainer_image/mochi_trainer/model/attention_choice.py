@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import DeviceUnavailableError, InvalidInputError
 from mochi_trainer.model.attention import attend, attend_backward
 from mochi_trainer.model.attention_kernels import Backend, math_backward, math_forward
 from mochi_trainer.model.dit import DiT
@@ -31,6 +31,10 @@ BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.03, torch.b
 ON_GPU = (Backend.FLASH_3, Backend.CUDNN, Backend.FLASH_2, Backend.EFFICIENT)
 ON_CPU = (Backend.CPU,)
 _SEED = 20_240_917
+_INSTALL = (
+    "Use a GPU of compute capability 8.0 or newer with a driver for the CUDA version of the image's torch, or install "
+    f"FlashAttention-3 (flash_attn_interface) in the image; {VARIABLE}=math trains without a kernel, about eight times slower."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,22 +86,36 @@ def choose(
     gradients: bool = True,
     bounds: Mapping[torch.dtype, float] = BOUNDS,
     environ: Mapping[str, str] = os.environ,
+    agreed: Callable[[bool], bool] = bool,
 ) -> Backend:
-    """The first backend that computes every one of `shapes` within its bound; MATH, the reference, if none does.
+    """The first backend that computes every one of `shapes` within its bound; on a CPU MATH, the reference, if none does.
 
-    `wanted`, or else the environment variable MOCHI_ATTENTION, is tried first. `gradients` False checks the output
-    only, for sampling. Call it before the model takes the memory. Raises InvalidInputError for an unknown name.
+    `wanted`, or else the environment variable MOCHI_ATTENTION, is tried first, and MATH is used where it is named. `gradients`
+    False checks the output only, for sampling. `agreed` says whether a backend that is good here is good on all ranks; each
+    of them asks it as often. Call it before the model takes the memory. Raises InvalidInputError for an unknown name, and
+    DeviceUnavailableError when a GPU has no backend: MATH would take about eight times as long.
     """
     candidates = list(ON_GPU if device.type == "cuda" else ON_CPU)
     name = wanted or environ.get(VARIABLE)
     if name:
         first = _named(name)
         candidates = [first, *(each for each in candidates if each != first)]
+    problems: list[str] = []
     for backend in candidates:
         if backend == Backend.MATH:
-            break
-        if _accepted(backend, shapes, device, dtype, bounds[dtype], gradients=gradients):
+            return _reference(device, dtype)
+        problem = _problem(backend, shapes, device, dtype, bounds[dtype], gradients=gradients)
+        if agreed(problem is None):
             return backend
+        problems.append(f"{backend}: {problem or 'another rank cannot use it'}")
+    if device.type == "cuda":
+        raise DeviceUnavailableError(
+            f"no attention kernel can be used on this GPU in {dtype}: {'; '.join(problems)}", action=_INSTALL
+        )
+    return _reference(device, dtype)
+
+
+def _reference(device: torch.device, dtype: torch.dtype) -> Backend:
     log.info("attention: math, the reference, on %s in %s", device.type, dtype)
     return Backend.MATH
 
@@ -115,7 +133,7 @@ def _named(name: str) -> Backend:
         raise InvalidInputError(f"{VARIABLE} must be one of {', '.join(Backend)}, got {name}") from error
 
 
-def _accepted(
+def _problem(
     backend: Backend,
     shapes: Sequence[Shape],
     device: torch.device,
@@ -123,22 +141,23 @@ def _accepted(
     bound: float,
     *,
     gradients: bool,
-) -> bool:
+) -> str | None:
+    """Why `backend` cannot be used, which is logged as a warning; None when it can."""
     for shape in shapes:
         try:
             found = differences(backend, shape, device, dtype, gradients=gradients)
         # of a library of another release, or a kernel that refuses the shape, type or device
         except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             log.warning("attention: %s cannot be used: %s: %s", backend, type(error).__name__, error)
-            return False
+            return str(error).partition("\n")[0] or type(error).__name__
         if not found.worst <= bound:
             log.warning(
                 "attention: %s differs from float32 by %.1e, more than %.1e, with %s (%s)",
                 backend, found.worst, bound, shape, found,
             )  # fmt: skip
-            return False
+            return f"differs from float32 by {found.worst:.1e}, more than {bound:.1e}, with {shape}"
         log.info("attention: %s on %s in %s, %s: %s", backend, device.type, dtype, shape, found)
-    return True
+    return None
 
 
 def differences(

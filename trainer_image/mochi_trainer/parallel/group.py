@@ -54,12 +54,15 @@ class Group:
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sums over all ranks, in double precision."""
-        if self.world == 1:
-            return [float(value) for value in values]
-        sums = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(sums)
-        found: list[float] = sums.tolist()
+        found: list[float] = self.summed(torch.tensor(values, dtype=torch.float64)).tolist()
         return found
+
+    def summed(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums over all ranks of a tensor on the CPU."""
+        sums = values.clone()
+        if self.world > 1:
+            dist.all_reduce(sums)
+        return sums
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes."""

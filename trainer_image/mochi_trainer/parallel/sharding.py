@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtyp
     A model on the meta device stays there: `model.to_empty` then makes room for this rank's rows only.
 
     The sharded weights keep their type (float32 master weights) and are computed with in `compute`; gradients are
-    averaged over ranks in float32.
+    averaged over ranks in float32. While a block computes, the weights of the next one are gathered.
     """
     # The last block hands its text through unchanged, and nobody reads it.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
@@ -31,22 +32,15 @@ def shard(model: DiT, group: Group, *, device: torch.device, compute: torch.dtyp
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=False)
     if not model.pos_frequencies.is_meta:
         model.pos_frequencies.data = model.pos_frequencies.data.to(device)
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+    blocks = [fully_shard(block, mesh=mesh, mp_policy=policy) for block in model.blocks]
     # Unlike FSDP2's default the root is sharded again after each forward pass: else, after one without a backward pass,
     # `model.parameters()` would give whole tensors that the optimizer does not know.
     fully_shard(
         model, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params={model.pos_frequencies}
     )
-
-
-def average_replicated(model: nn.Module, group: Group) -> None:
-    """Average over ranks the gradients that FSDP2 does not: those of parameters that every rank keeps whole."""
-    for parameter in model.parameters():
-        gradient = parameter.grad
-        if gradient is not None and not isinstance(gradient, DTensor) and group.world > 1:
-            mean = torch.tensor(group.total(gradient.flatten().tolist()), dtype=torch.float64) / group.world
-            gradient.copy_(mean.view(gradient.shape))
+    for block, following in pairwise(blocks):
+        block.set_modules_to_forward_prefetch([following])
+        following.set_modules_to_backward_prefetch([block])
 
 
 def own_part(tensor: Tensor) -> Tensor:
@@ -73,18 +67,3 @@ def own_rows(model: nn.Module, group: Group) -> dict[str, tuple[Tensor, int]]:
         else (parameter.detach(), 0)
         for name, parameter in model.named_parameters()
     }
-
-
-def gradient_norm(parameters: list[nn.Parameter], group: Group) -> float:
-    """The Euclidean norm of the gradient of all parameters on all ranks together; NaN or infinite when any entry is."""
-    sharded = [own_part(p.grad) for p in parameters if isinstance(p.grad, DTensor)]
-    plain = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
-    total = group.total([_square_sum(sharded)])[0] + _square_sum(plain)
-    return float(total**0.5)
-
-
-def _square_sum(gradients: list[Tensor]) -> float:
-    if not gradients:
-        return 0.0
-    norms = torch._foreach_norm(gradients)
-    return float(torch.stack([norm.double() for norm in norms]).square().sum())

@@ -13,14 +13,21 @@ from mochi_trainer.parallel.sharding import REPLICATED
 
 
 def adamw(parameters: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
-    """The optimizer of the named parameters; weights decay, biases, norms and position frequencies do not."""
+    """The optimizer of the named parameters; weights decay, biases, norms and position frequencies do not.
+
+    Each group is updated by one kernel, of this rank's rows; it takes either sharded or whole parameters.
+    """
+    whole = [p for name, p in parameters.items() if name == REPLICATED]
     decayed = [p for name, p in parameters.items() if p.ndim >= 2 and name != REPLICATED]
-    kept = [p for name, p in parameters.items() if p.ndim < 2 or name == REPLICATED]
+    kept = [p for name, p in parameters.items() if p.ndim < 2 and name != REPLICATED]
     groups = [
         {"params": decayed, "weight_decay": float(spec.weight_decay)},
         {"params": kept, "weight_decay": 0.0},
+        {"params": whole, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=float(spec.learning_rate))
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=float(spec.learning_rate), fused=False
+    )
 
 
 def learning_rate(step: int, spec: TrainingSpec) -> float:

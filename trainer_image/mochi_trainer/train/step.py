@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from mochi_trainer.parallel.gradients import measures, scale, settled, synchronise
 from mochi_trainer.parallel.group import Group
-from mochi_trainer.parallel.sharding import average_replicated, gradient_norm
 from mochi_trainer.train.draws import Example
 
 
@@ -45,25 +45,22 @@ def optimizer_step(
     rate: float,
     clip: float,
     group: Group,
+    synchronise_once: bool = False,
 ) -> StepRecord:
-    """Train on this rank's `share` of the global batch, one clip at a time.
+    """Train on this rank's `share` of the global batch, one clip at a time; the host waits for the device once.
 
     `clip` is the largest norm of the gradient; 0 switches clipping off. All ranks decide alike whether to skip, since
-    loss and norm are those of all ranks together.
+    loss and norm are those of all ranks together. With `synchronise_once` sharded gradients are summed over the ranks with
+    the last clip only, and this rank keeps the whole of them until then: 4 bytes a parameter.
     """
     started = time.monotonic()
-    parameters = [parameter for options in optimizer.param_groups for parameter in options["params"]]
-    own = 0.0
-    for each in examples:
-        loss = each.loss(model)
-        torch.autograd.backward(loss / share)
-        own += float(loss.detach()) / share
-    average_replicated(model, group)
-    mean = group.total([own])[0] / group.world
-    norm = gradient_norm(parameters, group)
+    parameters = trained(optimizer)
+    loss = accumulated(model, examples, share=share, synchronise_once=synchronise_once)
+    found = measures(loss, parameters, group).cpu()  # the one wait
+    mean, norm = settled(found, parameters, group)
     if math.isfinite(mean) and math.isfinite(norm):
         if clip and norm > clip:
-            _scale_gradients(parameters, clip / norm)
+            scale(parameters, clip / norm)
         for options in optimizer.param_groups:
             options["lr"] = rate
         optimizer.step()
@@ -73,7 +70,20 @@ def optimizer_step(
     )
 
 
-def _scale_gradients(parameters: list[nn.Parameter], factor: float) -> None:
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that `optimizer` changes."""
+    return [parameter for options in optimizer.param_groups for parameter in options["params"]]
+
+
+def accumulated(
+    model: nn.Module, examples: Iterable[Example], *, share: int, synchronise_once: bool
+) -> Tensor:
+    """Add the gradients of `share` examples to those of the model; return their mean loss, a float64 scalar on the device."""
+    losses = []
+    for place, each in enumerate(examples, 1):
+        if synchronise_once:
+            synchronise(model, place == share)
+        loss = each.loss(model)
+        torch.autograd.backward(loss / share)
+        losses.append(loss.detach().double() / share)
+    return torch.stack(losses).sum()

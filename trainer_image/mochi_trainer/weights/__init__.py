@@ -20,7 +20,7 @@ from mochi_trainer.weights.loading import (
     meta_dit,
 )
 from mochi_trainer.weights.stored import WeightsError
-from mochi_trainer.weights.writing import save_weights
+from mochi_trainer.weights.writing import kept_type, save_weights
 
 __all__ = [
     "PARTS",
@@ -31,6 +31,7 @@ __all__ = [
     "check_parts",
     "fill_dit",
     "identity",
+    "kept_type",
     "load_decoder",
     "load_dit",
     "load_encoder",

@@ -1,0 +1,118 @@
+"""The model of a run, composed for training as the run file and the environment say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from mochi_api.runfile import RunFile
+from mochi_api.spec import LoraSpec
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.jobs.attention_backend import training_backend
+from mochi_trainer.lora import LoraParams, continue_from
+from mochi_trainer.model import DiT
+from mochi_trainer.parallel.devices import compute_type
+from mochi_trainer.parallel.group import Group
+from mochi_trainer.parallel.recompute import VARIABLE
+from mochi_trainer.presets import preset_named
+from mochi_trainer.storage import open_store
+from mochi_trainer.train.composition import Adapters, Choices, Composed, Stored, compose
+from mochi_trainer.weights import WeightsError
+from mochi_trainer.weights.of_run import model_source
+
+log = logging.getLogger(__name__)
+
+
+def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed:
+    """The model and its optimizer, before any checkpoint is loaded. All ranks call together.
+
+    Raises InvalidInputError, MissingObjectError, DeviceUnavailableError, and what the store raises.
+    """
+    origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
+    adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
+    choices = _choices(run, origin.params.depth, group, device)
+    with _about_weights():
+        return compose(
+            origin,
+            choices,
+            adapters=adapters,
+            spec=run.training,
+            group=group,
+            device=device,
+            start=lambda model: start(model, run),
+        )
+
+
+def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
+    """Attention is checked here, which needs memory of its own: so before the weights."""
+    compute = compute_type(device)
+    choices = Choices(
+        compute=compute,
+        attention=training_backend(run, device, compute, group),
+        left_alone=_left_alone(depth, device, os.environ),
+    )
+    log.info(
+        "computed in %s; %d of %d blocks keep their activations, the others their attention's only",
+        compute,
+        choices.left_alone,
+        depth,
+    )
+    return choices
+
+
+def _left_alone(depth: int, device: torch.device, environ: Mapping[str, str]) -> int:
+    """The environment's number; by default none on a GPU, and on a CPU, where memory is not what is short, all blocks."""
+    text = environ.get(VARIABLE, "")
+    if not text:
+        return 0 if device.type == "cuda" else depth
+    if not text.isdecimal():
+        raise InvalidInputError(f"{VARIABLE} must be from 0 to the {depth} blocks of the model, got {text!r}")
+    return int(text)
+
+
+@contextmanager
+def _about_weights() -> Iterator[None]:
+    """Say of weights that cannot be used that they are the model's."""
+    try:
+        yield
+    except WeightsError as error:
+        raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
+
+
+def start(model: DiT, run: RunFile) -> None:
+    """Let the adapters go on from the LoRA file that the run names, if it names one; a checkpoint replaces them later.
+
+    Raises MissingObjectError when there is none, InvalidInputError when it does not fit.
+    """
+    spec = run.training.lora or LoraSpec()
+    if not spec.start_from:
+        return
+    folder, _, name = spec.start_from.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="mochi-start-") as local:
+        path = Path(local) / name
+        open_store(folder, run.s3).get(name, path)
+        try:
+            found = continue_from(model, lora_params(run), path)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"spec.training.lora.startFrom {spec.start_from} cannot be used: {error}"
+            ) from error
+    log.info("adapters go on from %s: rank %d on %s", spec.start_from, found.rank, ", ".join(found.targets))
+
+
+def lora_params(run: RunFile) -> LoraParams:
+    """The adapter that the run file asks for."""
+    spec = run.training.lora or LoraSpec()
+    return LoraParams(
+        rank=spec.rank,
+        alpha=float(spec.alpha),
+        rslora=spec.rs_lora,
+        dropout=float(spec.dropout),
+        targets=tuple(spec.targets),
+    )

@@ -1,0 +1,147 @@
+"""One training step traced on tensors without memory: its operations, and the most bytes that live at once on a GPU.
+
+The step is the real one: `mochi_trainer.train.composition` composes the model, and `mochi_trainer.train.step` trains it.
+
+    from mochi_trainer.model import DiTParams
+    from mochi_trainer.plan import trace_step
+    trace_step(DiTParams(), frames=85, mode="lora", left_alone=4)
+    trace_step(DiTParams(), frames=163, mode="full", world=8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils.flop_counter import FlopCounterMode
+
+from mochi_api.spec import TrainingSpec
+from mochi_trainer.lora import LoraParams
+from mochi_trainer.model import DiTParams
+from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.parallel.gradients import measures, scale
+from mochi_trainer.parallel.group import Group
+from mochi_trainer.plan.live_bytes import LiveBytes
+from mochi_trainer.train.composition import Adapters, Choices, filled, outlined
+from mochi_trainer.train.draws import Example
+from mochi_trainer.train.step import accumulated, trained
+from mochi_trainer.vae import latent_shape
+
+HEIGHT, WIDTH = 480, 848
+LORA = LoraParams()
+_ATTENTION = (torch.ops.mochi.attention, torch.ops.mochi.attention_backward)
+_DEVICE = torch.device("cpu")
+"""Tensors without memory have the same sizes on every device; FSDP2 wants streams of one that is there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traced:
+    """What one step costs one rank."""
+
+    flops: int
+    """Operations of matrix products, convolutions and attention, those computed again included; two a multiplication."""
+
+    attention_flops: int
+    """Those of the blocks' attention."""
+
+    peak_bytes: int
+    """Most bytes of tensors at once: weights, moments, gradients, activations. CUDA's own memory comes on top."""
+
+    resident_bytes: int
+    """Bytes between two steps: weights and moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Nowhere:
+    """Weights without numbers."""
+
+    params: DiTParams
+
+    def fill(self, rows: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Leave them as they are."""
+
+
+def trace_step(
+    params: DiTParams,
+    frames: int,
+    mode: Literal["lora", "full"],
+    *,
+    world: int = 1,
+    left_alone: int = 0,
+    height: int = HEIGHT,
+    width: int = WIDTH,
+    text_tokens: int | None = None,
+    lora: LoraParams = LORA,
+    clips: int = 1,
+    synchronise_once: bool = False,
+) -> Traced:
+    """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
+
+    `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given. With mode
+    full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
+    """
+    spec = TrainingSpec.model_validate({"steps": 2})
+    shape = (1, params.latent_channels, *latent_shape(frames, height, width))
+    tokens = params.text_tokens if text_tokens is None else text_tokens
+    choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone)
+    adapters = Adapters(params=lora) if mode == "lora" else None
+    with _group(world, sharded=mode == "full") as group:
+        model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            composed = filled(
+                model, _Nowhere(params), adapters=adapters, spec=spec, group=group, device=_DEVICE
+            )
+            model.train()
+
+            def step() -> None:
+                parameters = trained(composed.optimizer)
+                examples = (_example(shape, tokens, params) for _ in range(clips))
+                loss = accumulated(model, examples, share=clips, synchronise_once=synchronise_once)
+                measures(loss, parameters, group)  # and here the host waits, the only time
+                scale(parameters, 0.5)
+                composed.optimizer.step()
+                composed.optimizer.zero_grad(set_to_none=True)
+
+            with FlopCounterMode(display=False) as counter:
+                step()  # apart from memory: the counter keeps activations alive
+            with LiveBytes() as live:
+                live.add(*model.parameters(), *_moments(composed.optimizer))
+                resident = live.now[_DEVICE.type]
+                step()
+    kernels = counter.get_flop_counts()["Global"]
+    return Traced(
+        flops=counter.get_total_flops(),
+        attention_flops=sum(kernels[kernel] for kernel in _ATTENTION),
+        peak_bytes=live.peak[_DEVICE.type],
+        resident_bytes=resident,
+    )
+
+
+def _example(shape: tuple[int, ...], tokens: int, params: DiTParams) -> Example:
+    text = torch.empty(1, tokens, params.text_feature_width)
+    return Example(torch.empty(shape), torch.empty(1), text, torch.empty(shape))
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+@contextmanager
+def _group(world: int, *, sharded: bool) -> Iterator[Group]:
+    """Rank 0 of `world` ranks that are not there."""
+    if not sharded:
+        yield Group()
+        return
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    try:
+        yield Group(0, world)
+    finally:
+        dist.destroy_process_group()

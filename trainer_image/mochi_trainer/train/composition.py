@@ -1,0 +1,149 @@
+"""The model as it is trained: what is applied to it, in one order, on a GPU and in the tests alike.
+
+Shapes only, attention, adapters, recomputation, compilation, sharding; then memory on the device, numbers, and the optimizer.
+With shapes first a rank makes room for its own rows only, and the same steps are traced without memory
+(`mochi_trainer.plan.tracing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mochi_api.spec import TrainingSpec
+from mochi_trainer.lora import LoraParams, attach, base_state, draw, trainable_parameters
+from mochi_trainer.model import DiT, DiTParams
+from mochi_trainer.model.attention_choice import use
+from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.parallel.group import Group
+from mochi_trainer.parallel.recompute import recompute
+from mochi_trainer.parallel.sharding import own_rows, shard
+from mochi_trainer.presets.catalogue import Preset
+from mochi_trainer.train.optimizer import adamw
+from mochi_trainer.weights import Source, fill_dit, kept_type
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """How the model is computed; none of it changes what is computed, but for rounding."""
+
+    compute: torch.dtype
+    """Type of activations, and of the weights of mode lora; adapters, and the weights of mode full, are float32."""
+
+    attention: Backend
+    """The kernel of the blocks."""
+
+    left_alone: int
+    """So many blocks, the last ones, keep all that they computed; the others compute it again in the backward pass, but
+    for their attention."""
+
+
+class Origin(Protocol):
+    """Where the transformer's numbers come from."""
+
+    @property
+    def params(self) -> DiTParams:
+        """Its sizes."""
+        ...
+
+    def fill(self, rows: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Give tensors, by published name, their numbers; each comes with the number of its first row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The weights of a preset, from where the user keeps them."""
+
+    preset: Preset
+    source: Source | None
+
+    @property
+    def params(self) -> DiTParams:
+        """The preset's sizes."""
+        return self.preset.dit
+
+    def fill(self, rows: Mapping[str, tuple[Tensor, int]]) -> None:
+        """Read what `rows` asks for, and nothing else. Raises as `mochi_trainer.weights.load_dit`."""
+        fill_dit(self.preset, self.source, rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapters:
+    """What mode lora adds."""
+
+    params: LoraParams
+    seed: int = 0
+    """Of the numbers with which they start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A model ready to be trained, and what changes it."""
+
+    model: DiT
+    optimizer: torch.optim.Optimizer
+
+
+def compose(
+    origin: Origin,
+    choices: Choices,
+    *,
+    adapters: Adapters | None,
+    spec: TrainingSpec,
+    group: Group,
+    device: torch.device,
+    start: Callable[[DiT], None] = lambda _: None,
+) -> Composed:
+    """The model with its numbers on `device`; `adapters` None trains all weights, in equal parts on the ranks of `group`.
+
+    `start` may give the new adapters other numbers than the drawn ones. All ranks call together. Raises what `origin.fill`
+    and `start` raise, and InvalidInputError when `choices` do not fit the model.
+    """
+    model = outlined(origin.params, choices, adapters=adapters, group=group, device=device)
+    return filled(model, origin, adapters=adapters, spec=spec, group=group, device=device, start=start)
+
+
+def filled(
+    model: DiT,
+    origin: Origin,
+    *,
+    adapters: Adapters | None,
+    spec: TrainingSpec,
+    group: Group,
+    device: torch.device,
+    start: Callable[[DiT], None] = lambda _: None,
+) -> Composed:
+    """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
+    model.to_empty(device=device)
+    base = base_state(model)
+    origin.fill({name: rows for name, rows in own_rows(model, group).items() if name in base})
+    if adapters is not None:
+        draw(model, adapters.seed)
+        start(model)
+    return Composed(model, adamw(trainable_parameters(model), spec))
+
+
+def outlined(
+    params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group, device: torch.device
+) -> DiT:
+    """The model on the meta device, without memory, with all that is applied to it before it has numbers."""
+    with torch.device("meta"):
+        model = DiT(params).eval()
+    use(model, choices.attention)
+    if adapters is not None:
+        _keep_in(model, choices.compute)
+        attach(model, adapters.params)
+    recompute(model, left_alone=choices.left_alone)
+    if adapters is None:
+        shard(model, group, device=device, compute=choices.compute)
+    return model
+
+
+def _keep_in(model: nn.Module, dtype: torch.dtype) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(kept_type(name, dtype))
