@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mochi_api.prediction.gpus import GIB, GPUS, Gpu
 from mochi_api.prediction.memory import memory
-from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.policies import LEAST, Policy
 from mochi_api.prediction.work import Work
 
 FRAGMENTS = 50
@@ -25,15 +25,15 @@ def needed(work: Work, policy: Policy) -> int:
 
 
 def least_needed(work: Work) -> int:
-    """What is needed when every block but for its attention is computed again."""
-    return needed(work, Policy())
+    """What is needed when all blocks but the last are computed again, but for their attention."""
+    return needed(work, LEAST)
 
 
 def largest_policy(work: Work, available: int) -> Policy | None:
     """The policy that leaves most blocks alone in `available` bytes; None when the training does not fit at all."""
     if least_needed(work) > available:
         return None
-    low, high = 0, work.network.depth
+    low, high = LEAST.left_alone, work.network.depth
     while low < high:
         middle = (low + high + 1) // 2
         if needed(work, Policy(left_alone=middle)) <= available:
@@ -50,7 +50,7 @@ def fits(work: Work, gpu: Gpu) -> bool:
 
 def smallest_gpu(work: Work) -> Gpu | None:
     """The known product with the least memory that has enough; None when none has."""
-    return next((gpu for gpu in reversed(GPUS.values()) if fits(work, gpu)), None)
+    return next((gpu for gpu in reversed(list(GPUS.values())) if fits(work, gpu)), None)
 
 
 def changes_that_fit(work: Work, gpu: Gpu) -> tuple[str, ...]:

@@ -16,5 +16,8 @@ class Policy:
     """Blocks of which nothing is computed again: the last ones, whose activations are the first to go."""
 
 
+LEAST = Policy(left_alone=1)
+"""Least memory of those the trainer has: the last block's activations are there anyway when they are computed again at once."""
+
 WHOLE_BLOCKS = Policy(keep_attention=False)
-"""Least memory: of each block only the input is kept."""
+"""Of each block only the input is kept; the trainer does not do this, since it computes attention twice."""

@@ -17,7 +17,7 @@ from mochi_api.prediction.admission import gibibytes
 from mochi_api.prediction.fitting import largest_policy, needed
 from mochi_api.prediction.gpus import GPUS, Gpu
 from mochi_api.prediction.memory import all_trained, memory
-from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.policies import LEAST
 from mochi_api.prediction.seconds import step_seconds, traffic, training_seconds
 from mochi_api.prediction.storage import storage
 from mochi_api.prediction.work import Work, work_of, work_of_run
@@ -84,7 +84,7 @@ def _asked(path: Path) -> _Asked:
 
 
 def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
-    work, training, least = asked.work, asked.training, Policy()
+    work, training = asked.work, asked.training
     merged = training.lora is not None and training.lora.export_merged
     return {
         "mode": work.mode,
@@ -92,8 +92,8 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "clipsPerGpu": work.share,
         "tokens": {"visual": work.visual_tokens, "text": work.text_tokens},
         "parameters": {"all": work.network.parameters, "trained": all_trained(work)},
-        "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, least).total},
-        "memoryBytes": {"needed": needed(work, least), **asdict(memory(work, least))},
+        "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, LEAST).total},
+        "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
         "storageBytes": asdict(storage(work, keep_last=training.checkpoint.keep_last, merged=merged)),
         "trafficBytesPerStep": traffic(work),
         "products": [_on(asked, gpu) for gpu in gpus],
@@ -138,7 +138,7 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     )
     yield f"trained: {parameters['trained'] / 1e6:.1f} of {parameters['all'] / 1e6:.1f} million parameters"
     yield (
-        f"a step of a GPU: {executed['executed'] / 1e15:.4g} PFLOP when all blocks are computed twice but for attention, "
+        f"a step of a GPU: {executed['executed'] / 1e15:.4g} PFLOP when all blocks but one are computed twice, their attention once; "
         f"{executed['least'] / 1e15:.4g} that the model asks for"
     )
     if found["trafficBytesPerStep"]:
