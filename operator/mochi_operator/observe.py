@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mochi_api import identity
+from mochi_api.prediction.admission import memory_problem
 from mochi_api.rules import name_problem, violations
 from mochi_api.runfile import explain
 from mochi_api.spec import FineTuneSpec
@@ -39,7 +40,7 @@ def run(raw: Raw) -> Run:
 
 
 def spec(raw: Raw, *, accepted: bool) -> tuple[FineTuneSpec | None, str]:
-    """The spec, or None and what is wrong with it; fields of a newer version are ignored.
+    """The spec, or None and what is wrong with it, or which GPU it cannot fit into; fields of a newer version are ignored.
 
     A run that has been accepted is not held to the rules again: a later version may have more of them.
     """
@@ -49,8 +50,10 @@ def spec(raw: Raw, *, accepted: bool) -> tuple[FineTuneSpec | None, str]:
         parsed = FineTuneSpec.model_validate(raw.get("spec") or {})
     except ValidationError as error:
         return None, explain(error)
-    broken = [] if accepted else violations(parsed)
-    return (None, "; ".join(broken)) if broken else (parsed, "")
+    if accepted:
+        return parsed, ""
+    broken = "; ".join(violations(parsed)) or memory_problem(parsed) or ""
+    return (None, broken) if broken else (parsed, "")
 
 
 def reference(raw: Raw) -> ObjectRef:

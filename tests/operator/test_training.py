@@ -9,7 +9,7 @@ from mochi_api.spec import RetryBackoffSpec
 from mochi_operator.steps.budget import backoff_seconds
 from mochi_operator.timestamps import render
 from tests.operator.fake_cluster import START
-from tests.operator.world import End, World, failing, heartbeat, lora, well
+from tests.operator.world import End, World, failing, full, heartbeat, lora, well
 
 
 def forever(stage, attempt, rank):
@@ -208,6 +208,34 @@ async def test_a_failed_stage_names_its_reason_and_the_clips():
     )
     stage = world.status["stages"][1]
     assert (stage["state"], stage["failures"][0]["clip"]) == ("Failed", "a.mp4")
+
+
+async def test_what_fits_into_no_gpu_is_refused_before_anything_is_made():
+    published = {"preset": "mochi-1", "source": {"s3": {"uri": "s3://models/mochi/"}}}
+    clips = {"frames": 163, "width": 848, "height": 480}
+    small = {"replicas": 8, "gpuProducts": ["NVIDIA-L40S"]}
+    world = World(full(model=published, preprocessing=clips, workers=small))
+    result = await world.turn()
+    accepted = world.condition("Accepted")
+    assert (accepted["status"], accepted["reason"], world.phase) == ("False", "InvalidSpec", "Failed")
+    assert "at least 56.8 GiB free" in accepted["message"]
+    assert "got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 103" in accepted["message"]
+    assert (result.wake_seconds, world.status.get("resolved")) == (None, None)
+    assert [write for write in world.cluster.writes if "configmap" in str(write).lower()] == []
+    world.run["spec"]["workers"]["gpuProducts"] = ["NVIDIA-H200"]
+    world.run["metadata"]["generation"] = 2
+    await world.turn()
+    assert world.condition("Accepted")["status"] == "True"
+    assert world.status["resolved"]["predictedMemoryGiB"] == "56.8"
+
+
+async def test_a_run_that_was_accepted_is_not_refused_for_its_memory_later():
+    world = World(lora())
+    await world.turn()
+    world.run["spec"]["model"] = {"preset": "mochi-1", "source": {"s3": {"uri": "s3://models/mochi/"}}}
+    world.run["spec"]["workers"] = {"gpuProducts": ["NVIDIA-L4"]}
+    await world.turn()
+    assert world.condition("Accepted")["status"] == "True"
 
 
 async def test_an_unreadable_spec_is_said_and_left_alone():

@@ -44,7 +44,9 @@ class Silences:
             for trouble, words in self._troubles(run):
                 since = self._since.get((uid, trouble), kernel.seconds)
                 if words in said:
-                    since = kernel.seconds  # told; a newer word, of another trouble, may stand there for a while
+                    since = (
+                        kernel.seconds
+                    )  # told; a newer word, of another trouble, may stand there for a while
                 found[uid, trouble] = since
                 if kernel.seconds - since > longest:
                     text = f"{trouble[1]}: {trouble[0]} for {kernel.seconds - since:.0f} s, and the status has no word of it"

@@ -1,6 +1,6 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
 `sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `preprocess ADDRESS`,
-`cache ADDRESS` and `footage DIR`.
+`cache ADDRESS`, `footage DIR` and `plan FILE`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -124,6 +124,17 @@ def _footage(arguments: argparse.Namespace) -> None:
     footage.footage(_request(footage.Request, arguments))
 
 
+def _plan(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs import plan_by_hand  # it does without torch altogether
+
+    if (arguments.file is None) == (arguments.run is None):
+        raise InvalidInputError("plan takes one file: FILE or --run FILE")
+    request = plan_by_hand.Request(
+        file=arguments.file or arguments.run, gpu=arguments.gpu, json=arguments.json
+    )
+    sys.stdout.write(plan_by_hand.plan(request))
+
+
 def _sample(arguments: argparse.Namespace) -> None:
     from mochi_trainer.jobs import sample_by_hand  # as above
 
@@ -138,6 +149,7 @@ BY_HAND: dict[str, Callable[[argparse.Namespace], None]] = {
     "preprocess": _preprocess,
     "cache": _cache,
     "footage": _footage,
+    "plan": _plan,
 }
 
 
@@ -272,7 +284,18 @@ def _parser() -> argparse.ArgumentParser:
     _footage_arguments(
         commands.add_parser("footage", help=text, description=text[0].upper() + text[1:] + ".")
     )
+    text = "tell what a training will need and how long it takes on which GPU, from its file alone"
+    _plan_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
     return parser
+
+
+def _plan_arguments(command: argparse.ArgumentParser) -> None:
+    text = "a MochiFineTune as it is applied, or a run file"
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help=text)
+    command.add_argument("--run", type=Path, metavar="FILE", help="the same")
+    text = "only this product, as the node label nvidia.com/gpu.product names it"
+    command.add_argument("--gpu", default="", metavar="PRODUCT", help=text)
+    command.add_argument("--json", action="store_true", help="as JSON, sizes in bytes")
 
 
 def _footage_arguments(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from mochi_api import layout, resolved
 from mochi_api.outcomes import ROWS, Reason
+from mochi_api.prediction.admission import predicted_memory
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import Artifacts, Resolved
 from mochi_operator import conditions
@@ -111,6 +112,7 @@ def choices(spec: FineTuneSpec, default_image: str) -> Resolved:
         image=spec.workers.image or default_image,
         warmup_steps=training.warmup_steps or 0,
         global_batch_size=training.global_batch_size or resolved.replicas(spec),
+        predicted_memory_gib=predicted_memory(spec),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import training_backend
+from mochi_trainer.jobs.left_alone import blocks_left_alone
 from mochi_trainer.lora import LoraParams, continue_from
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.parallel.group import Group
-from mochi_trainer.parallel.recompute import VARIABLE
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import open_store
 from mochi_trainer.train.composition import Adapters, Choices, Composed, Stored, compose
@@ -56,7 +56,7 @@ def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Ch
     choices = Choices(
         compute=compute,
         attention=training_backend(run, device, compute, group),
-        left_alone=_left_alone(depth, device, os.environ),
+        left_alone=blocks_left_alone(run, depth, group, device, os.environ),
         compiler=os.environ.get(compilation.VARIABLE) or None,
     )
     log.info(
@@ -66,16 +66,6 @@ def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Ch
         depth,
     )
     return choices
-
-
-def _left_alone(depth: int, device: torch.device, environ: Mapping[str, str]) -> int:
-    """The environment's number; by default none on a GPU, and on a CPU, where memory is not what is short, all blocks."""
-    text = environ.get(VARIABLE, "")
-    if not text:
-        return 0 if device.type == "cuda" else depth
-    if not text.isdecimal():
-        raise InvalidInputError(f"{VARIABLE} must be from 0 to the {depth} blocks of the model, got {text!r}")
-    return int(text)
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+"""What the blocks keep of a forward pass for the backward pass, tensor by tensor, in bytes.
+
+The compute type has 2 bytes (bfloat16); norms, gates and rotations are computed in float32, and autograd keeps what each
+product needs for its gradients: an input only where the other factor has a gradient. Reading `mochi_trainer.model.dit`
+beside this, each term is one tensor there.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from mochi_api.prediction.sizes import adapted
+from mochi_api.prediction.work import Work
+
+COMPUTE = 2
+WIDE = 4
+"""Bytes of a number in the compute type and in float32."""
+
+
+class Stream(NamedTuple):
+    """One of the two streams, in one block."""
+
+    tokens: int
+    width: int
+    hidden: int
+    turned: bool
+    """Whether queries and keys are rotated."""
+    updated: bool
+    """Whether the block changes it."""
+
+
+def streams(work: Work, index: int) -> tuple[Stream, Stream]:
+    """The visual and the text stream of block `index`."""
+    network = work.network
+    visual = Stream(work.visual_tokens, network.width, network.hidden, turned=True, updated=True)
+    text = Stream(
+        work.text_tokens,
+        network.text_width,
+        network.text_hidden,
+        turned=False,
+        updated=index < network.depth - 1,
+    )
+    return visual, text
+
+
+def block_input(work: Work) -> int:
+    """Both streams as a block receives them."""
+    network = work.network
+    return COMPUTE * (work.visual_tokens * network.width + work.text_tokens * network.text_width)
+
+
+def attention_kept(work: Work) -> int:
+    """The attention's output, and one logsumexp a head and token."""
+    return work.tokens * (COMPUTE * work.network.width + WIDE * work.network.heads)
+
+
+def saved(work: Work, index: int) -> int:
+    """All that autograd keeps of a block that is left alone; of the first one with adapters a little less."""
+    return _saved(work, work.network.like(index))
+
+
+@lru_cache(maxsize=256)
+def _saved(work: Work, index: int) -> int:
+    joint = 3 * COMPUTE * work.tokens * work.network.width + attention_kept(work)
+    parts = sum(_of_stream(work, stream) for stream in streams(work, index))
+    return joint + parts + (0 if work.full else _of_adapters(work, index))
+
+
+def temporaries(work: Work, index: int) -> int:
+    """The most that a block holds besides what is kept: in the backward pass of its last norm, or beside a wide adapter."""
+    return max(
+        _temporaries(work, stream, name)
+        for stream, name in zip(streams(work, index), ("", "text_"), strict=True)
+    )
+
+
+def _temporaries(work: Work, stream: Stream, prefix: str) -> int:
+    """Per token: gradients in both types, or what an adapter of the MLP makes of its output before the rest is there."""
+    width, hidden = stream.width, stream.hidden
+    if work.full:
+        return stream.tokens * 18 * width
+    found = [22 * width]
+    targets = (
+        {name.removeprefix(prefix) for name in work.targets if name.startswith(prefix)}
+        if stream.updated
+        else ()
+    )
+    if "mlp_out" in targets:
+        found.append(2 * hidden + 18 * width)
+    if "mlp_in" in targets:
+        later = WIDE * hidden * (1 + work.dropout) if "mlp_out" in targets else 0
+        found += [14 * hidden - 2 * width, 14 * hidden + 8 * width - later]
+    return stream.tokens * max(found)
+
+
+def rotation(work: Work) -> int:
+    """Cosines and sines of all tokens, held for all blocks, and the angles where those are trained."""
+    pairs = work.visual_tokens * work.network.width // 2
+    return WIDE * pairs * (3 if work.full else 2)
+
+
+def rotation_gradient(work: Work) -> int:
+    """Of cosines and sines, from the second block of the backward pass on."""
+    return WIDE * work.visual_tokens * work.network.width if work.full else 0
+
+
+def _of_stream(work: Work, stream: Stream) -> int:
+    """Per token: the pre-norms in float32, queries and keys before their norms, both branches, and the MLP."""
+    inner = work.network.width
+    widened = WIDE * stream.width
+    trained = 1 if work.full else 0
+    norm = widened + trained * (widened + COMPUTE * stream.width)
+    heads = 2 * WIDE * inner * (1 + trained)
+    turned = 2 * WIDE * inner * trained if stream.turned else 0
+    found = norm + heads + turned
+    if stream.updated:
+        branch = widened * (1 + trained)
+        mlp = COMPUTE * stream.hidden * (3 + trained)
+        found += branch + norm + mlp + branch
+    return stream.tokens * found
+
+
+def _of_adapters(work: Work, index: int) -> int:
+    """Per token: the input in float32 with its mask of dropout (on a GPU a quarter of that), and what lies between the matrices."""
+    found = 0
+    for part in adapted(work.network, index, work.targets):
+        tokens = work.visual_tokens if part.rows == "visual" else work.text_tokens
+        mask = WIDE * part.inputs if work.dropout else 0
+        found += tokens * (WIDE * part.inputs + mask + WIDE * work.rank)
+    return found

@@ -1,0 +1,76 @@
+"""Whether a training fits into a GPU, how it uses the room that is left, and what would fit where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mochi_api.prediction.gpus import GIB, GPUS, Gpu
+from mochi_api.prediction.memory import memory
+from mochi_api.prediction.policies import LEAST, Policy
+from mochi_api.prediction.work import Work
+
+FRAGMENTS = 50
+"""One part in so many of the tensors' memory is lost between them."""
+COMMUNICATION = GIB
+"""Buffers of NCCL, with several GPUs."""
+MOST_PODS = 64
+LEAST_FRAMES = 7
+
+
+def needed(work: Work, policy: Policy) -> int:
+    """Bytes that a GPU must have free: the tensors at their peak, what is lost between them, and NCCL's buffers."""
+    peak = memory(work, policy).peak
+    return peak + peak // FRAGMENTS + (COMMUNICATION if work.world > 1 else 0)
+
+
+def least_needed(work: Work) -> int:
+    """What is needed when all blocks but the last are computed again, but for their attention."""
+    return needed(work, LEAST)
+
+
+def largest_policy(work: Work, available: int) -> Policy | None:
+    """The policy that leaves most blocks alone in `available` bytes; None when the training does not fit at all."""
+    if least_needed(work) > available:
+        return None
+    low, high = LEAST.left_alone, work.network.depth
+    while low < high:
+        middle = (low + high + 1) // 2
+        if needed(work, Policy(left_alone=middle)) <= available:
+            low = middle
+        else:
+            high = middle - 1
+    return Policy(left_alone=low)
+
+
+def fits(work: Work, gpu: Gpu) -> bool:
+    """Whether `gpu` has the memory."""
+    return least_needed(work) <= gpu.available
+
+
+def smallest_gpu(work: Work) -> Gpu | None:
+    """The known product with the least memory that has enough; None when none has."""
+    return next((gpu for gpu in reversed(list(GPUS.values())) if fits(work, gpu)), None)
+
+
+def changes_that_fit(work: Work, gpu: Gpu) -> tuple[str, ...]:
+    """Single changes of the spec with which the training would fit into `gpu`, or into another, in words."""
+    return tuple(_changes(work, gpu))
+
+
+def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
+    shorter = (frames for frames in range(work.frames - 6, LEAST_FRAMES - 1, -6))
+    frames = next((count for count in shorter if fits(replace(work, frames=count), gpu)), None)
+    if frames is not None:
+        yield f"preprocessing.frames {frames}"
+    more = range(work.world + 1, MOST_PODS + 1) if work.full else ()
+    pods = next((count for count in more if fits(replace(work, world=count), gpu)), None)
+    if pods is not None:
+        yield f"{pods} GPUs (workers.replicas)"
+    ranks = (rank for rank in (128, 64, 32, 16, 8, 4) if not work.full and rank < work.rank)
+    rank = next((rank for rank in ranks if fits(replace(work, rank=rank), gpu)), None)
+    if rank is not None:
+        yield f"training.lora.rank {rank}"
+    larger = smallest_gpu(work)
+    if larger is not None:
+        yield f"a GPU such as {larger.product}"

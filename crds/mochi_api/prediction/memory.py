@@ -1,0 +1,146 @@
+"""Memory of a GPU during a step, by what it is for, at the moment when it is largest.
+
+That moment is looked for at the start of every block's backward pass, when all that was kept up to it is still there,
+and at its end, when its gradients are. With mode full the weights, gradients and moments are in equal parts on all ranks
+(FSDP2), and the whole weights of two blocks and the gradients of a third are there besides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+from mochi_api.prediction import activations
+from mochi_api.prediction.activations import COMPUTE, WIDE
+from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.sizes import adapted
+from mochi_api.prediction.work import Work
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of one GPU when most are in use."""
+
+    weights: int
+    """The base, and the adapters' masters in float32; or this rank's part of the float32 masters."""
+    moments: int
+    """Both of AdamW, float32."""
+    gradients: int
+    """Those there at that moment, float32."""
+    kept: int
+    """Activations of the forward pass, as the policy keeps them."""
+    working: int
+    """The block at hand: what is computed again, and what its backward pass needs."""
+    gathered: int
+    """Whole weights of blocks, and gradients on their way to the other ranks; nothing with mode lora."""
+    inputs: int
+    """The clip, its noise and its caption."""
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return (
+            self.weights
+            + self.moments
+            + self.gradients
+            + self.kept
+            + self.working
+            + self.gathered
+            + self.inputs
+        )
+
+
+def memory(work: Work, policy: Policy) -> Memory:
+    """The largest of all moments of a step."""
+    kept = list(accumulate(_kept(work, policy, index) for index in range(work.network.depth)))
+    moments = (
+        moment
+        for index in range(work.network.depth)
+        for moment in (_at_start(work, policy, index, kept), _at_end(work, index, kept))
+    )
+    return max(moments, key=lambda found: found.peak)
+
+
+def trained_parameters(work: Work, index: int) -> int:
+    """Parameters of a block that training changes, over all ranks."""
+    return _trained(work, work.network.like(index))
+
+
+@lru_cache(maxsize=64)
+def all_trained(work: Work) -> int:
+    """Parameters that training changes, over all ranks."""
+    if work.full:
+        return work.network.parameters
+    return sum(trained_parameters(work, index) for index in range(work.network.depth))
+
+
+@lru_cache(maxsize=256)
+def _trained(work: Work, index: int) -> int:
+    if work.full:
+        return work.network.block_parameters(index)
+    parts = adapted(work.network, index, work.targets)
+    return sum(work.rank * (part.inputs + part.outputs) for part in parts)
+
+
+def _at_start(work: Work, policy: Policy, index: int, kept: list[int]) -> Memory:
+    again = 0 if _alone(work, policy, index) else activations.saved(work, index)
+    if again and policy.keep_attention:
+        again -= activations.attention_kept(work)
+    turned = activations.rotation_gradient(work) if index + 1 < work.network.depth else 0
+    working = again + turned + activations.temporaries(work, index)
+    return _moment(work, index, kept=kept[index], working=working, own=0)
+
+
+def _at_end(work: Work, index: int, kept: list[int]) -> Memory:
+    own = COMPUTE * work.network.block_parameters(index) if work.full else 0
+    return _moment(work, index, kept=kept[index - 1] if index else 0, working=0, own=own)
+
+
+def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Memory:
+    trained = all_trained(work)
+    base = 0 if work.full else COMPUTE * work.network.parameters
+    tokens = work.visual_tokens * work.network.channels * work.network.patch**2
+    return Memory(
+        weights=base + WIDE * _part(work, trained),
+        moments=2 * WIDE * _part(work, trained),
+        gradients=WIDE * _part(work, trained if work.share > 1 else _after(work, index)),
+        kept=kept + activations.rotation(work),
+        working=working,
+        gathered=_gathered(work, index) + own,
+        inputs=WIDE * (2 * tokens + work.text_tokens * work.network.feature_width),
+    )
+
+
+def _kept(work: Work, policy: Policy, index: int) -> int:
+    if _alone(work, policy, index):
+        return activations.saved(work, index)
+    attention = activations.attention_kept(work) if policy.keep_attention else 0
+    return activations.block_input(work) + attention
+
+
+def _alone(work: Work, policy: Policy, index: int) -> bool:
+    return index >= work.network.depth - policy.left_alone
+
+
+@lru_cache(maxsize=4096)
+def _after(work: Work, index: int) -> int:
+    """Parameters whose gradients are complete when the backward pass reaches block `index`."""
+    return sum(trained_parameters(work, later) for later in range(index + 1, work.network.depth))
+
+
+def _part(work: Work, parameters: int) -> int:
+    """This rank's, where they are in parts: the rows of each matrix hardly ever leave a remainder."""
+    return -(-parameters // work.world) if work.full else parameters
+
+
+def _gathered(work: Work, index: int) -> int:
+    """In the compute type the ends, this block and the one fetched ahead; in float32 the gradients of the one before."""
+    if not work.full:
+        return 0
+    network = work.network
+    whole = network.end_parameters + network.block_parameters(index)
+    ahead = network.block_parameters(index - 1) if index else 0
+    sent = network.block_parameters(index + 1) if index + 1 < network.depth else 0
+    final = sum(layer.parameters for layer in network.ends if layer.name.startswith("final_layer"))
+    return COMPUTE * (whole + ahead) + WIDE * (sent + final)

@@ -1,0 +1,69 @@
+"""Seconds of a step, from its operations and from the share of a GPU's speed that each kind of them reaches.
+
+The shares are an assumption: matrix products at 620 of an H100's 989 TFLOP/s, cuDNN's attention at 595 forward and 516
+backward, fused norms and rotations at 8 percent on top. Traffic between GPUs is taken to be hidden behind the work, which
+NVLink allows and a slow network does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mochi_api.prediction import flops
+from mochi_api.prediction.flops import Flops
+from mochi_api.prediction.gpus import Gpu
+from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.work import Work
+
+FIXED_CASES = 16
+"""Forward passes of an evaluation: four clips at four noise levels, shared by the ranks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Efficiency:
+    """Shares of a GPU's speed, and what is neither matrix product nor attention."""
+
+    matrices: float = 0.627
+    attention_forward: float = 0.60
+    attention_backward: float = 0.52
+    rest: float = 0.08
+    """Of the time of the others."""
+
+
+USUAL = Efficiency()
+
+
+def seconds(work: Flops, gpu: Gpu, efficiency: Efficiency = USUAL) -> float:
+    """How long `gpu` computes."""
+    speed = gpu.teraflops * 1e12
+    products = (
+        work.matrices / efficiency.matrices
+        + work.attention_forward / efficiency.attention_forward
+        + work.attention_backward / efficiency.attention_backward
+    )
+    return products / speed * (1 + efficiency.rest)
+
+
+def step_seconds(work: Work, policy: Policy, gpu: Gpu, efficiency: Efficiency = USUAL) -> float:
+    """One optimizer step."""
+    return seconds(flops.step(work, policy), gpu, efficiency)
+
+
+def training_seconds(
+    work: Work, policy: Policy, gpu: Gpu, *, steps: int, every_steps: int, efficiency: Efficiency = USUAL
+) -> float:
+    """All steps, and the evaluations before the first and at each checkpoint; nothing of what comes before and after."""
+    evaluations = 1 + -(-steps // every_steps)
+    passes = evaluations * -(-FIXED_CASES // work.world)
+    evaluated = seconds(flops.forward(work).times(passes), gpu, efficiency)
+    return steps * step_seconds(work, policy, gpu, efficiency) + evaluated
+
+
+def traffic(work: Work) -> int:
+    """Bytes that each GPU receives in a step: all weights twice in bfloat16, and its gradients once in float32.
+
+    The adapters' gradients of mode lora, over several GPUs, are next to nothing.
+    """
+    if not work.full or work.world == 1:
+        return 0
+    return work.network.parameters * 8 * work.share * (work.world - 1) // work.world

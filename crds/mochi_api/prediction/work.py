@@ -1,0 +1,105 @@
+"""What is trained on, in the few numbers that the formulas need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mochi_api import resolved
+from mochi_api.prediction.sizes import NETWORKS, Network
+from mochi_api.runfile import RunFile
+from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, Preset, Target, TrainingSpec
+
+PIXELS_PER_LATENT = 8
+FRAMES_PER_LATENT = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One training, as each of its ranks sees it."""
+
+    mode: Mode
+    network: Network
+    frames: int
+    width: int
+    height: int
+    rank: int = 16
+    """Of the adapters; of no meaning with mode full."""
+    targets: tuple[Target, ...] = ("query", "value")
+    dropout: bool = False
+    """Whether the adapters' input is dropped out."""
+    world: int = 1
+    """Ranks: GPUs of all training pods."""
+    share: int = 1
+    """Clips of a step on each rank, one after the other."""
+    text: int = -1
+    """Text tokens of a clip; -1 means the longest caption."""
+
+    @property
+    def text_tokens(self) -> int:
+        """Text tokens of a clip."""
+        return self.network.text_tokens if self.text < 0 else self.text
+
+    @property
+    def latent_frames(self) -> int:
+        """Frames of the latents."""
+        return (self.frames - 1) // FRAMES_PER_LATENT + 1
+
+    @property
+    def visual_tokens(self) -> int:
+        """Patches of a clip."""
+        side = PIXELS_PER_LATENT * self.network.patch
+        return self.latent_frames * (self.height // side) * (self.width // side)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that attend to each other."""
+        return self.visual_tokens + self.text_tokens
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.mode == "full"
+
+
+def world_of(spec: FineTuneSpec) -> int:
+    """Ranks of the training: one for each GPU, or one for each pod without any."""
+    return resolved.replicas(spec) * max(1, resolved.gpus(spec).training)
+
+
+def work_of(spec: FineTuneSpec) -> Work:
+    """The work that a spec asks for."""
+    return work(
+        mode=spec.mode,
+        preset=spec.model.preset,
+        clips=spec.preprocessing,
+        training=resolved.training(spec),
+        world=world_of(spec),
+    )
+
+
+def work_of_run(run: RunFile) -> Work:
+    """The work that a run file asks for."""
+    return work(
+        mode=run.mode,
+        preset=run.model.preset,
+        clips=run.preprocessing,
+        training=run.training,
+        world=run.world.replicas * max(1, run.world.gpus_per_pod),
+    )
+
+
+def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int) -> Work:
+    """The work of `world` ranks that share each step's clips; the adapter's usual shape where none is named."""
+    lora = training.lora or LoraSpec()
+    return Work(
+        mode=mode,
+        network=NETWORKS[preset],
+        frames=clips.frames,
+        width=clips.width,
+        height=clips.height,
+        rank=lora.rank,
+        targets=tuple(lora.targets),
+        dropout=lora.dropout > 0,
+        world=world,
+        share=max(1, (training.global_batch_size or world) // world),
+    )

@@ -1,0 +1,95 @@
+"""What is refused before it takes a GPU, in which words, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mochi_api.prediction.admission import memory_problem, predicted_memory
+from mochi_api.spec import FineTuneSpec
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.yaml"))
+
+
+def spec(mode: str = "lora", *, preset: str = "mochi-1", **sections) -> FineTuneSpec:
+    return FineTuneSpec.model_validate(
+        {
+            "mode": mode,
+            "model": {"preset": preset, "source": {"s3": {"uri": "s3://models/mochi/"}}},
+            "dataset": {"source": {"s3": {"uri": "s3://clips/"}}},
+            "storage": {"outputURI": "s3://runs/"},
+            **sections,
+        }
+    )
+
+
+def on(*products: str, **other) -> dict:
+    return {"workers": {"gpuProducts": list(products), **other}}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_fits(path: Path) -> None:
+    found = FineTuneSpec.model_validate(yaml.safe_load(path.read_text())["spec"])
+    assert memory_problem(found) is None
+    assert (predicted_memory(found) == "") is (found.model.preset == "nano")
+
+
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_defaults_fit(mode: str) -> None:
+    assert memory_problem(spec(mode)) is None
+    assert 27 < float(predicted_memory(spec(mode))) < 30
+
+
+@pytest.mark.parametrize(
+    ("mode", "sections", "message"),
+    [
+        (
+            "lora",
+            {"preprocessing": {"frames": 85}, **on("NVIDIA-GeForce-RTX-5090")},
+            "spec.workers.gpuProducts must name a GPU with at least 38.2 GiB free for mode lora with 85 frames of 848x480 "
+            "on 1 GPU, got NVIDIA-GeForce-RTX-5090 with 30.8 GiB; what would fit: preprocessing.frames 49, or a GPU such "
+            "as NVIDIA-A100-PCIE-40GB",
+        ),
+        (
+            "full",
+            {"preprocessing": {"frames": 163}, **on("NVIDIA-L40S", "NVIDIA-L4")},
+            "spec.workers.gpuProducts must name a GPU with at least 56.8 GiB free for mode full with 163 frames of "
+            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 103, or a GPU such "
+            "as NVIDIA-H100-PCIe",
+        ),
+        (
+            "full",
+            on("NVIDIA-H100-80GB-HBM3", replicas=1),
+            "spec.workers.gpuProducts must name a GPU with at least 156.6 GiB free for mode full with 37 frames of "
+            "848x480 on 1 GPU, got NVIDIA-H100-80GB-HBM3 with 78.6 GiB; what would fit: 3 GPUs (workers.replicas), or a "
+            "GPU such as NVIDIA-B200",
+        ),
+    ],
+    ids=["lora", "the largest is named", "one pod"],
+)
+def test_what_cannot_fit_is_refused(mode: str, sections: dict, message: str) -> None:
+    assert memory_problem(spec(mode, **sections)) == message
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        on(),
+        on("NVIDIA-Future-100"),
+        on("NVIDIA-L4", "NVIDIA-Future-100"),
+        on("NVIDIA-L4-SHARED"),
+        on("NVIDIA-L4", gpusPerPod=0),
+        on("NVIDIA-L4", "NVIDIA-H200"),
+    ],
+    ids=["any product", "unknown", "one unknown", "shared", "no GPU", "one that fits"],
+)
+def test_nothing_is_refused_where_it_may_fit(workers: dict) -> None:
+    assert memory_problem(spec("full", preprocessing={"frames": 163}, **workers)) is None
+
+
+def test_the_small_model_fits_everywhere() -> None:
+    found = spec(preset="nano", **on("NVIDIA-L4", gpusPerPod=1))
+    assert memory_problem(found) is None
+    assert float(predicted_memory(found)) < 1

@@ -1,0 +1,93 @@
+"""What fits where, how the room is used, and what is proposed where it is too small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mochi_api.prediction.fitting import (
+    changes_that_fit,
+    fits,
+    largest_policy,
+    least_needed,
+    needed,
+    smallest_gpu,
+)
+from mochi_api.prediction.gpus import GPUS, RESERVED
+from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.sizes import NETWORKS
+from mochi_api.prediction.work import Work
+
+LORA = Work(mode="lora", network=NETWORKS["mochi-1"], frames=37, width=848, height=480)
+FULL = replace(LORA, mode="full", world=8)
+H100 = GPUS["NVIDIA-H100-80GB-HBM3"]
+
+
+@pytest.mark.parametrize(
+    ("work", "frames", "smallest"),
+    [
+        (LORA, 7, "NVIDIA-GeForce-RTX-4090"),
+        (LORA, 37, "NVIDIA-GeForce-RTX-5090"),
+        (LORA, 85, "NVIDIA-A100-PCIE-40GB"),
+        (LORA, 163, "NVIDIA-H100-PCIe"),
+        (FULL, 37, "NVIDIA-GeForce-RTX-5090"),
+        (FULL, 163, "NVIDIA-H100-PCIe"),
+        (replace(FULL, world=1), 37, "NVIDIA-B200"),
+    ],
+    ids=lambda value: f"{value.mode}-{value.world}" if isinstance(value, Work) else str(value),
+)
+def test_the_smallest_gpu_that_fits(work: Work, frames: int, smallest: str) -> None:
+    found = smallest_gpu(replace(work, frames=frames))
+    assert found is not None
+    assert found.product == smallest
+
+
+@pytest.mark.parametrize("work", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize("frames", [37, 85, 163])
+def test_the_largest_policy_fits_and_one_more_block_would_not(work: Work, frames: int) -> None:
+    work = replace(work, frames=frames)
+    found = largest_policy(work, H100.available)
+    assert found is not None
+    assert 0 < found.left_alone < 48
+    assert needed(work, found) <= H100.available < needed(work, Policy(left_alone=found.left_alone + 1))
+
+
+def test_every_block_is_left_alone_when_there_is_room_for_it() -> None:
+    assert largest_policy(replace(LORA, frames=7), H100.available) == Policy(left_alone=48)
+
+
+def test_no_policy_fits_where_the_least_does_not() -> None:
+    assert largest_policy(LORA, least_needed(LORA) - 1) is None
+    assert largest_policy(LORA, least_needed(LORA)) is not None
+
+
+@pytest.mark.parametrize(
+    ("work", "product", "changes"),
+    [
+        (
+            replace(LORA, frames=85, rank=64),
+            "NVIDIA-GeForce-RTX-5090",
+            ("preprocessing.frames 43", "a GPU such as NVIDIA-A100-PCIE-40GB"),
+        ),
+        (
+            replace(FULL, frames=163),
+            "NVIDIA-L40S",
+            ("preprocessing.frames 103", "a GPU such as NVIDIA-H100-PCIe"),
+        ),
+        (
+            replace(FULL, world=2),
+            "NVIDIA-H100-80GB-HBM3",
+            ("3 GPUs (workers.replicas)", "a GPU such as NVIDIA-H100-NVL"),
+        ),
+    ],
+    ids=["lora", "full", "pods"],
+)
+def test_the_nearest_changes_that_would_fit(work: Work, product: str, changes: tuple[str, ...]) -> None:
+    assert not fits(work, GPUS[product])
+    assert changes_that_fit(work, GPUS[product]) == changes
+
+
+def test_the_table_of_gpus_is_ordered_and_complete() -> None:
+    assert list(GPUS) == [gpu.product for gpu in sorted(GPUS.values(), key=lambda gpu: -gpu.mebibytes)]
+    assert all(gpu.available == gpu.mebibytes * 2**20 - RESERVED > 20e9 for gpu in GPUS.values())

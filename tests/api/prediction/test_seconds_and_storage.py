@@ -1,0 +1,78 @@
+"""Seconds against the table derived for an H100, and bytes against what is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mochi_api.prediction.flops import Flops
+from mochi_api.prediction.gpus import GPUS
+from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.seconds import Efficiency, seconds, step_seconds, traffic, training_seconds
+from mochi_api.prediction.sizes import NETWORKS
+from mochi_api.prediction.storage import Storage, storage
+from mochi_api.prediction.work import Work
+
+LORA = Work(mode="lora", network=NETWORKS["mochi-1"], frames=37, width=848, height=480)
+FULL = replace(LORA, mode="full", world=8)
+H100 = GPUS["NVIDIA-H100-80GB-HBM3"]
+PARAMETERS = 10_027_677_744
+
+
+@pytest.mark.parametrize(
+    ("work", "frames", "expected"),
+    [
+        (LORA, 37, 1.18),
+        (LORA, 61, 2.31),
+        (LORA, 79, 3.38),
+        (LORA, 85, 3.78),
+        (LORA, 163, 10.9),
+        (FULL, 37, 1.39),
+        (FULL, 85, 4.23),
+        (FULL, 163, 11.7),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Work) else str(value),
+)
+def test_a_step_takes_what_was_derived_for_cudnn_with_attention_kept(
+    work: Work, frames: int, expected: float
+) -> None:
+    assert step_seconds(replace(work, frames=frames), Policy(), H100) == pytest.approx(expected, rel=0.01)
+
+
+def test_seconds_are_operations_over_speed_and_share() -> None:
+    shares = Efficiency(matrices=0.5, attention_forward=0.25, attention_backward=0.125, rest=0.5)
+    found = seconds(Flops(989_000_000_000_000, 989_000_000_000_000, 989_000_000_000_000), H100, shares)
+    assert found == pytest.approx(1.5 * (2 + 4 + 8))
+
+
+def test_a_training_is_its_steps_and_its_evaluations() -> None:
+    step = step_seconds(FULL, Policy(), H100)
+    found = training_seconds(FULL, Policy(), H100, steps=400, every_steps=200)
+    forward = training_seconds(FULL, Policy(), H100, steps=0, every_steps=200) / 2
+    assert found == pytest.approx(400 * step + 3 * 2 * forward)
+    assert 0.1 * step < forward < 0.4 * step
+
+
+def test_traffic_is_eight_bytes_of_each_parameter_that_others_hold() -> None:
+    assert traffic(FULL) == 8 * PARAMETERS * 7 // 8
+    assert traffic(LORA) == 0
+
+
+def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
+    whole = 2 * PARAMETERS
+    assert storage(FULL, keep_last=3, merged=False) == Storage(
+        checkpoint=12 * PARAMETERS,
+        checkpoints=48 * PARAMETERS,
+        artifacts=2 * whole,
+        disk=whole + 10_000_000_000,
+    )
+
+
+def test_a_lora_writes_its_matrices_for_diffusers_and_fused_for_comfyui() -> None:
+    adapters = 48 * 2 * 16 * 6144
+    fused = 48 * 32 * (3072 + 9216)
+    found = storage(LORA, keep_last=2, merged=False)
+    assert (found.checkpoint, found.artifacts) == (12 * adapters, 4 * (adapters + fused))
+    merged = storage(LORA, keep_last=2, merged=True)
+    assert merged.artifacts - found.artifacts == 2 * PARAMETERS

@@ -1,0 +1,121 @@
+"""`python -m mochi_trainer plan`: from a file to what its training needs, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mochi_api.prediction.fitting import needed
+from mochi_api.prediction.gpus import GPUS
+from mochi_api.prediction.policies import LEAST, Policy
+from mochi_api.prediction.sizes import NETWORKS
+from mochi_api.prediction.work import Work
+from mochi_trainer.__main__ import main
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.jobs.plan_by_hand import Request, plan
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+FULL = EXAMPLES / "full-mochi-1.yaml"
+LORA = EXAMPLES / "lora-mochi-1.yaml"
+H100 = "NVIDIA-H100-80GB-HBM3"
+
+RUN = {
+    "stage": "train",
+    "run": {"namespace": "a", "name": "b", "uid": "c"},
+    "mode": "full",
+    "model": {"preset": "mochi-1", "source": {"s3": {"uri": "s3://models/mochi/"}}},
+    "dataset": {"source": {"s3": {"uri": "s3://clips/"}}},
+    "preprocessing": {"frames": 85},
+    "training": {"steps": 4000, "globalBatchSize": 8, "checkpoint": {"everySteps": 250, "keepLast": 2}},
+    "sampling": {},
+    "s3": {},
+    "locations": {"dataset": "s3://clips", "cache": "s3://runs/cache", "run": "s3://runs/runs/c"},
+    "world": {"replicas": 8, "gpusPerPod": 1},
+}
+
+
+def answer(path: Path, *, gpu: str = "") -> dict:
+    return json.loads(plan(Request(file=path, gpu=gpu, json=True)))
+
+
+def test_the_json_holds_what_the_formulas_say() -> None:
+    found = answer(FULL, gpu=H100)
+    work = Work(mode="full", network=NETWORKS["mochi-1"], frames=85, width=848, height=480, world=8)
+    (product,) = found["products"]
+    assert found["parameters"] == {"all": 10_027_677_744, "trained": 10_027_677_744}
+    assert found["memoryBytes"]["needed"] == needed(work, LEAST)
+    assert product["neededBytes"] == needed(work, Policy(left_alone=product["blocksLeftAlone"]))
+    assert product["neededBytes"] <= product["availableBytes"] == GPUS[H100].available
+    assert (product["named"], product["fits"]) == (True, True)
+
+
+def test_a_run_file_gets_the_answer_of_the_object_it_was_made_from(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(RUN))
+    of_object, of_run = answer(FULL, gpu=H100), answer(path, gpu=H100)
+    of_object["products"][0]["named"] = False
+    assert of_run == of_object
+
+
+def test_the_table_names_every_gpu_and_those_of_the_file_first() -> None:
+    lines = plan(Request(file=LORA, gpu="", json=False)).splitlines()
+    rows = [line for line in lines if line.startswith("NVIDIA")]
+    assert rows[0].split()[:2] == [H100, "*"]
+    assert sorted(row.split()[0] for row in rows) == sorted(GPUS)
+    assert [row.split()[0] for row in rows if "does not fit" in row] == [
+        gpu.product for gpu in GPUS.values() if gpu.mebibytes < 30_000
+    ]
+    assert any("memory that a GPU needs at least" in line and "28.1 GiB" in line for line in lines)
+
+
+def test_the_parts_of_the_memory_add_up() -> None:
+    found = answer(FULL)["memoryBytes"]
+    needed_, parts = found.pop("needed"), sum(found.values())
+    assert parts < needed_ < 1.1 * parts
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kind: MochiFineTune\nspec: {mode: lora, wrong: 1}", "wrong"),
+        ("kind: MochiFineTune\nspec: [", "cannot be read"),
+        (
+            LORA.read_text().replace("frames: 37", "frames: 91"),
+            "frames must be at most 85 with mode lora",
+        ),
+    ],
+    ids=["field", "YAML", "rule"],
+)
+def test_a_file_that_is_wrong_is_said(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=words):
+        answer(path)
+
+
+def test_an_unknown_product_is_said() -> None:
+    with pytest.raises(InvalidInputError, match=r"--gpu must be one of NVIDIA-B200, .*, got H100"):
+        answer(LORA, gpu="H100")
+
+
+def test_both_ways_to_name_the_file_are_one_too_many() -> None:
+    assert main(["plan", str(LORA), "--run", str(LORA)]) == 2
+    assert main(["plan"]) == 2
+
+
+def test_it_does_without_torch() -> None:
+    program = (
+        "import sys; from mochi_trainer.__main__ import main; "
+        f"code = main(['plan', {str(LORA)!r}, '--json']); "
+        "sys.exit(code or int('torch' in sys.modules) * 99)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["mode"] == "lora"

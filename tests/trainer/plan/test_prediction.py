@@ -1,0 +1,64 @@
+"""The formulas of `mochi_api.prediction` against the real step, traced without memory, in the published widths.
+
+Few blocks are the harder test: weights, of which nothing can be wrong, are most of the memory of 48. All 48, in twenty
+trainings, are `tests/bench/prediction.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mochi_api.prediction import flops
+from mochi_api.prediction.memory import memory
+from mochi_api.prediction.policies import Policy
+from mochi_api.prediction.sizes import TARGET_LAYERS, Network
+from mochi_api.prediction.work import Work
+from mochi_trainer.lora import LoraParams
+from mochi_trainer.model import DiTParams
+from mochi_trainer.plan import trace_step
+
+DEPTH = 4
+LORA = Work(mode="lora", network=Network(depth=DEPTH), frames=37, width=848, height=480)
+FULL = replace(LORA, mode="full", world=8)
+ATTENTION = ("query", "key", "value", "output")
+
+
+@pytest.mark.parametrize(
+    ("work", "left_alone"),
+    [
+        pytest.param(LORA, 0, id="lora"),
+        pytest.param(replace(LORA, frames=85, rank=64, targets=ATTENTION), 2, id="lora of attention"),
+        pytest.param(replace(LORA, targets=("mlp_in",)), DEPTH - 1, id="lora of the MLP"),
+        pytest.param(
+            replace(LORA, targets=tuple(TARGET_LAYERS), rank=128, dropout=True), 1, id="lora of all, dropout"
+        ),
+        pytest.param(
+            replace(
+                LORA, width=64, height=64, frames=7, share=2, text=40, targets=("output", "text_mlp_out")
+            ),
+            0,
+            id="lora of a small clip",
+        ),
+        pytest.param(FULL, 0, id="full"),
+        pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
+        pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
+    ],
+)
+def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> None:
+    traced = trace_step(
+        DiTParams(depth=DEPTH),
+        work.frames,
+        work.mode,
+        world=work.world,
+        left_alone=left_alone,
+        height=work.height,
+        width=work.width,
+        text_tokens=work.text_tokens,
+        lora=LoraParams(rank=work.rank, alpha=16, targets=work.targets, dropout=0.1 if work.dropout else 0.0),
+        clips=work.share,
+    )
+    policy = Policy(left_alone=left_alone)
+    assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03
+    assert flops.step(work, policy).total == pytest.approx(traced.flops, rel=0.001)
