@@ -14,7 +14,7 @@ from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.work import Work
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError
-from mochi_trainer.jobs.left_alone import as_room_allows, blocks_left_alone
+from mochi_trainer.jobs.left_alone import SPARE, as_room_allows, blocks_left_alone
 from mochi_trainer.parallel.group import Group
 
 WORK = Work(mode="lora", network=NETWORKS["mochi-1"], frames=85, width=848, height=480)
@@ -38,7 +38,10 @@ RUN = RunFile.model_validate(
 @pytest.mark.parametrize("count", [2, 12, 40])
 def test_as_many_as_fit(count: int) -> None:
     enough = needed(WORK, Policy(left_alone=count))
-    assert (as_room_allows(WORK, enough), as_room_allows(WORK, enough - 1)) == (count, count - 1)
+    room = enough * SPARE // (SPARE - 1) + 1
+    assert as_room_allows(WORK, room) == count
+    assert as_room_allows(WORK, room - SPARE) == count - 1
+    assert as_room_allows(WORK, enough) < count, "a part stays free"
 
 
 def test_less_than_the_least_is_tried_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from mochi_api.prediction.admission import gibibytes
-from mochi_api.prediction.fitting import largest_policy, least_needed, needed
+from mochi_api.prediction.fitting import largest_policy, needed
 from mochi_api.prediction.policies import LEAST
 from mochi_api.prediction.work import Work, work_of_run
 from mochi_api.runfile import RunFile
@@ -17,6 +17,9 @@ from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import VARIABLE
 
 log = logging.getLogger(__name__)
+
+SPARE = 20
+"""One part in so many of the free memory stays free, since no GPU has confirmed the formula yet."""
 
 
 def blocks_left_alone(
@@ -38,24 +41,25 @@ def blocks_left_alone(
 
 
 def as_room_allows(work: Work, available: int) -> int:
-    """The most blocks for which `available` bytes are enough; that which needs least, with a warning, where none is.
+    """The most blocks for which `available` bytes, but for a spare part, are enough; else the policy that needs least.
 
-    The formula may be wrong, and then the training may still fit: so it is tried.
+    Where even that is too much it is tried, with a warning: the formula may be wrong.
     """
-    policy = largest_policy(work, available)
-    if policy is None:
+    policy = largest_policy(work, available - available // SPARE) or LEAST
+    need = needed(work, policy)
+    if need > available:
         log.warning(
             "the training needs %s GiB, and the GPU has %s GiB free: it will most likely not fit",
-            gibibytes(least_needed(work)),
+            gibibytes(need),
             gibibytes(available),
         )
-        return LEAST.left_alone
-    log.info(
-        "predicted need %s GiB of %s GiB free, with %d blocks left alone",
-        gibibytes(needed(work, policy)),
-        gibibytes(available),
-        policy.left_alone,
-    )
+    else:
+        log.info(
+            "predicted need %s GiB of %s GiB free, with %d blocks left alone",
+            gibibytes(need),
+            gibibytes(available),
+            policy.left_alone,
+        )
     return policy.left_alone
 
 
