@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from mochi_api.prediction.sizes import adapted
+from mochi_api.prediction.sizes import TARGET_LAYERS, adapted
 from mochi_api.prediction.work import Work
 
 COMPUTE = 2
@@ -68,30 +68,9 @@ def _saved(work: Work, index: int) -> int:
 
 
 def temporaries(work: Work, index: int) -> int:
-    """The most that a block holds besides what is kept: in the backward pass of its last norm, or beside a wide adapter."""
-    return max(
-        _temporaries(work, stream, name)
-        for stream, name in zip(streams(work, index), ("", "text_"), strict=True)
-    )
-
-
-def _temporaries(work: Work, stream: Stream, prefix: str) -> int:
-    """Per token: gradients in both types, or what an adapter of the MLP makes of its output before the rest is there."""
-    width, hidden = stream.width, stream.hidden
-    if work.full:
-        return stream.tokens * 18 * width
-    found = [22 * width]
-    targets = (
-        {name.removeprefix(prefix) for name in work.targets if name.startswith(prefix)}
-        if stream.updated
-        else ()
-    )
-    if "mlp_out" in targets:
-        found.append(2 * hidden + 18 * width)
-    if "mlp_in" in targets:
-        later = WIDE * hidden * (1 + work.dropout) if "mlp_out" in targets else 0
-        found += [14 * hidden - 2 * width, 14 * hidden + 8 * width - later]
-    return stream.tokens * max(found)
+    """The most that a block holds besides what is kept, in the backward pass of its last norm: gradients in both types."""
+    widths = 18 if work.full else 22
+    return max(stream.tokens * widths * stream.width for stream in streams(work, index))
 
 
 def rotation(work: Work) -> int:
@@ -122,10 +101,19 @@ def _of_stream(work: Work, stream: Stream) -> int:
 
 
 def _of_adapters(work: Work, index: int) -> int:
-    """Per token: the input in float32 with its mask of dropout (on a GPU a quarter of that), and what lies between the matrices."""
-    found = 0
+    """Per token: the input, once for all that read it, and what lies between the matrices; with dropout each has its own.
+
+    A mask of dropout is counted in the compute type, as on a CPU; on a GPU it has half of that. The input of the output
+    projections is the attention's output, which is kept already.
+    """
+    found, read = 0, {"attn.proj_x", "attn.proj_y"}
     for part in adapted(work.network, index, work.targets):
         tokens = work.visual_tokens if part.rows == "visual" else work.text_tokens
-        mask = WIDE * part.inputs if work.dropout else 0
-        found += tokens * (WIDE * part.inputs + mask + WIDE * work.rank)
+        layer, _parts = TARGET_LAYERS[part.name]
+        if work.dropout:
+            found += tokens * 2 * COMPUTE * part.inputs
+        elif layer not in read:
+            found += tokens * COMPUTE * part.inputs
+        found += tokens * COMPUTE * work.rank
+        read.add(layer)
     return found

@@ -48,7 +48,7 @@ def test_the_defaults_fit(mode: str) -> None:
         (
             "lora",
             {"preprocessing": {"frames": 85}, **on("NVIDIA-GeForce-RTX-5090")},
-            "spec.workers.gpuProducts must name a GPU with at least 38.2 GiB free for mode lora with 85 frames of 848x480 "
+            "spec.workers.gpuProducts must name a GPU with at least 37.8 GiB free for mode lora with 85 frames of 848x480 "
             "on 1 GPU, got NVIDIA-GeForce-RTX-5090 with 30.8 GiB; what would fit: preprocessing.frames 49, or a GPU such "
             "as NVIDIA-A100-PCIE-40GB",
         ),

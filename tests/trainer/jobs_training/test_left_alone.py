@@ -48,7 +48,7 @@ def test_less_than_the_least_is_tried_with_a_warning(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         assert as_room_allows(replace(WORK, frames=163), least_needed(WORK)) == 1
     assert caplog.messages == [
-        "the training needs 54.6 GiB, and the GPU has 38.2 GiB free: it will most likely not fit"
+        "the training needs 53.8 GiB, and the GPU has 37.8 GiB free: it will most likely not fit"
     ]
 
 
