@@ -60,10 +60,8 @@ class Resolved(ApiModel):
     """Warm-up of the learning rate."""
     global_batch_size: int
     """Clips per optimizer step."""
-    predicted_memory_gib: Annotated[
-        str, Field(max_length=16, alias="predictedMemoryGiB", json_schema_extra=UNSTORED)
-    ] = ""
-    """Memory in GiB that each GPU of the training needs at least, as it was predicted; with more, less is computed twice. Empty for a run without GPUs."""
+    predicted_memory_gib: Annotated[str | None, Field(max_length=16, alias="predictedMemoryGiB")] = None
+    """Memory in GiB that each GPU of the training needs at least, as it was predicted; with more, less is computed twice. Absent for a run without GPUs."""
 
 
 class FailedItem(ApiModel):

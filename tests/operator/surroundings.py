@@ -314,7 +314,9 @@ def _completions(job: Manifest) -> int:
 
 def _rank(pod: Manifest) -> int:
     meta = pod["metadata"]
-    told = meta["labels"].get(observe.REPLICA_INDEX) or meta["annotations"].get(observe.COMPLETION_INDEX)
+    told = meta["labels"].get(observe.REPLICA_INDEX) or (meta.get("annotations") or {}).get(
+        observe.COMPLETION_INDEX
+    )
     return int(told or 0)
 
 

@@ -105,7 +105,10 @@ def _of_pod(pod: Object) -> Iterator[tuple[Trouble, str]]:
         if "ImagePull" in reason:
             yield ("image", name), "registry"
         elif reason == "ContainerCreating":
-            yield ("volume", name), name
+            yield (
+                ("volume", name),
+                "does not start on",
+            )  # which of several in one plight is named is all the same
 
 
 def _is_current(run: Object, child: Object) -> bool:

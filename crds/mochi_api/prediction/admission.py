@@ -32,10 +32,10 @@ def memory_problem(spec: FineTuneSpec) -> str | None:
     )
 
 
-def predicted_memory(spec: FineTuneSpec) -> str:
-    """GiB that each GPU of the training needs at least, with one decimal; empty without GPUs."""
+def predicted_memory(spec: FineTuneSpec) -> str | None:
+    """GiB that each GPU of the training needs at least, with one decimal; None without GPUs."""
     if resolved.gpus(spec).training == 0:
-        return ""
+        return None
     return gibibytes(least_needed(work_of(spec)))
 
 

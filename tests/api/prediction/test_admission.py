@@ -33,13 +33,13 @@ def on(*products: str, **other) -> dict:
 def test_every_example_fits(path: Path) -> None:
     found = FineTuneSpec.model_validate(yaml.safe_load(path.read_text())["spec"])
     assert memory_problem(found) is None
-    assert (predicted_memory(found) == "") is (found.model.preset == "nano")
+    assert (predicted_memory(found) is None) is (found.model.preset == "nano")
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_the_defaults_fit(mode: str) -> None:
     assert memory_problem(spec(mode)) is None
-    assert 27 < float(predicted_memory(spec(mode))) < 30
+    assert 27 < float(predicted_memory(spec(mode)) or 0) < 30
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_nothing_is_refused_where_it_may_fit(workers: dict) -> None:
 def test_the_small_model_fits_everywhere() -> None:
     found = spec(preset="nano", **on("NVIDIA-L4", gpusPerPod=1))
     assert memory_problem(found) is None
-    assert float(predicted_memory(found)) < 1
+    assert float(predicted_memory(found) or 9) < 1
