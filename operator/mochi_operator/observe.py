@@ -95,11 +95,18 @@ def child(raw: Raw) -> Child:
         deleting="deletionTimestamp" in meta,
         pods=_shards(body),
         succeeded=_count(raw.get("status") or {}, "succeeded"),
+        first_done=_first_done(raw),
         suspended=suspended,
         state=state,
         message=str(done.get("message") or done.get("reason") or ""),
         finished=parse(done.get("lastTransitionTime")),
     )
+
+
+def _first_done(raw: Raw) -> bool:
+    """Whether `completedIndexes` of a Job, such as `0,3-5`, has the first."""
+    told = str((raw.get("status") or {}).get("completedIndexes") or "")
+    return told.partition(",")[0].partition("-")[0] == "0"
 
 
 def pod(raw: Raw) -> Pod:

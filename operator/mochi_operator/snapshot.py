@@ -63,6 +63,8 @@ class Child:
     """How many pods it should have."""
     succeeded: int = 0
     """Pods of a Job that have ended well, those that are gone included."""
+    first_done: bool = False
+    """Whether pod 0 of an Indexed Job has ended well, also when it is gone."""
     suspended: bool = False
     """True while a queue holds it back; nothing is expected of its pods."""
     state: ChildState = "Active"

@@ -340,3 +340,14 @@ def test_the_name_of_a_shard_is_no_part_of_a_refusal():
     ]
     told = {observe.newest_warning([event], "j").message for event in said}
     assert told == {'Error creating: pods "j" is forbidden: exceeded quota'}
+
+
+@pytest.mark.parametrize(
+    ("told", "done"),
+    [(None, False), ("", False), ("0", True), ("0,2", True), ("0-3", True), ("1-3", False), ("10,11", False)],
+)
+def test_the_job_tells_whether_its_first_pod_has_ended(told: str | None, done: bool) -> None:
+    """As Kubernetes writes `status.completedIndexes`."""
+    meta = {"name": "a-trim", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    raw = {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "status": {"completedIndexes": told}}
+    assert observe.child(raw).first_done is done

@@ -245,7 +245,9 @@ class JobController(Reconciler):
             elif _counts_as_failed(pod) and uid not in fresh["failed"]:
                 fresh["failed"].append(uid)
         if fresh != known:
-            told = {"succeeded": len(fresh["succeeded"]), "failed": len(fresh["failed"])}
+            told: dict[str, Any] = {"succeeded": len(fresh["succeeded"]), "failed": len(fresh["failed"])}
+            if _indexes(item):
+                told["completedIndexes"] = ",".join(sorted(set(fresh["indexes"]), key=int))
             self.store.edit(item, status={**status, **told, "simulatedEnds": fresh})
         return fresh
 

@@ -38,6 +38,7 @@ KEPT = [
 
 
 KEPT_OF_SHARDS = [
+    13563,  # the first of the shards had ended and was evicted, result and all, and was said to wait for a place
     3211,  # the judge's own fault: three pods lacked the same file, and it wanted the names of all
     538,  # the judge's own fault: an error of the server in the moment of its look stood in the place of a refusal
     10344,  # the judge's own fault: of a pod the server says PodSecurity, and the judge wanted to read policy

@@ -17,6 +17,8 @@ COMPUTE = 2
 WIDE = 4
 """Bytes of a number in the compute type and in float32."""
 
+_CARRIERS: dict[str, str] = {target: layer for target, (layer, _parts) in TARGET_LAYERS.items()}
+
 
 class Stream(NamedTuple):
     """One of the two streams, in one block."""
@@ -109,7 +111,7 @@ def _of_adapters(work: Work, index: int) -> int:
     found, read = 0, {"attn.proj_x", "attn.proj_y"}
     for part in adapted(work.network, index, work.targets):
         tokens = work.visual_tokens if part.rows == "visual" else work.text_tokens
-        layer, _parts = TARGET_LAYERS[part.name]
+        layer = _CARRIERS[part.name]
         if work.dropout:
             found += tokens * 2 * COMPUTE * part.inputs
         elif layer not in read:

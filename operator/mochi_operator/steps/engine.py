@@ -137,7 +137,7 @@ def _ended_well(view: View) -> bool:
     first = view.first is not None and view.first.succeeded
     if view.gang or view.child.state == "Succeeded":
         return first or view.child.state == "Succeeded"
-    told = first or view.attempt.exit_code == 0
+    told = first or view.attempt.exit_code == 0 or view.child.first_done
     return told and all(pod.succeeded or not pod.begun for pod in view.pods)
 
 

@@ -55,7 +55,8 @@ def crowded_out(view: View) -> Finding | None:
     first = view.first
     held = [pod for pod in view.pods if pod.succeeded and pod.phase == "Running"]
     working = any(pod.begun and not pod.succeeded for pod in view.pods)
-    if view.gang or not held or working or view.attempt.exit_code == 0 or (first is not None and first.begun):
+    told = view.child.first_done or view.attempt.exit_code == 0
+    if view.gang or not held or working or told or (first is not None and first.begun):
         return None
     limit = view.case.spec.run_policy.stall_timeout_seconds
     why = first.unschedulable if first is not None else "it is not made"
