@@ -31,7 +31,7 @@ KINDS = 20
 
 def main() -> int:
     """Upload what is missing, trim it, and measure two further runs in processes of their own; the exit code says whether the bounds hold."""
-    if sys.argv[1] == "--trim":
+    if sys.argv[1:2] == ["--trim"]:
         return _trim(parse(Path(sys.argv[2]).read_text()))
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as server:
