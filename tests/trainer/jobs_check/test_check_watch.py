@@ -52,3 +52,31 @@ def test_a_wait_that_is_over_is_forgotten() -> None:
     with watch.waiting("the first", 0.0):
         assert watch.overdue() is not None
     assert watch.overdue() is None
+
+
+def test_own_work_costs_no_patience_however_long_it_takes() -> None:
+    watch, end = Watch(0.3), threading.Event()
+
+    def work() -> None:
+        with watch.busy("loading", 20):
+            end.wait(0.8)
+        with watch.waiting("the store", 10):
+            end.wait(0.1)
+
+    assert run_watched(watch, work) is None
+    assert 0 < watch.left < 0.3
+
+
+def test_own_work_has_a_limit_of_its_own() -> None:
+    watch, end = Watch(60), threading.Event()
+
+    def work() -> None:
+        with watch.busy("loading torch", 0.2):
+            end.wait(20)
+
+    late = run_watched(watch, work)
+    end.set()
+    assert late is not None
+    assert str(late) == "loading torch: not finished after 0 s"
+    assert late.action is not None
+    assert "node" in late.action

@@ -25,6 +25,9 @@ from mochi_trainer.storage import Connection
 
 log = logging.getLogger(__name__)
 
+LOADING_SECONDS = 600.0
+"""For the libraries: seconds on a node that is free, a minute and more on one whose processors many pods share."""
+
 
 def execute(run: RunFile, limits: Limits | None = None) -> Finished:
     """Look at storage, dataset, model and startFrom.
@@ -69,7 +72,7 @@ def _look(places: Places, findings: Findings, watch: Watch) -> None:
     check_results(places, findings)
     check_takeover(places, findings)
     check_dataset(places, findings)
-    with watch.waiting("loading torch", watch.seconds):
+    with watch.busy("loading torch", LOADING_SECONDS):
         from mochi_trainer.jobs.checks import model  # what is above is known without it
     with findings.problem("the model"):
         model.check_model(places, findings)

@@ -21,6 +21,7 @@ class Watch:
         """For all of the work."""
         self.started = time.monotonic()
         self._wait: tuple[str, float, float] = (what, self.started, seconds)
+        self._busy = False
 
     @property
     def left(self) -> float:
@@ -37,10 +38,26 @@ class Watch:
         finally:
             self._wait = before
 
+    @contextmanager
+    def busy(self, what: str, seconds: float) -> Iterator[None]:
+        """For the length of the block this process works and waits for nobody: it has a limit of its own and costs no patience.
+
+        On a node that gives it little time that may take long, and says nothing of what is waited for elsewhere.
+        """
+        begun, self._busy = time.monotonic(), True
+        try:
+            with self.waiting(what, seconds):
+                yield
+        finally:
+            self.started += time.monotonic() - begun
+            self._busy = False
+
     def overdue(self) -> StorageError | None:
         """The end of the patience, if it has come."""
         now = time.monotonic()
         what, since, seconds = self._wait
+        if self._busy:
+            return _too_slow(what, now - since) if now - since >= seconds else None
         if now - since >= seconds:
             return StorageError(f"{what}: no answer, waited {now - since:.0f} s")
         if self.left <= 0:
@@ -48,6 +65,13 @@ class Watch:
                 f"{what}: not finished, waited {now - since:.0f} s of {self.seconds:.0f} s for everything"
             )
         return None
+
+
+def _too_slow(what: str, seconds: float) -> StorageError:
+    return StorageError(
+        f"{what}: not finished after {seconds:.0f} s",
+        action="look at the pod's node: its processor or its disk gives the pod next to nothing",
+    )
 
 
 def run_watched(watch: Watch, work: Callable[[], None]) -> StorageError | None:
