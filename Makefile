@@ -35,7 +35,7 @@ demo: $(STAMP) ## the main job on real clips: MODE=full for two pods, KEEP=1 lea
 	@$(PY) -m devcluster build kubernetes etcd versitygw training-operator helm
 	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep)
 
-test: setup ## all tests, the end-to-end ones included (43 min on a busy machine with 2 cores)
+test: setup ## all tests, the end-to-end ones included (about half an hour on 2 cores)
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 check: lint types verify ## everything that needs no test run
