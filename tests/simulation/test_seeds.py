@@ -38,6 +38,7 @@ KEPT = [
 
 
 KEPT_OF_SHARDS = [
+    14896,  # a shard failed, its Job deleted the others, and one that had not begun was called the cause
     13563,  # the first of the shards had ended and was evicted, result and all, and was said to wait for a place
     3211,  # the judge's own fault: three pods lacked the same file, and it wanted the names of all
     538,  # the judge's own fault: an error of the server in the moment of its look stood in the place of a refusal

@@ -38,12 +38,15 @@ def child_failed(view: View) -> Finding | None:
 
 
 def cause(pods: Sequence[Pod]) -> Finding | None:
-    """The failure that brought the others about: the earliest that is not itself the effect of a lost peer."""
+    """The failure that brought the others about: the earliest that is not itself the effect of a lost peer.
+
+    A pod that was deleted before its container ended fails when it has to be gone, not when it was made.
+    """
     failures = [(pod, finding) for pod in pods if (finding := pod_failure(pod)) is not None]
 
     def order(item: tuple[Pod, Finding]) -> tuple[bool, datetime, int]:
         pod, finding = item
-        return finding.reason in _EFFECTS, pod.main.finished or pod.created, pod.rank
+        return finding.reason in _EFFECTS, pod.main.finished or pod.gone_by or pod.created, pod.rank
 
     return min(failures, key=order)[1] if failures else None
 
