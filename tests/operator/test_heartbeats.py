@@ -94,14 +94,14 @@ async def test_an_answer_that_dribbles_is_given_up_in_its_time():
     async def page(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(200):
+        for _ in range(600):
             await response.write(b" ")
             await asyncio.sleep(0.1)
         return response
 
     begun = time.monotonic()
     assert await asked({"/heartbeat": page}) is None
-    assert time.monotonic() - begun < 3 * LIMIT_SECONDS
+    assert time.monotonic() - begun < 15 * LIMIT_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_an_answer_that_does_not_end_is_left_in_time(reply: str) -> None:
         began = time.monotonic()
         with pytest.raises(CaptionError, match=r"no whole answer within 0\.5 s, 2 tries"):
             asked(script, seconds=0.5, tries=2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
 
 
 def test_a_huge_answer_is_not_read_to_its_end() -> None:
@@ -300,7 +300,7 @@ def test_leaving_early_ends_the_waiting(tmp_path: Path) -> None:
         made = captions(wanted(tmp_path, "a", "b"), endpoint(script), at_once=1)
         next(made)
         made.close()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def test_a_caption_is_written_where_the_file_system_has_no_links(

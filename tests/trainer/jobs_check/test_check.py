@@ -164,7 +164,7 @@ class TestStorage:
             spec = S3Spec(endpoint=endpoint, path_style=True)
             started = time.monotonic()
             error = problem(run_file("s3://data/x", s3=spec), SHORT)
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
         assert isinstance(error, StorageError)
         assert "s3://data/x/runs/0-1/check-" in str(error)
         assert endpoint in str(error)

@@ -136,7 +136,7 @@ def test_a_token_that_stays_expired_ends_in_time_and_may_be_tried_again(
         expired, started = True, time.monotonic()
         with pytest.raises(StorageError, match="has expired"):
             store.read_bytes("key")
-        assert 2 <= time.monotonic() - started < 10
+        assert 2 <= time.monotonic() - started < 30
 
 
 def test_a_secret_that_is_taken_away_leaves_the_keys_as_they_were(
