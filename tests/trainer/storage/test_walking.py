@@ -224,7 +224,9 @@ class TestNames:
         assert opened(root).read_bytes(name) == b"x"
 
 
-def test_ten_times_the_files_cost_about_ten_times_the_work(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ten_times_the_files_cost_about_ten_times_the_work(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
 
     def seconds(count: int) -> float:
