@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mochi_api import outcomes
 from mochi_api.outcomes import CheckResult, Item, Outcome, Reason, StageResult
-from mochi_api.spec import RetryReason
+from mochi_api.pods import RetryReason
 
 
 def test_every_reason_has_one_row_and_every_code_one_reason() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mochi_api.outcomes import DISRUPTIONS, Reason, retryable_reasons
-from mochi_api.spec import RetryBackoffSpec, RetryReason, RunPolicySpec
+from mochi_api.pods import RetryBackoffSpec, RetryReason, RunPolicySpec
 from mochi_operator.state import Step
 from mochi_operator.steps.budget import account, backoff_seconds
 

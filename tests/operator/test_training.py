@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from mochi_api.outcomes import Outcome, Reason
-from mochi_api.spec import RetryBackoffSpec
+from mochi_api.pods import RetryBackoffSpec
 from mochi_operator.steps.budget import backoff_seconds
 from mochi_operator.timestamps import render
 from tests.operator.fake_cluster import START

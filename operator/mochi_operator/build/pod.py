@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mochi_api import identity, resolved
+from mochi_api.pods import PodTemplateSpec, TolerationSpec
 from mochi_api.progress import PORT
 from mochi_api.runfile import RUN_FILE_PATH, Stage
-from mochi_api.spec import FineTuneSpec, PodTemplateSpec, PvcSource, TolerationSpec
+from mochi_api.spec import FineTuneSpec, PvcSource
 from mochi_api.status import Resolved
 from mochi_operator import names
 from mochi_operator.build.config import CA_FILE, DATASET_MOUNT, MODEL_MOUNT, default_ca

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mochi_api.outcomes import DISRUPTIONS, Reason
-from mochi_api.spec import RetryBackoffSpec, RunPolicySpec
+from mochi_api.pods import RetryBackoffSpec, RunPolicySpec
 from mochi_operator.state import Step
 
 

@@ -1,0 +1,99 @@
+"""Texts with a form: addresses, names and quantities as the spec takes them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mochi_api.base import Pattern
+
+_BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_DNS_WORDS = (
+    "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
+)
+
+Uri = Annotated[
+    str,
+    Field(max_length=1024),
+    Pattern(looks_like=rf"{_BUCKET}(/[^\x00-\x1f]*)?", words="must be s3://bucket/prefix"),
+]
+OptionalUri = Annotated[
+    str,
+    Field(max_length=1024),
+    Pattern(looks_like=rf"({_BUCKET}(/[^\x00-\x1f]*)?)?", words="must be s3://bucket/prefix, or empty"),
+]
+OptionalLoraUri = Annotated[
+    str,
+    Field(max_length=1024),
+    Pattern(
+        looks_like=rf"({_BUCKET}/[^\x00-\x1f]+\.safetensors)?",
+        words="must be s3://bucket/path/of/a/file.safetensors, or empty",
+    ),
+]
+Folder = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(looks_like=r"/[^\x00-\x1f]*", words="must be a path that starts with /"),
+]
+Endpoint = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(
+        looks_like=r"(https?://[^\s/]+/?)?",
+        words="must be http://host:port or https://host:port without a path, or empty",
+    ),
+]
+Region = Annotated[
+    str,
+    Field(max_length=64),
+    Pattern(looks_like=r"[a-z0-9-]+", words="must be a region such as us-east-1, in lower case"),
+]
+DnsName = Annotated[str, Field(max_length=253), Pattern(looks_like=_DNS_NAME, words=_DNS_WORDS)]
+OptionalDnsName = Annotated[
+    str, Field(max_length=253), Pattern(looks_like=rf"({_DNS_NAME})?", words=f"{_DNS_WORDS}, or be empty")
+]
+Quantity = Annotated[
+    str,
+    Field(max_length=24),
+    Pattern(
+        looks_like=r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?",
+        words="must be a quantity such as 8, 500m or 64Gi, or empty",
+    ),
+]
+ResourceName = Annotated[
+    str,
+    Field(max_length=128),
+    Pattern(looks_like=r"[a-z0-9.-]+/[a-zA-Z0-9._-]+", words="must be domain/name such as nvidia.com/gpu"),
+]
+GpuProduct = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        looks_like=r"[A-Za-z0-9._-]+",
+        words="must be a product as the nodes' label names it, such as NVIDIA-H100-80GB-HBM3",
+    ),
+]
+Image = Annotated[
+    str,
+    Field(max_length=512),
+    Pattern(looks_like=r"\S*", words="must be a reference without blanks, or empty"),
+]
+DataKey = Annotated[
+    str,
+    Field(max_length=253),
+    Pattern(
+        looks_like=r"[-._a-zA-Z0-9]+",
+        words="must be a key of a ConfigMap or Secret such as ca.crt",
+    ),
+]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Pattern(
+        looks_like=r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?",
+        words="must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty",
+    ),
+]
