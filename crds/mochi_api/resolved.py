@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, SegmentsSpec, TrainingSpec
@@ -10,6 +11,10 @@ from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, Segm
 USUAL_REPLICAS: Mapping[Mode, int] = {"lora": 1, "full": 8}
 """Training pods when the spec names no number."""
 
+
+USUAL_LEARNING_RATE: Mapping[Mode, Decimal] = {"lora": Decimal("0.0002"), "full": Decimal("0.00001")}
+"""Peak learning rate when the spec names none. LoRA: the published recipe for Mochi-1. Full: a twentieth of it, since
+every weight moves, and not only an adapter that starts at nothing; a usual value, which we have not measured at 10 B."""
 
 USUAL_SEGMENTS = 4
 """Segments of a clip at most when the spec takes several and names no number."""
@@ -70,12 +75,13 @@ def segments(section: PreprocessingSpec) -> Segments:
 
 
 def training(spec: FineTuneSpec) -> TrainingSpec:
-    """The training section with warm-up, batch size and adapter filled in."""
+    """The training section with learning rate, warm-up, batch size and adapter filled in."""
     section = spec.training
     warmup = min(200, section.steps // 10) if section.warmup_steps is None else section.warmup_steps
     lora = (section.lora or LoraSpec()) if spec.mode == "lora" else None
     return section.model_copy(
         update={
+            "learning_rate": section.learning_rate or USUAL_LEARNING_RATE[spec.mode],
             "warmup_steps": warmup,
             "global_batch_size": section.global_batch_size or replicas(spec),
             "lora": lora,

@@ -6,6 +6,7 @@ It is immutable and carries no secrets; S3 credentials come through the environm
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Literal
 
 import yaml
@@ -16,6 +17,8 @@ from mochi_api.spec import DatasetSpec, Mode, ModelSpec, PreprocessingSpec, S3Sp
 
 RUN_FILE_PATH = "/etc/mochi/run.yaml"
 SCHEMA_VERSION = 1
+LEARNING_RATE_LEFT_OUT = Decimal("0.0002")
+"""What a run file means that names no learning rate, in either mode: operators once had this one default and left it out."""
 Stage = Literal["check", "trim", "captions", "videos", "train", "sample"]
 PREPROCESSING: tuple[Stage, ...] = ("trim", "captions", "videos")
 STAGES: tuple[Stage, ...] = ("check", *PREPROCESSING, "train", "sample")
@@ -73,7 +76,7 @@ class RunFile(ApiModel):
     dataset: DatasetSpec
     preprocessing: PreprocessingSpec
     training: TrainingSpec
-    """With warm-up, batch size and adapter filled in."""
+    """With learning rate, warm-up, batch size and adapter filled in."""
     sampling: SamplingSpec
     s3: S3Spec
     locations: Locations

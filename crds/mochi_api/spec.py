@@ -233,8 +233,8 @@ class TrainingSpec(ApiModel):
 
     steps: int = Field(default=2000, ge=1, le=1_000_000)
     """Optimizer steps."""
-    learning_rate: Annotated[DecimalString, Bounds(more_than=0, at_most=1)] = Decimal("0.0002")
-    """Peak learning rate."""
+    learning_rate: Annotated[DecimalString, Bounds(more_than=0, at_most=1)] | None = None
+    """Peak learning rate; when not set `"0.0002"` with mode lora and `"0.00001"` with mode full."""
     warmup_steps: int | None = Field(default=None, ge=0, le=1_000_000)
     """Steps over which the learning rate rises to its peak; when not set a tenth of `steps`, at most 200."""
     schedule: Literal["Cosine", "Constant"] = "Cosine"

@@ -41,6 +41,10 @@ def test_what_the_spec_leaves_open_is_decided_before_the_pod_starts() -> None:
     assert training.lora.rank == 16
 
 
+def test_the_learning_rate_is_written_so_that_no_image_has_to_know_it() -> None:
+    assert yaml.safe_load(run_file().to_yaml())["training"]["learningRate"] == "0.0002"
+
+
 def test_a_wrong_field_is_named_with_its_value() -> None:
     text = run_file().to_yaml().replace("preprocessing: {}", "preprocessing: {frames: many}")
     with pytest.raises(runfile.RunFileError, match=r"preprocessing\.frames: .*got 'many'"):
@@ -77,7 +81,12 @@ def test_defaults_are_left_out() -> None:
     document = yaml.safe_load(run_file().to_yaml())
     assert document["schemaVersion"] == 1
     assert document["preprocessing"] == {}
-    assert document["training"] == {"warmupSteps": 200, "globalBatchSize": 1, "lora": {}}
+    assert document["training"] == {
+        "learningRate": "0.0002",
+        "warmupSteps": 200,
+        "globalBatchSize": 1,
+        "lora": {},
+    }
 
 
 def test_what_is_not_yaml_is_refused() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from mochi_api.runfile import LEARNING_RATE_LEFT_OUT
 from mochi_api.spec import TrainingSpec
 from mochi_trainer.parallel.sharding import REPLICATED
 
@@ -25,17 +26,19 @@ def adamw(parameters: Mapping[str, nn.Parameter], spec: TrainingSpec) -> torch.o
         {"params": kept, "weight_decay": 0.0},
         {"params": whole, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=float(spec.learning_rate), fused=True
-    )
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=_peak(spec), fused=True)
 
 
 def learning_rate(step: int, spec: TrainingSpec) -> float:
     """The rate of step `step` (from 1): a straight rise to the peak, then a half cosine towards 0, or constant."""
-    peak, warmup = float(spec.learning_rate), spec.warmup_steps or 0
+    peak, warmup = _peak(spec), spec.warmup_steps or 0
     if step <= warmup:
         return peak * step / warmup
     if spec.schedule == "Constant":
         return peak
     progress = (step - warmup) / (spec.steps - warmup + 1)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _peak(spec: TrainingSpec) -> float:
+    return float(spec.learning_rate or LEARNING_RATE_LEFT_OUT)
