@@ -4,6 +4,7 @@
 <cacheURI or outputURI>/cache/{trim,captions,videos}/<key>/...   manifest.json written last
 <cacheURI or outputURI>/cache/videos/<key>/reconstructions/<key>/...   likewise
 <cacheURI or outputURI>/cache/<stage>/units/<family>/...         one clip each, immutable; the manifests above list them
+<cacheURI or outputURI>/cache/<stage>/records/<family>/...       what the units' records say, many in one object
 <cacheURI or outputURI>/cache/<stage>/claims/<family>/...        who makes which of them at the moment
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
@@ -59,6 +60,11 @@ def claims(cache: str, stage: str, family: str) -> str:
     return join(cache, stage, "claims", family)
 
 
+def records(cache: str, stage: str, family: str) -> str:
+    """The directory in which the records of these units are repeated, many in one object, to be read at once."""
+    return join(cache, stage, "records", family)
+
+
 def checkpoint(run: str, step: int, attempt: int) -> str:
     """The directory of the checkpoint that an attempt writes after `step` steps: no two attempts share one.
 
@@ -80,7 +86,7 @@ def stage_record(run: str, stage: str) -> str:
 
 _UID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _RESULT = re.compile(
-    rf"(.*/)?(runs/{_UID}|cache/(trim|captions|videos)/([0-9a-f]{{32}}|units|claims))/.*", re.DOTALL
+    rf"(.*/)?(runs/{_UID}|cache/(trim|captions|videos)/([0-9a-f]{{32}}|units|records|claims))/.*", re.DOTALL
 )
 
 

@@ -15,7 +15,7 @@ STAGES = ("trim", "captions", "videos")
 
 _LIST = re.compile(rf"({'|'.join(STAGES)})/([0-9a-f]{{32}})/{re.escape(layout.MANIFEST)}")
 _UNIT = re.compile(rf"({'|'.join(STAGES)})/units/([0-9a-f]{{32}})/([0-9a-f]{{32}})\..+")
-_CLAIM = re.compile(rf"({'|'.join(STAGES)})/claims/.+")
+_PASSING = re.compile(rf"({'|'.join(STAGES)})/(claims|records)/.+")
 _OF_LIST = re.compile(rf"(({'|'.join(STAGES)})/[0-9a-f]{{32}})/.+")
 
 
@@ -102,7 +102,7 @@ def _needed(key: str, kept: Collection[str], units: Collection[str | None]) -> b
     unit = _unit(key)
     if unit is not None:
         return unit in units
-    if _CLAIM.fullmatch(key):
+    if _PASSING.fullmatch(key):
         return False
     match = _OF_LIST.fullmatch(key)
     return None if match is None else match[1] in kept

@@ -75,6 +75,7 @@ def complete(
     made = 0
     if len(found) == len(wanted):
         return Completed(units=found, made=0)
+    new = [key for key in wanted if key not in found]
     looks = _Looks()
     with claims.alive():
         while missing := [key for key in wanted if key not in found]:
@@ -89,6 +90,7 @@ def complete(
             elif claims.beside and looks.due():
                 looks.look(units, left, found, usable)
                 progress(len(found), len(wanted))
+        units.keep_together(found[key] for key in new)
     return Completed(units=found, made=made)
 
 

@@ -5,14 +5,14 @@
 <stage>/units/<family>/<key>.<sha256, 16 digits>.mp4   a file; its name has its content, so that no two writers collide
 ```
 A family has the units of the same parameters, so that one listing finds all that a run can use. Without its record a unit
-does not exist; a record whose files are not there as they were stored counts for nothing, and the unit is made again.
+does not exist (`mochi_trainer.graph.bundles` repeats many in one object); a record whose files are not there as they were stored counts for nothing, and the unit is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,11 @@ from typing import Any
 
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError
+from mochi_trainer.graph.bundles import Bundles, few
 from mochi_trainer.storage import Entry, ObjectInfo, Store, file_sha256
 
 VERSION = 1
+RECORD = ".json"
 AT_ONCE = 16
 """Records read at once."""
 
@@ -52,24 +54,39 @@ class Units:
     def __init__(self, store: Store, stage: str, family: str) -> None:
         self.store = store
         self.prefix = layout.units("", stage, family)
+        self._bundles = Bundles(store, stage, family)
 
     def known(self, keys: Collection[str]) -> dict[str, Unit]:
         """Those of `keys` that are there, whole and as they were stored."""
         there = {info.key: info for info in self.store.list(f"{self.prefix}/")}
-        wanted = [key for key in dict.fromkeys(keys) if self._record(key) in there]
+        records = self._records(there)
+        wanted = [key for key in dict.fromkeys(keys) if key in records]
+        bundled = self._bundles.read({key: records[key] for key in wanted})
+        alone = [key for key in wanted if key not in bundled]
         with ThreadPoolExecutor(AT_ONCE, "records") as pool:
-            found = pool.map(lambda key: self._read(key, there.get), wanted)
-            return {unit.key: unit for unit in found if unit is not None}
+            documents = {**bundled, **dict(zip(alone, pool.map(self._document, alone), strict=True))}
+        if not few(alone):
+            self._bundles.write({key: found for key, found in documents.items() if found}, records)
+        units = (_whole(_parsed(key, documents[key]), there.get) for key in wanted)
+        return {unit.key: unit for unit in units if unit is not None}
+
+    def keep_together(self, units: Iterable[Unit]) -> None:
+        """Let the records of `units` be read together from now on, where they are many."""
+        documents = {unit.key: _document(unit) for unit in units}
+        if not few(documents):
+            there = {info.key: info for info in self.store.list(f"{self.prefix}/")}
+            self._bundles.write(documents, self._records(there))
 
     def find(self, key: str) -> Unit | None:
         """One unit, if it is there, whole and as it was stored."""
-        return self._read(key, self.store.head)
+        return _whole(_parsed(key, self._document(key)), self.store.head)
 
     def put(self, key: str, files: Mapping[str, Content], info: Mapping[str, Any]) -> Unit:
         """Store a unit: its files, then its record."""
         entries = {suffix: self._put(key, suffix, content) for suffix, content in files.items()}
         unit = Unit(key=key, files=entries, info=info)
-        self.store.write_bytes(self._record(key), _document(unit))
+        content = json.dumps(_document(unit), ensure_ascii=False)
+        self.store.write_bytes(self._record(key), content.encode())
         return unit
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -91,34 +108,43 @@ class Units:
             raise MissingObjectError(f"{self.store.address(at)} is not there as it was just stored")
         return Entry(name=f"{key}{suffix}", size=size, sha256=sha256, at=at, etag=stored.etag)
 
-    def _read(self, key: str, look: Any) -> Unit | None:
+    def _records(self, there: Mapping[str, ObjectInfo]) -> dict[str, ObjectInfo]:
+        """Of a listing those that are records, by the keys of their units."""
+        start, end = len(self.prefix) + 1, len(RECORD)
+        return {at[start:-end]: info for at, info in there.items() if at.endswith(RECORD)}
+
+    def _document(self, key: str) -> dict[str, Any]:
+        """What the record says; nothing where there is none or it is damaged."""
         try:
-            unit = _parsed(key, self.store.read_bytes(self._record(key)))
-        except MissingObjectError:
-            return None
-        return unit if unit is not None and all(_same(e, look(e.at)) for e in unit.files.values()) else None
+            document = json.loads(self.store.read_bytes(self._record(key)))
+        except (MissingObjectError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
 
     def _record(self, key: str) -> str:
-        return layout.join(self.prefix, f"{key}.json")
+        return layout.join(self.prefix, f"{key}{RECORD}")
+
+
+def _whole(unit: Unit | None, look: Callable[[str], ObjectInfo | None]) -> Unit | None:
+    """The unit, if its files are there as they were stored."""
+    return unit if unit is not None and all(_same(e, look(e.at)) for e in unit.files.values()) else None
 
 
 def _same(entry: Entry, found: ObjectInfo | None) -> bool:
     return found is not None and found.size == entry.size and found.etag == entry.etag
 
 
-def _document(unit: Unit) -> bytes:
+def _document(unit: Unit) -> dict[str, Any]:
     files = {
         suffix: {"size": e.size, "sha256": e.sha256, "at": e.at, "etag": e.etag}
         for suffix, e in unit.files.items()
     }
-    document = {"version": VERSION, "files": files, "info": dict(unit.info)}
-    return json.dumps(document, ensure_ascii=False).encode()
+    return {"version": VERSION, "files": files, "info": dict(unit.info)}
 
 
-def _parsed(key: str, data: bytes) -> Unit | None:
+def _parsed(key: str, document: Mapping[str, Any]) -> Unit | None:
     """The unit of a record; None for one that is damaged or of another version."""
     try:
-        document = json.loads(data)
         files = {
             suffix: Entry(
                 name=f"{key}{suffix}", size=e["size"], sha256=e["sha256"], at=e["at"], etag=e["etag"]

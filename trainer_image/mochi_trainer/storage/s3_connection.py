@@ -9,7 +9,9 @@ import os
 import ssl
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
 from botocore.httpsession import where
 from botocore.loaders import Loader, create_loader
+from botocore.utils import parse_timestamp
 
 from mochi_api.identity import CA_ENV, CREDENTIALS_ENV
 from mochi_api.spec import S3Spec
@@ -118,6 +121,7 @@ def _not_asked(**_: Any) -> tuple[AWSResponse, dict[str, Any]]:
 def _session() -> botocore.session.Session:
     session = botocore.session.get_session()
     session.register_component("data_loader", _loader())
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
     if folder := os.environ.get(CREDENTIALS_ENV):
         chain = session.get_component("credential_provider")
         chain.providers.insert(0, MountedSecretProvider(Path(folder)))
@@ -140,6 +144,16 @@ def _client(session: botocore.session.Session, spec: S3Spec, patience: Patience)
     return boto3.session.Session(botocore_session=session).client(
         "s3", region_name=spec.region, endpoint_url=spec.endpoint or None, config=config
     )
+
+
+def _time(said: Any) -> datetime:
+    """A time of an answer. botocore's own parser, which tries every form there is, is most of the cost of a long listing."""
+    if isinstance(said, str) and said[10:11] == "T":
+        with suppress(ValueError):
+            found = datetime.fromisoformat(said)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    parsed: datetime = parse_timestamp(said)
+    return parsed
 
 
 @cache
