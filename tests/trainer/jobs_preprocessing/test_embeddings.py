@@ -156,7 +156,7 @@ def test_one_more_clip_is_all_that_is_encoded(tmp_path: Path) -> None:
     assert done["videos"].result.items_done == 3
 
 
-@pytest.mark.parametrize("harm", ["gone", "altered"])
+@pytest.mark.parametrize("harm", ["gone", "altered", "truncated", "gone while the stage runs"])
 def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, harm: str) -> None:
     """Somebody tidied the bucket between two stages."""
     write_source(tmp_path / "source")
@@ -168,12 +168,15 @@ def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, har
     trimmed = read_manifest(open_store(f"file://{cache}", S3Spec()), f"trim/{keys['trim']}")
     copy = cache / trimmed.key("bunny.mp4")
     good = copy.read_bytes()
-    copy.write_bytes(bytes(len(good)))
     run = run_file(tmp_path, stage="videos", keys=keys)
-    if harm == "gone":
-        # the listing is read first: the object goes after it
+    if harm == "altered":
+        copy.write_bytes(bytes(len(good)))
+    elif harm == "truncated":
+        copy.write_bytes(good[:-9])
+    elif harm == "gone":
+        copy.unlink()
+    if harm == "gone while the stage runs":
         original = videos.Copies.frames
-        copy.write_bytes(good)
 
         def gone(self: videos.Copies, clip: Any) -> Any:
             copy.unlink(missing_ok=True)

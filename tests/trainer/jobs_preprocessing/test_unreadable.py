@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from mochi_trainer.storage import open_store, read_manifest
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
 from tests.trainer.preprocessing_runs import run_file, write_source
+from tests.trainer.video.clips import real_clip
 
 ANSWERS = {
     "refused": Answer(status=403, code="AccessDenied", words="not you"),
@@ -81,8 +83,9 @@ def test_a_caption_that_is_not_given_out_is_no_empty_one(
     assert (other.result.items_done, other.failures) == (2, [])
 
 
-def test_a_clip_whose_copy_and_source_are_gone_is_left_out_by_the_run_that_found_it_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("harm", ["gone", "another"])
+def test_a_clip_whose_copy_is_gone_and_whose_source_too_is_left_out_by_the_run_that_found_it_so(
+    tmp_path: Path, harm: str
 ) -> None:
     write_source(tmp_path / "source")
     keys = {"trim": trim.execute(run_file(tmp_path)).result.cache_key}
@@ -90,18 +93,13 @@ def test_a_clip_whose_copy_and_source_are_gone_is_left_out_by_the_run_that_found
     trimmed = read_manifest(open_store(f"file://{tmp_path}/cache", run.s3), f"trim/{keys['trim']}")
     copy, source = tmp_path / "cache" / trimmed.key("bunny.mp4"), tmp_path / "source" / "bunny.mp4"
     kept = copy.read_bytes()
-    original = videos.Copies.frames
-
-    def gone(self: videos.Copies, clip: trim.TrimmedClip) -> videos.Frames:
-        if clip.name == "bunny":  # somebody tidies up between the listing and the reading
-            copy.unlink(missing_ok=True)
-            source.unlink(missing_ok=True)
-        return original(self, clip)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(videos.Copies, "frames", gone)
-        first = videos.execute(run)
+    copy.unlink()
+    source.unlink()
+    if harm == "another":
+        shutil.copyfile(real_clip("bikes.mp4"), source)
+    first = videos.execute(run)
     assert [(item.clip, item.reason) for item in first.failures] == [("bunny.mp4", ClipReason.UNREADABLE)]
+    assert harm in first.failures[0].message
     copy.write_bytes(kept)
     other = videos.execute(run_file(tmp_path, stage="videos", keys=keys, uid="0-2"))
     assert (other.result.items_done, other.failures) == (2, [])

@@ -30,8 +30,8 @@ class Copies:
     def frames(self, clip: TrimmedClip) -> Frames:
         """The frames of training: (T, H, W, 3).
 
-        Raises ClipError when the clip cannot be used, and MissingObjectError when its copy is gone and its source is
-        another by now than the one that the stage trim listed.
+        Raises ClipError when the clip cannot be used, or its copy is gone and its source is gone too, or another by
+        now than the one that the stage trim listed.
         """
         name = f"{clip.name}{VIDEO}"
         local = Path(tempfile.mkdtemp(dir=self._folder)) / "clip.mp4"
@@ -40,11 +40,20 @@ class Copies:
         except (DamagedObjectError, MissingObjectError) as error:
             log.warning("the trimmed copy of %s is cut again: %s", clip.label, error)
             self._cut_again(clip)
-            get_entry(self._cache, self._trimmed.manifest, name, local)
+            self._got_again(name, clip, local)
         try:
             return read_frames(local)[: self._run.preprocessing.frames]
         finally:
             local.unlink()
+
+    def _got_again(self, name: str, clip: TrimmedClip, local: Path) -> None:
+        try:
+            get_entry(self._cache, self._trimmed.manifest, name, local)
+        except (DamagedObjectError, MissingObjectError) as error:
+            raise ClipError(
+                f"its trimmed copy is gone and cannot be made again, since {clip.source} is another by now: {error}",
+                ClipReason.UNREADABLE,
+            ) from error
 
     def _cut_again(self, clip: TrimmedClip) -> None:
         spec = self._run.preprocessing

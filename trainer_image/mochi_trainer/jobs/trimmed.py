@@ -14,7 +14,7 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
 from mochi_trainer.jobs.pieces import Segment, label_of
-from mochi_trainer.storage import Manifest, Store, known, read_manifest
+from mochi_trainer.storage import Manifest, Store, known, read_list
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,11 +95,14 @@ def trimmed_of(manifest: Manifest) -> Trimmed:
 
 
 def read_trimmed(cache: Store, run: RunFile) -> Trimmed:
-    """All clips of the stage trim; raise MissingObjectError when it is not complete."""
+    """All clips of the stage trim; raise MissingObjectError when it is not complete.
+
+    A copy that is gone by now is no reason: `Copies` cuts it again.
+    """
     if not run.keys.trim:
         raise InvalidInputError("keys.trim of the run file must name the output of the stage trim, got ''")
     try:
-        manifest = read_manifest(cache, layout.cache_entry("", "trim", run.keys.trim))
+        manifest = read_list(cache, layout.cache_entry("", "trim", run.keys.trim))
     except MissingObjectError as error:
         raise MissingObjectError(f"output of the stage trim is not complete: {error}") from error
     return trimmed_of(manifest)

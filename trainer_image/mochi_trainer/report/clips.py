@@ -14,7 +14,7 @@ from mochi_api.outcomes import Item
 from mochi_api.reading import lenient
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.report.record import StageRecord
-from mochi_trainer.storage import Manifest, Store, find_manifest
+from mochi_trainer.storage import Manifest, Store, read_list
 
 STRIPS = 200
 """As many clips have pictures in the page, those with warnings before the others; further ones are listed without."""
@@ -184,7 +184,10 @@ def _manifest(cache: Store, records: Sequence[StageRecord], stage: str) -> Manif
     for record in records:
         result = record.outcome.stage_result
         if record.stage == stage and result is not None and result.cache_key:
-            return find_manifest(cache, layout.cache_entry("", stage, result.cache_key))
+            try:
+                return read_list(cache, layout.cache_entry("", stage, result.cache_key))
+            except MissingObjectError:
+                return None
     return None
 
 

@@ -11,6 +11,7 @@ from mochi_trainer.storage.manifest import (
     known,
     put_bytes_entry,
     put_entry,
+    read_list,
     read_manifest,
     write_manifest,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "open_store",
     "put_bytes_entry",
     "put_entry",
+    "read_list",
     "read_manifest",
     "require_space",
     "write_manifest",

@@ -120,13 +120,21 @@ def write_manifest(
     )
 
 
+def read_list(store: Store, prefix: str) -> Manifest:
+    """The manifest of a directory, whether or not what it lists is still there.
+
+    Raises MissingObjectError when there is none, or it is damaged or of another version.
+    """
+    key = layout.join(prefix, layout.MANIFEST)
+    return _parsed(store.read_bytes(key), prefix, store.address(key))
+
+
 def read_manifest(store: Store, prefix: str, *, unaltered: bool = False) -> Manifest:
     """The manifest of a directory whose objects are all there with the listed sizes; `unaltered`: and ETags.
 
     Raises MissingObjectError when the manifest, or an object that it lists, is not there.
     """
-    key = layout.join(prefix, layout.MANIFEST)
-    manifest = _parsed(store.read_bytes(key), prefix, store.address(key))
+    manifest = read_list(store, prefix)
     there = _listed(store, manifest)
     for entry in manifest.entries.values():
         fault = _fault(entry, there.get(_key(prefix, entry)), unaltered)
