@@ -1,6 +1,6 @@
 """The prediction of `mochi_api.prediction` beside the real step, traced without memory: `python tests/bench/prediction.py`.
 
-Twenty trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there.
+Twenty-two trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there.
 For each: the most bytes of tensors that live at once, and the operations executed. Numbers on the command line choose some of
 them. The result is a table in Markdown; the exit code says whether every line is within the bounds.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+
+import torch
 
 from mochi_api.prediction import flops
 from mochi_api.prediction.memory import memory
@@ -45,6 +47,8 @@ SPECS: tuple[dict, ...] = (
     {"mode": "full", "frames": 61, "world": 4, "clips": 2},
     {"mode": "full", "frames": 7, "size": (320, 192), "world": 16},
     {"mode": "full", "frames": 109, "size": (480, 848), "world": 32, "text": 77, "alone": 2},
+    {"mode": "lora", "frames": 37, "narrow": True},
+    {"mode": "lora", "frames": 85, "alone": 12, "narrow": True},
 )
 
 
@@ -75,22 +79,24 @@ def _line(
     world: int = 1,
     clips: int = 1,
     text: int = 256,
+    narrow: bool = False,
 ) -> bool:
     began = time.monotonic()
     width, height = size
     lora = LoraParams(rank=rank, alpha=16, dropout=dropout, targets=targets)
     traced = trace_step(
         DiTParams(), frames, mode, world=world, left_alone=alone, height=height, width=width,
-        text_tokens=text, lora=lora, clips=clips,
+        text_tokens=text, lora=lora, clips=clips, base=torch.float8_e4m3fn if narrow else None,
     )  # fmt: skip
     work = Work(
         mode=mode, network=NETWORKS["mochi-1"], frames=frames, width=width, height=height, rank=rank,
-        targets=targets, dropout=dropout > 0, world=world, share=clips, text=text,
+        targets=targets, dropout=dropout > 0, world=world, share=clips, text=text, narrow=narrow,
     )  # fmt: skip
     policy = Policy(left_alone=alone)
     peak, operations = memory(work, policy).peak, flops.step(work, policy).total
     off, off_flops = peak / traced.peak_bytes - 1, operations / traced.flops - 1
-    adapters = f"r{rank} {'+'.join(targets) if len(targets) < 12 else 'all'}" if mode == "lora" else ""
+    kept = ", base Float8" if narrow else ""
+    adapters = f"r{rank} {'+'.join(targets) if len(targets) < 12 else 'all'}{kept}" if mode == "lora" else ""
     sys.stdout.write(
         f"| {number} | {mode} | {frames}, {width}x{height} | {world} | {clips} | {adapters} | {alone} "
         f"| {traced.peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} | {off:+.2%} | {traced.flops / 1e15:.4f} | {off_flops:+.3%} |\n"

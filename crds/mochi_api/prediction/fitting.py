@@ -71,6 +71,8 @@ def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
     rank = next((rank for rank in ranks if fits(replace(work, rank=rank), gpu)), None)
     if rank is not None:
         yield f"training.lora.rank {rank}"
+    if not work.full and not work.narrow and fits(replace(work, narrow=True), gpu):
+        yield "training.lora.baseWeights Int8"
     larger = smallest_gpu(work)
     if larger is not None:
         yield f"a GPU such as {larger.product}"

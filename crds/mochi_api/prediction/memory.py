@@ -17,6 +17,9 @@ from mochi_api.prediction.policies import Policy
 from mochi_api.prediction.sizes import adapted
 from mochi_api.prediction.work import Work
 
+NARROW = 1
+"""Bytes of a number that is kept narrow."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
@@ -99,7 +102,7 @@ def _at_end(work: Work, index: int, kept: list[int]) -> Memory:
 
 def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Memory:
     trained = all_trained(work)
-    base = 0 if work.full else COMPUTE * work.network.parameters
+    base = 0 if work.full else _base(work)
     tokens = work.visual_tokens * work.network.channels * work.network.patch**2
     return Memory(
         weights=base + WIDE * _part(work, trained),
@@ -110,6 +113,17 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
         gathered=_gathered(work, index) + own,
         inputs=WIDE * (2 * tokens + work.text_tokens * work.network.feature_width),
     )
+
+
+@lru_cache(maxsize=64)
+def _base(work: Work) -> int:
+    """The frozen weights, in the compute type; of the blocks' matrices the narrow ones and their scales."""
+    network = work.network
+    whole = COMPUTE * network.parameters
+    if not work.narrow:
+        return whole
+    layers = [layer for index in range(network.depth) for layer in network.layers(index)]
+    return whole - sum((COMPUTE - NARROW) * layer.weights - WIDE * layer.outputs for layer in layers)
 
 
 def _kept(work: Work, policy: Policy, index: int) -> int:

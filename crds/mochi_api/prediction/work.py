@@ -27,6 +27,8 @@ class Work:
     targets: tuple[Target, ...] = ("query", "value")
     dropout: bool = False
     """Whether the adapters' input is dropped out."""
+    narrow: bool = False
+    """Whether the base's matrices in the blocks have one byte a number and a scale for each row."""
     world: int = 1
     """Ranks: GPUs of all training pods."""
     share: int = 1
@@ -100,6 +102,7 @@ def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: Trai
         rank=lora.rank,
         targets=tuple(lora.targets),
         dropout=lora.dropout > 0,
+        narrow=mode == "lora" and lora.base_weights != "BFloat16",
         world=world,
         share=max(1, (training.global_batch_size or world) // world),
     )

@@ -42,6 +42,14 @@ def test_the_defaults_fit(mode: str) -> None:
     assert 27 < float(predicted_memory(spec(mode)) or 0) < 30
 
 
+@pytest.mark.parametrize("kind", ["Int8", "Float8"])
+@pytest.mark.parametrize(("product", "frames"), [("NVIDIA-L4", 37), ("NVIDIA-GeForce-RTX-5090", 85)])
+def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product: str, frames: int) -> None:
+    sections = {"preprocessing": {"frames": frames}, **on(product)}
+    assert memory_problem(spec("lora", **sections)) is not None
+    assert memory_problem(spec("lora", training={"lora": {"baseWeights": kind}}, **sections)) is None
+
+
 @pytest.mark.parametrize(
     ("mode", "sections", "message"),
     [
@@ -49,8 +57,8 @@ def test_the_defaults_fit(mode: str) -> None:
             "lora",
             {"preprocessing": {"frames": 85}, **on("NVIDIA-GeForce-RTX-5090")},
             "spec.workers.gpuProducts must name a GPU with at least 37.8 GiB free for mode lora with 85 frames of 848x480 "
-            "on 1 GPU, got NVIDIA-GeForce-RTX-5090 with 30.8 GiB; what would fit: preprocessing.frames 49, or a GPU such "
-            "as NVIDIA-A100-PCIE-40GB",
+            "on 1 GPU, got NVIDIA-GeForce-RTX-5090 with 30.8 GiB; what would fit: preprocessing.frames 49, or "
+            "training.lora.baseWeights Int8, or a GPU such as NVIDIA-A100-PCIE-40GB",
         ),
         (
             "full",

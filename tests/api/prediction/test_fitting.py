@@ -68,7 +68,11 @@ def test_no_policy_fits_where_the_least_does_not() -> None:
         (
             replace(LORA, frames=85, rank=64),
             "NVIDIA-GeForce-RTX-5090",
-            ("preprocessing.frames 49", "a GPU such as NVIDIA-A100-PCIE-40GB"),
+            (
+                "preprocessing.frames 49",
+                "training.lora.baseWeights Int8",
+                "a GPU such as NVIDIA-A100-PCIE-40GB",
+            ),
         ),
         (
             replace(FULL, frames=163),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from mochi_api.runfile import RunFile
-from mochi_api.spec import LoraSpec
+from mochi_api.spec import BaseWeights, LoraSpec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.left_alone import blocks_left_alone
@@ -28,6 +28,9 @@ from mochi_trainer.weights import WeightsError
 from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
+
+NARROW: Mapping[BaseWeights, torch.dtype] = {"Float8": torch.float8_e4m3fn, "Int8": torch.int8}
+"""Types of the base's frozen weights, where they are not those of the activations."""
 
 
 def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed:
@@ -57,8 +60,11 @@ def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Ch
         compute=compute,
         attention=training_backend(run, device, compute, group),
         left_alone=blocks_left_alone(run, depth, group, device, os.environ),
+        base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
         compiler=os.environ.get(compilation.VARIABLE) or None,
     )
+    if choices.base is not None:
+        log.info("the base's weights are kept in %s", choices.base)
     log.info(
         "computed in %s; %d of %d blocks keep their activations, the others their attention's only",
         compute,

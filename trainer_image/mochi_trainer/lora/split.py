@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mochi_trainer.model.narrow import Linear
 
-class Rows(nn.Linear):
+
+class Rows(Linear):
     """Some rows of another linear layer. It owns no parameter: it reads the other's at each call.
 
     To peft it is a linear layer like any other.
     """
 
-    def __init__(self, whole: nn.Linear, start: int, stop: int) -> None:
+    def __init__(self, whole: Linear, start: int, stop: int) -> None:
         nn.Module.__init__(self)
         self.in_features = whole.in_features
         self.out_features = stop - start
@@ -26,13 +28,19 @@ class Rows(nn.Linear):
         return self._whole[0].weight[self._rows]
 
     @property
+    def scale(self) -> Tensor | None:  # type: ignore[override]  # as above
+        """The rows of the whole scale, a view."""
+        scale = self._whole[0].scale
+        return None if scale is None else scale[self._rows]
+
+    @property
     def bias(self) -> Tensor | None:  # type: ignore[override]  # as above
         """The entries of the whole bias, a view."""
         bias: Tensor | None = self._whole[0].bias
         return None if bias is None else bias[self._rows]
 
 
-class SplitLinear(nn.Linear):
+class SplitLinear(Linear):
     """Takes over the parameters of `linear` under the same names and computes equal parts of its rows by themselves.
 
     Returns one tensor for one part, else a tuple, like `mochi_trainer.model.layers.FusedLinear`. Three products with
@@ -43,6 +51,7 @@ class SplitLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.register_buffer("scale", None)
         self.parts = tuple(parts)
         rows = self.out_features // len(self.parts)
         for index, part in enumerate(self.parts):

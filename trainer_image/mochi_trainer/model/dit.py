@@ -26,6 +26,7 @@ from mochi_trainer.model.layers import (
     rotary_angles,
     rotated,
 )
+from mochi_trainer.model.narrow import Linear
 from mochi_trainer.model.params import DiTParams
 
 Rotary = tuple[Tensor, Tensor]
@@ -100,8 +101,8 @@ class Block(nn.Module):
         super().__init__()
         width, text_width = params.visual_width, params.text_width
         self.updates_text = updates_text
-        self.mod_x = nn.Linear(width, 4 * width)
-        self.mod_y = nn.Linear(width, (4 if updates_text else 1) * text_width)
+        self.mod_x = Linear(width, 4 * width)
+        self.mod_y = Linear(width, (4 if updates_text else 1) * text_width)
         self.attn = JointAttention(params, updates_text=updates_text)
         self.mlp_x = GatedMLP(width, params.mlp_width(width))
         if updates_text:
@@ -141,9 +142,9 @@ class JointAttention(nn.Module):
         self.k_norm_x = RMSNorm(head_width)
         self.q_norm_y = RMSNorm(head_width)
         self.k_norm_y = RMSNorm(head_width)
-        self.proj_x = nn.Linear(width, width)
+        self.proj_x = Linear(width, width)
         if updates_text:
-            self.proj_y = nn.Linear(width, text_width)
+            self.proj_y = Linear(width, text_width)
 
     def forward(
         self, x_BND: Tensor, y_BLE: Tensor, rotary: Rotary, key_mask_BS: Tensor | None

@@ -13,6 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad, scaled_dot_product_attention, silu
 
+from mochi_trainer.model.narrow import Linear
+
 NORM_EPS = 1e-6
 """Epsilon of the norms without weights."""
 
@@ -98,7 +100,7 @@ def pooled(q_BSAP: Tensor, k_BSAP: Tensor, v_BSAP: Tensor, key_mask_BS: Tensor |
     return rearrange(out, "B A S P -> B S (A P)")
 
 
-class FusedLinear(nn.Linear):
+class FusedLinear(Linear):
     """Query, key and value as one matrix product, returned as three tensors.
 
     `mochi_trainer.lora` puts a layer in its place that computes the three by themselves, with adapters.
@@ -124,8 +126,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, 2 * hidden, bias=False)
-        self.w2 = nn.Linear(hidden, width, bias=False)
+        self.w1 = Linear(width, 2 * hidden, bias=False)
+        self.w2 = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, linear = self.w1(x).chunk(2, dim=-1)

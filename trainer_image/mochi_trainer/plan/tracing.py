@@ -80,11 +80,13 @@ def trace_step(
     text_tokens: int | None = None,
     lora: LoraParams = LORA,
     clips: int = 1,
+    base: torch.dtype | None = None,
     synchronise_once: bool = False,
 ) -> Traced:
     """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
 
-    `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given. With mode
+    `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given; `base`
+    is as in `Choices`. With mode
     full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
     """
     spec = TrainingSpec.model_validate({"steps": 2})
@@ -96,7 +98,13 @@ def trace_step(
         model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
         with FakeTensorMode(allow_non_fake_inputs=True):
             composed = filled(
-                model, _Nowhere(params), adapters=adapters, spec=spec, group=group, device=_DEVICE
+                model,
+                _Nowhere(params),
+                adapters=adapters,
+                spec=spec,
+                group=group,
+                device=_DEVICE,
+                base=base,
             )
             model.train()
 
@@ -112,7 +120,7 @@ def trace_step(
             with FlopCounterMode(display=False) as counter:
                 step()  # apart from memory: the counter keeps activations alive
             with LiveBytes() as live:
-                live.add(*model.parameters(), *_moments(composed.optimizer))
+                live.add(*model.parameters(), *model.buffers(), *_moments(composed.optimizer))
                 resident = live.now[_DEVICE.type]
                 step()
     kernels = counter.get_flop_counts()["Global"]

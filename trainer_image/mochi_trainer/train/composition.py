@@ -19,6 +19,7 @@ from mochi_trainer.lora import LoraParams, attach, base_state, draw, trainable_p
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.model.narrow import narrow
 from mochi_trainer.parallel.compilation import compile_blocks
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import recompute
@@ -30,7 +31,7 @@ from mochi_trainer.weights import Source, fill_dit, kept_type
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choices:
-    """How the model is computed; none of it changes what is computed, but for rounding."""
+    """How the model is computed; none of it changes what is computed, but for rounding, of which `base` is most."""
 
     compute: torch.dtype
     """Type of activations, and of the weights of mode lora; adapters, and the weights of mode full, are float32."""
@@ -41,6 +42,9 @@ class Choices:
     left_alone: int
     """So many blocks, the last ones, keep all that they computed; the others compute it again in the backward pass, but
     for their attention."""
+
+    base: torch.dtype | None = None
+    """Type of the blocks' frozen matrices in mode lora, int8 or float8; None keeps them in `compute`."""
 
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
@@ -109,7 +113,16 @@ def compose(
     and `start` raise, and InvalidInputError when `choices` do not fit the model.
     """
     model = outlined(origin.params, choices, adapters=adapters, group=group, device=device)
-    return filled(model, origin, adapters=adapters, spec=spec, group=group, device=device, start=start)
+    return filled(
+        model,
+        origin,
+        adapters=adapters,
+        spec=spec,
+        group=group,
+        device=device,
+        base=choices.base,
+        start=start,
+    )
 
 
 def filled(
@@ -120,16 +133,24 @@ def filled(
     spec: TrainingSpec,
     group: Group,
     device: torch.device,
+    base: torch.dtype | None = None,
     start: Callable[[DiT], None] = lambda _: None,
 ) -> Composed:
     """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
     model.to_empty(device=device)
-    base = base_state(model)
-    origin.fill({name: rows for name, rows in own_rows(model, group).items() if name in base})
+    _fill(model, origin, group)
     if adapters is not None:
+        if base is not None:
+            narrow(model.blocks, base)
         draw(model, adapters.seed)
         start(model)
     return Composed(model, adamw(trainable_parameters(model), spec))
+
+
+def _fill(model: DiT, origin: Origin, group: Group) -> None:
+    """Of its own: what is narrowed next must not be referred to any more."""
+    base = base_state(model)
+    origin.fill({name: rows for name, rows in own_rows(model, group).items() if name in base})
 
 
 def outlined(
