@@ -187,19 +187,29 @@ class Laws:
         return ""
 
     def _is_shard(self, runtime: Runtime, uid: str, step: str) -> bool:
-        """Whether it is a pod of this step that the operator can know to be at work."""
+        """Whether it is a pod of this step that the operator can know to be at work: none that has been told to end."""
         mine = runtime.words.get("run-uid") == uid and label(runtime.pod, identity.LABEL_STAGE) == step
         program = runtime.program
         begun = program.begun_at if isinstance(program, Shard) else self.kernel.seconds
-        return mine and not runtime.was_lost and self.kernel.seconds - begun > NEWS_SECONDS
+        job = self._parent(runtime)
+        told = (
+            runtime.was_lost or runtime.terminating or job is None or "deletionTimestamp" in job["metadata"]
+        )
+        return mine and not told and self.kernel.seconds - begun > NEWS_SECONDS
 
     # Programs.
 
     def on_run(self, runtime: Runtime) -> None:
-        """A container starts: with its own run's file, and as the only attempt of its step."""
+        """A container starts: with its own run's file, and as the only attempt of its step.
+
+        A call that was under way when a person deleted the run may make a child of a run that is no more; nobody can
+        prevent that, and it is collected.
+        """
         child, step = owner(runtime.pod)["uid"], label(runtime.pod, identity.LABEL_STAGE)
         uid = self._uid_of_run_file(runtime)
         runtime.words["run-uid"] = uid
+        if self._run(uid) is None:
+            return
         for other in self.nodes.running():
             if other is runtime or owner(other.pod)["uid"] == child or other.words.get("run-uid") != uid:
                 continue

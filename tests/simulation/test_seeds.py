@@ -43,6 +43,8 @@ KEPT_OF_SHARDS = [
     3211,  # the judge's own fault: three pods lacked the same file, and it wanted the names of all
     538,  # the judge's own fault: an error of the server in the moment of its look stood in the place of a refusal
     10344,  # the judge's own fault: of a pod the server says PodSecurity, and the judge wanted to read policy
+    9598,  # the judge's own fault: a call under way when a person deleted the run made a child of a run that was no more
+    19937,  # the judge's own fault: a shard that began in the moment of the verdict and was told to end counted as at work
     30431,  # shards that had ended, behind sidecars, held the GPUs that the last one waited for
     30291,  # a shard that hung held the GPU that another waited for, which was called waiting, for ever
 ]
