@@ -12,6 +12,8 @@ from mochi_api.prediction.work import Work
 
 FRAGMENTS = 50
 """One part in so many of the tensors' memory is lost between them."""
+SPARE = 20
+"""One part in so many of the free memory is not filled with what could be computed again: no GPU has confirmed the formula yet."""
 COMMUNICATION = GIB
 """Buffers of NCCL, with several GPUs."""
 MOST_PODS = 64
@@ -30,13 +32,17 @@ def least_needed(work: Work) -> int:
 
 
 def largest_policy(work: Work, available: int) -> Policy | None:
-    """The policy that leaves most blocks alone in `available` bytes; None when the training does not fit at all."""
+    """The policy that leaves most blocks alone in `available` bytes, but for a spare part of them.
+
+    None when the training does not fit at all: what it needs at least may take the spare part too.
+    """
     if least_needed(work) > available:
         return None
+    used = available - available // SPARE
     low, high = LEAST.left_alone, work.network.depth
     while low < high:
         middle = (low + high + 1) // 2
-        if needed(work, Policy(left_alone=middle)) <= available:
+        if needed(work, Policy(left_alone=middle)) <= used:
             low = middle
         else:
             high = middle - 1

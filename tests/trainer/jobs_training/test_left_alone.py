@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mochi_api.prediction.fitting import least_needed, needed
+from mochi_api.prediction.fitting import SPARE, least_needed, needed
 from mochi_api.prediction.policies import Policy
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.work import Work
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError
-from mochi_trainer.jobs.left_alone import SPARE, as_room_allows, blocks_left_alone
+from mochi_trainer.jobs.left_alone import as_room_allows, blocks_left_alone
 from mochi_trainer.parallel.group import Group
 
 WORK = Work(mode="lora", network=NETWORKS["mochi-1"], frames=85, width=848, height=480)

@@ -18,9 +18,6 @@ from mochi_trainer.parallel.recompute import VARIABLE
 
 log = logging.getLogger(__name__)
 
-SPARE = 20
-"""One part in so many of the free memory stays free, since no GPU has confirmed the formula yet."""
-
 
 def blocks_left_alone(
     run: RunFile, depth: int, group: Group, device: torch.device, environ: Mapping[str, str]
@@ -45,7 +42,7 @@ def as_room_allows(work: Work, available: int) -> int:
 
     Where even that is too much it is tried, with a warning: the formula may be wrong.
     """
-    policy = largest_policy(work, available - available // SPARE) or LEAST
+    policy = largest_policy(work, available) or LEAST
     need = needed(work, policy)
     if need > available:
         log.warning(
