@@ -19,10 +19,9 @@ def device_for(gpus: int, index: int = 0) -> torch.device:
     """
     if gpus == 0:
         return torch.device("cpu")
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if seen < gpus:
+    if _seen() < gpus:
         raise DeviceUnavailableError(
-            f"the run file gives this pod {gpus} {'GPU' if gpus == 1 else 'GPUs'}, but torch sees {seen or 'none'}"
+            f"the run file gives this pod {gpus} {'GPU' if gpus == 1 else 'GPUs'}, but torch sees {_seen() or 'none'}"
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
@@ -35,10 +34,14 @@ def training_device(run: RunFile, index: int) -> torch.device:
     a cluster that only pretends to have some. Raises DeviceUnavailableError as `device_for`.
     """
     gpus = run.world.gpus_per_pod
-    if gpus and run.model.preset == "nano" and not torch.cuda.is_available():
-        log.warning("torch sees none of the %d GPUs of this pod: nano is trained on the CPU", gpus)
+    if run.model.preset == "nano" and _seen() < gpus:
+        log.warning("torch sees %d of the %d GPUs of this pod: nano is trained on the CPU", _seen(), gpus)
         return torch.device("cpu")
     return device_for(gpus, index)
+
+
+def _seen() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def stage_device(run: RunFile, gpus: int | None) -> torch.device:
