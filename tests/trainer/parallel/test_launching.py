@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from mochi_api.outcomes import Outcome, Reason
 from mochi_api.runfile import World
 from mochi_trainer import cpus
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import DeviceUnavailableError, InvalidInputError
 from mochi_trainer.launching import first, launched
 from mochi_trainer.parallel import launch
+from mochi_trainer.parallel.devices import training_device
 from mochi_trainer.parallel.launch import Ended
 from mochi_trainer.parallel.ranks import Ranks, places, ranks_of
 from mochi_trainer.parallel.stop import Stop
+from tests.trainer.training_runs import run_file
 
 JOB = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-worker-0", "MASTER_PORT": "23456"}
 PROGRAM = """
@@ -257,3 +261,38 @@ def test_the_failure_that_brought_the_others_about_counts(
         [None if reason is None else outcome(reason) for reason in outcomes],
     )
     assert found.local == expected
+
+
+def test_a_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
+    """As it does by hand; in a pod the kernel sees to it."""
+    child = """
+import pathlib, time
+from mochi_trainer.parallel.stop import end_with_parent
+end_with_parent()
+pathlib.Path("waits").touch()
+time.sleep(300)
+"""
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path)
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "waits").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        (number,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    finally:
+        process.kill()
+        process.wait()
+    while Path(f"/proc/{number}").exists() and " Z " not in Path(f"/proc/{number}/stat").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_nano_is_content_with_the_cpu_where_its_gpus_are_not_seen_and_nothing_else_is(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    run = run_file(tmp_path, gpus=2)
+    assert training_device(run, 1) == torch.device("cpu")
+    published = run.model_copy(update={"model": run.model.model_copy(update={"preset": "mochi-1"})})
+    with pytest.raises(DeviceUnavailableError, match="gives this pod 2 GPUs, but torch sees none"):
+        training_device(published, 1)
