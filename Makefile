@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.complete
 UV_VERSION := 0.13.9
 MODE ?= lora
+GPUS_PER_POD ?=
 KEEP ?=
 CLUSTER ?= dev
 PYTEST_ARGS ?=
@@ -31,9 +32,9 @@ setup: $(STAMP) binaries ## Python environment and control-plane binaries (cold 
 binaries: $(STAMP)
 	@$(PY) -m devcluster build
 
-demo: $(STAMP) ## the main job on real clips: MODE=full for two pods, KEEP=1 leaves the cluster up (under 5 min)
+demo: $(STAMP) ## the main job on real clips: MODE=full for two pods, GPUS_PER_POD=2 for one with two processes, KEEP=1 leaves the cluster up (under 5 min)
 	@$(PY) -m devcluster build kubernetes etcd versitygw training-operator helm
-	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep)
+	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep) $(if $(GPUS_PER_POD),--gpus-per-pod $(GPUS_PER_POD))
 
 test: setup ## all tests, the end-to-end ones included (about half an hour on 2 cores)
 	@$(PY) -m pytest $(PYTEST_ARGS)

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _INTRO = """\
 mochi-operator demo, mode {mode}: {where}, then {what}.
 {how_long} Ctrl-C stops it and cleans up."""
+_PRETENDS = " (this cluster only pretends to have GPUs, so nano trains on the CPU)"
 _ERRORS = (
     run.RunError, DeadlineError, BucketError, ClipsError, InstallError, KubectlError, SiteError,
     ClusterError, StateError, BinaryError, AddressError,
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--mode", choices=("lora", "full"), default="lora", help="an adapter, or all weights in two pods"
     )
+    result.add_argument("--gpus-per-pod", type=int, choices=range(9), default=0, metavar="N",
+                        help="train in one pod with N GPUs, 1 to 8, and a process for each; default 0: as the example says")  # fmt: skip
     result.add_argument("--keep", action="store_true", help="leave the cluster up afterwards")
     result.add_argument("--fresh", action="store_true", help="do not reuse embeddings of an earlier demo")
     result.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for the results")
@@ -81,19 +84,26 @@ def intro(arguments: argparse.Namespace) -> str:
     return _INTRO.format(
         mode=arguments.mode,
         where="a Kubernetes control plane starts on this machine" if dev else "in the current cluster",
-        what="a real clip becomes a LoRA"
-        if arguments.mode == "lora"
-        else "three real clips become a tuned model, trained by two pods",
+        what=_what(arguments.mode, arguments.gpus_per_pod)
+        + (_PRETENDS if dev and arguments.gpus_per_pod else ""),
         how_long="Under 5 minutes on 2 cores; nothing runs afterwards, no root and no container engine is needed."
         if dev and not arguments.keep
         else "Under 5 minutes on 2 cores.",
     )
 
 
+def _what(mode: str, gpus: int) -> str:
+    made = "a real clip becomes a LoRA" if mode == "lora" else "three real clips become a tuned model"
+    if gpus:
+        return f"{made}, trained by one pod with {gpus} {'process, on a GPU' if gpus == 1 else 'processes, one for each GPU'}"
+    return made if mode == "lora" else f"{made}, trained by two pods"
+
+
 def _on(site: Site, arguments: argparse.Namespace, deadline: Deadline, steps: Steps, *, kept: bool) -> None:
     options = run.Options(
         root=ROOT,
         mode=arguments.mode,
+        gpus_per_pod=arguments.gpus_per_pod,
         out=arguments.out,
         kept_embeddings=None
         if arguments.fresh or arguments.cluster != "dev"

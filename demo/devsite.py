@@ -21,6 +21,9 @@ from mochi_api import identity
 NAME = "demo"
 """Name of the dev cluster: there is at most one for demos."""
 BUCKET = "demo"
+GPU = "nvidia.com/gpu"
+GPUS = 8
+"""GPUs that the node says it has, without any: pods that ask for some are placed, and nano is content with the CPU."""
 VALUES: dict[str, Any] = {
     "image": {"repository": images.OPERATOR},
     "trainerImage": {"repository": images.TRAINER},
@@ -42,7 +45,9 @@ def image_file(root: Path) -> Iterator[Path]:
 def started(root: Path, steps: Steps, *, keep: bool) -> Iterator[cluster.Cluster]:
     """The demo's cluster, a kept one if it runs. Afterwards it is ended: unless `keep`, and always when interrupted."""
     with ExitStack() as stack:
-        config = cluster.Config(name=NAME, images=stack.enter_context(image_file(root)))
+        config = cluster.Config(
+            name=NAME, images=stack.enter_context(image_file(root)), capacity=f"{GPU}={GPUS}"
+        )
         with steps.step("control plane, training operator and S3 on loopback") as say:
             found = cluster.up(config, say) if keep else stack.enter_context(cluster.running(config, say))
         try:

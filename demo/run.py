@@ -29,6 +29,8 @@ class Options:
     """The checkout."""
     mode: str
     out: Path
+    gpus_per_pod: int = 0
+    """Train in one pod with so many GPUs; 0: as the example says."""
     kept_embeddings: Path | None
     """Folder of embeddings between two demos; None: none are kept."""
 
@@ -43,8 +45,10 @@ def run(site: Site, options: Options, deadline: Deadline, steps: Steps) -> list[
         clips.upload(site.bucket, CLIPS, clips.bundled())
     _bring_back_embeddings(site, options, steps)
     manifest = example.placed(example.read(options.root / "examples", options.mode), site)
+    manifest = example.with_gpus(manifest, options.gpus_per_pod)
     name = apply(site, manifest, deadline)
-    steps.line(f"✓ kubectl apply -f examples/{example.FILES[options.mode]}")
+    changed = f" with {example.changes(options.mode, options.gpus_per_pod)}" if options.gpus_per_pod else ""
+    steps.line(f"✓ kubectl apply -f examples/{example.FILES[options.mode]}{changed}")
     status = _ended_well(site, name, options, deadline, steps)
     made = collect(site, status, options.out, steps)
     if options.kept_embeddings is not None:

@@ -72,9 +72,9 @@ class WorkersSpec(ApiModel):
     """The pods."""
 
     replicas: int | None = Field(default=None, ge=1, le=64)
-    """Training pods; when not set 1 for LoRA, which allows no other, and 8 for full."""
-    gpus_per_pod: int | None = Field(default=None, ge=0, le=1)
-    """GPUs of a training pod; when not set 1 for `mochi-1` and 0 for `nano`."""
+    """Training pods; when not set 1 for LoRA, and for full as many as make 8 GPUs: 8 pods of one GPU. More than one GPU in all for LoRA takes `limits: Memory`."""
+    gpus_per_pod: int | None = Field(default=None, ge=0, le=8)
+    """GPUs of a training pod, each with a process of its own; when not set 1 for `mochi-1` and 0 for `nano`. GPUs of one pod exchange over NVLink where they have it, those of several pods only over the network."""
     gpu_resource_name: ResourceName = "nvidia.com/gpu"
     """Resource name of the GPUs."""
     gpu_products: list[GpuProduct] = Field(default=["NVIDIA-H100-80GB-HBM3"], max_length=16)

@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 
 from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, SegmentsSpec, TrainingSpec
 
-USUAL_REPLICAS: Mapping[Mode, int] = {"lora": 1, "full": 8}
-"""Training pods when the spec names no number."""
-
+USUAL_GPUS: Mapping[Mode, int] = {"lora": 1, "full": 8}
+"""GPUs of all training pods when the spec names no number of pods: so many pods of one GPU, or fewer of several."""
 
 USUAL_LEARNING_RATE: Mapping[Mode, Decimal] = {"lora": Decimal("0.0002"), "full": Decimal("0.00001")}
 """Peak learning rate when the spec names none. LoRA: the published recipe for Mochi-1. Full: a twentieth of it, since
@@ -37,8 +36,13 @@ class Gpus(NamedTuple):
 
 
 def replicas(spec: FineTuneSpec) -> int:
-    """Number of training pods."""
-    return spec.workers.replicas or USUAL_REPLICAS[spec.mode]
+    """Number of training pods; when the spec names none the fewest that have the usual number of GPUs."""
+    return spec.workers.replicas or -(-USUAL_GPUS[spec.mode] // max(1, spec.workers.gpus_per_pod or 1))
+
+
+def processes(spec: FineTuneSpec) -> int:
+    """Training processes of all pods together: one for each GPU, or one for each pod without any."""
+    return replicas(spec) * max(1, gpus(spec).training)
 
 
 def gpus(spec: FineTuneSpec) -> Gpus:
@@ -83,7 +87,7 @@ def training(spec: FineTuneSpec) -> TrainingSpec:
         update={
             "learning_rate": section.learning_rate or USUAL_LEARNING_RATE[spec.mode],
             "warmup_steps": warmup,
-            "global_batch_size": section.global_batch_size or replicas(spec),
+            "global_batch_size": section.global_batch_size or processes(spec),
             "lora": lora,
         }
     )

@@ -45,9 +45,17 @@ def _frame_grid(spec: FineTuneSpec) -> str | None:
 
 def _lora_frames(spec: FineTuneSpec) -> str | None:
     frames = spec.preprocessing.frames
-    if spec.mode != "lora" or frames <= LORA_FRAMES:
+    if not _guided(spec) or frames <= LORA_FRAMES:
         return None
-    return f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got {frames}"
+    return (
+        f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora and limits Guide "
+        f"(limits: Memory allows what the GPUs hold), got {frames}"
+    )
+
+
+def _guided(spec: FineTuneSpec) -> bool:
+    """Whether the guide's limits on LoRA hold."""
+    return spec.mode == "lora" and spec.limits == "Guide"
 
 
 def _pixels(spec: FineTuneSpec) -> str | None:
@@ -96,11 +104,14 @@ def _lora_only(spec: FineTuneSpec) -> str | None:
     return "spec.training.lora must be left out with mode full, which trains all weights"
 
 
-def _lora_pods(spec: FineTuneSpec) -> str | None:
-    replicas = spec.workers.replicas
-    if spec.mode != "lora" or replicas in (None, 1):
+def _lora_gpus(spec: FineTuneSpec) -> str | None:
+    replicas, gpus = resolved.replicas(spec), max(1, spec.workers.gpus_per_pod or 1)
+    if not _guided(spec) or replicas * gpus == 1:
         return None
-    return f"spec.workers.replicas must be 1 with mode lora, got {replicas}"
+    return (
+        "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide "
+        f"(limits: Memory allows more), got {replicas} x {gpus}"
+    )
 
 
 def _published_source(spec: FineTuneSpec) -> str | None:
@@ -110,11 +121,14 @@ def _published_source(spec: FineTuneSpec) -> str | None:
 
 
 def _batch(spec: FineTuneSpec) -> str | None:
-    replicas = resolved.replicas(spec)
+    replicas, gpus = resolved.replicas(spec), max(1, spec.workers.gpus_per_pod or 1)
     batch = spec.training.global_batch_size
-    if batch is None or batch % replicas == 0:
+    if batch is None or batch % (replicas * gpus) == 0:
         return None
-    return f"spec.training.globalBatchSize must be a multiple of the {replicas} training pods, got {batch}"
+    return (
+        f"spec.training.globalBatchSize must be a multiple of the {replicas * gpus} GPUs of training "
+        f"(workers.replicas x gpusPerPod = {replicas} x {gpus}), got {batch}"
+    )
 
 
 def _warmup(spec: FineTuneSpec) -> str | None:
@@ -162,8 +176,11 @@ _CA_MAP, _CA_SECRET = (
 _BATCH = "self.training.globalBatchSize"
 _PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
-_USUAL = f"(self.mode == 'lora' ? {resolved.USUAL_REPLICAS['lora']} : {resolved.USUAL_REPLICAS['full']})"
-_REPLICAS = f"(has(self.workers.replicas) ? self.workers.replicas : {_USUAL})"
+_GUIDED = "(self.mode == 'lora' && (!has(self.limits) || self.limits == 'Guide'))"
+_GPUS = "(has(self.workers.gpusPerPod) && self.workers.gpusPerPod > 1 ? self.workers.gpusPerPod : 1)"
+"""Of a pod; one without any trains like one with one."""
+_USUAL = f"(self.mode == 'lora' ? {resolved.USUAL_GPUS['lora']} : {resolved.USUAL_GPUS['full']})"
+_REPLICAS = f"(has(self.workers.replicas) ? self.workers.replicas : ({_USUAL} + {_GPUS} - 1) / {_GPUS})"
 
 RULES: Sequence[Rule] = (
     one_source("spec.dataset.source", "self.dataset.source", lambda spec: spec.dataset.source),
@@ -196,9 +213,10 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         path="spec.preprocessing.frames",
-        cel=f"self.mode != 'lora' || {_FRAMES} <= {LORA_FRAMES}",
+        cel=f"!{_GUIDED} || {_FRAMES} <= {LORA_FRAMES}",
         message=cel_message(
-            f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora (one GPU), got %d",
+            f"spec.preprocessing.frames must be at most {LORA_FRAMES} with mode lora and limits Guide "
+            "(limits: Memory allows what the GPUs hold), got %d",
             _FRAMES,
         ),
         broken=_lora_frames,
@@ -245,18 +263,24 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         path="spec.workers.replicas",
-        cel="self.mode != 'lora' || !has(self.workers.replicas) || self.workers.replicas == 1",
+        cel=f"!{_GUIDED} || {_REPLICAS} * {_GPUS} == 1",
         message=cel_message(
-            "spec.workers.replicas must be 1 with mode lora, got %d", "self.workers.replicas"
+            "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide "
+            "(limits: Memory allows more), got %d x %d",
+            _REPLICAS,
+            _GPUS,
         ),
-        broken=_lora_pods,
+        broken=_lora_gpus,
     ),
     Rule(
         path="spec.training.globalBatchSize",
-        cel=f"!has({_BATCH}) || {_BATCH} % {_REPLICAS} == 0",
+        cel=f"!has({_BATCH}) || {_BATCH} % ({_REPLICAS} * {_GPUS}) == 0",
         message=cel_message(
-            "spec.training.globalBatchSize must be a multiple of the %d training pods, got %d",
+            "spec.training.globalBatchSize must be a multiple of the %d GPUs of training "
+            "(workers.replicas x gpusPerPod = %d x %d), got %d",
+            f"{_REPLICAS} * {_GPUS}",
             _REPLICAS,
+            _GPUS,
             _BATCH,
         ),
         broken=_batch,
@@ -301,7 +325,17 @@ NAME_RULES: Sequence[tuple[str, str, str]] = (
 )
 """The rules on the object's name: CEL, message, and the CEL expression of the message with the value."""
 
-IMMUTABLE = ("mode", "model", "dataset", "storage", "preprocessing", "training", "sampling", "workers")
+IMMUTABLE = (
+    "mode",
+    "limits",
+    "model",
+    "dataset",
+    "storage",
+    "preprocessing",
+    "training",
+    "sampling",
+    "workers",
+)
 """Fields of the spec that cannot change; a new object is cheap, since the embeddings are shared."""
 
 

@@ -64,6 +64,11 @@ class World(ApiModel):
     replicas: int = Field(default=1, ge=1)
     gpus_per_pod: int = Field(default=0, ge=0)
 
+    @property
+    def processes(self) -> int:
+        """Training processes of all pods together: one for each GPU, or one for each pod without any."""
+        return self.replicas * max(1, self.gpus_per_pod)
+
 
 class RunFile(ApiModel):
     """Everything a pod needs to know."""

@@ -27,6 +27,7 @@ from mochi_api.pods import RunPolicySpec, WorkersSpec
 
 Mode = Literal["lora", "full"]
 Preset = Literal["mochi-1", "nano"]
+Limits = Literal["Guide", "Memory"]
 Target = Literal[
     "query",
     "key",
@@ -163,7 +164,7 @@ class PreprocessingSpec(ApiModel):
     """How clips become training data: trim and crop, embed captions, embed videos."""
 
     frames: int = Field(default=37, ge=7, le=163)
-    """Frames of each clip, counted from its start; 1 more than a multiple of 6. At most 85 for LoRA, 163 for full. The length kept is frames / fps seconds."""
+    """Frames of each clip, counted from its start; 1 more than a multiple of 6. At most 85 for LoRA (163 with `limits: Memory`), 163 for full. The length kept is frames / fps seconds."""
     width: int = Field(default=848, ge=32, le=848, multiple_of=16)
     """Width of the training video in pixels."""
     height: int = Field(default=480, ge=32, le=848, multiple_of=16)
@@ -247,7 +248,7 @@ class TrainingSpec(ApiModel):
     weight_decay: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.01")
     """Weight decay of AdamW."""
     global_batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Clips per optimizer step over all pods, a multiple of `workers.replicas`; when not set one clip per pod."""
+    """Clips per optimizer step over all pods, a multiple of all their GPUs (of the pods, where these have none); when not set one clip per GPU."""
     gradient_clip: Annotated[DecimalString, Bounds(at_least=0, at_most=1_000_000)] = Decimal("1.0")
     """Largest norm of the gradient; 0 switches clipping off."""
     caption_dropout: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.1")
@@ -281,7 +282,9 @@ class FineTuneSpec(ApiModel):
     """What to fine-tune, on which clips, and where the results go."""
 
     mode: Mode
-    """`lora` trains an adapter in one pod; `full` trains all weights in several pods."""
+    """`lora` trains an adapter, on one GPU unless `limits` allows more; `full` trains all weights on several GPUs."""
+    limits: Limits = Field(default="Guide", json_schema_extra=UNSTORED)
+    """What bounds LoRA: `Guide` what the published guide promises, one GPU and at most 85 frames; `Memory` only what the GPUs hold as predicted, so also several GPUs, each with the whole model and clips of its own, and up to 163 frames."""
     model: ModelSpec = Field(default_factory=ModelSpec)
     """The base model."""
     dataset: DatasetSpec

@@ -15,12 +15,12 @@ PHASES: tuple[Phase, ...] = (
     "Pending", "Preprocessing", "Starting", "Training", "Sampling", "Retrying", "Succeeded", "Failed",
 )  # fmt: skip
 ConditionType = Literal[
-    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Sampled",
-    "Succeeded", "Failed", "Reconciling", "Stalled",
+    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady",
+    "TopologyOptimal", "Sampled", "Succeeded", "Failed", "Reconciling", "Stalled",
 ]  # fmt: skip
 CONDITION_TYPES: tuple[ConditionType, ...] = (
-    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady", "Sampled",
-    "Succeeded", "Failed", "Reconciling", "Stalled",
+    "Accepted", "Checked", "Preprocessed", "TrainingRunning", "TrainingHealthy", "CheckpointReady",
+    "TopologyOptimal", "Sampled", "Succeeded", "Failed", "Reconciling", "Stalled",
 )  # fmt: skip
 StageState = Literal["Pending", "Running", "Succeeded", "Failed"]
 Timestamp = Annotated[str, Field(max_length=40, json_schema_extra={"format": "date-time"})]

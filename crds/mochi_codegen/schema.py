@@ -154,12 +154,20 @@ def spec_schema() -> Schema:
     ]
     frozen = [
         {
-            "rule": f"self.{field} == oldSelf.{field}",
+            "rule": f"{_held(schema, 'self', field)} == {_held(schema, 'oldSelf', field)}",
             "message": f"spec.{field} is immutable: create a new MochiFineTune (the embeddings are shared)",
         }
         for field in rules.IMMUTABLE
     ]
     return {**schema, "x-kubernetes-validations": [*checks, *frozen]}
+
+
+def _held(schema: Schema, whose: str, field: str) -> str:
+    """CEL: a field of the spec, or its default where the API server does not fill that in."""
+    child, place = schema["properties"][field], f"{whose}.{field}"
+    if not child.get(UNSTORED_KEY):
+        return place
+    return f"(has({place}) ? {place} : {cel_text(child['default'])})"
 
 
 def _marked(schema: Schema) -> Schema:

@@ -30,12 +30,15 @@ def spec(changes: dict[str, Any] | None = None) -> dict[str, Any]:
 
 _BELOW = "must not lie at or below spec.dataset.source.s3.uri"
 _CLIPS = "the next run would take these results for clips"
+_ONE_GPU = "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide (limits: Memory allows more)"
+_BATCH = "spec.training.globalBatchSize must be a multiple of the 8 GPUs of training (workers.replicas x gpusPerPod ="
 
 RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     (
         "frames 86 with lora",
         {"preprocessing.frames": 91},
-        "spec.preprocessing.frames must be at most 85 with mode lora (one GPU), got 91",
+        "spec.preprocessing.frames must be at most 85 with mode lora and limits Guide (limits: Memory allows what the "
+        "GPUs hold), got 91",
     ),
     (
         "frames off the grid",
@@ -45,7 +48,8 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     (
         "frames 86 and lora at once",
         {"preprocessing.frames": 86},
-        "spec.preprocessing.frames must be at most 85 with mode lora (one GPU), got 86",
+        "spec.preprocessing.frames must be at most 85 with mode lora and limits Guide (limits: Memory allows what the "
+        "GPUs hold), got 86",
     ),
     (
         "both sources",
@@ -96,9 +100,16 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("lora section with full", {"mode": "full", "training.lora": {"rank": 4}},
      "spec.training.lora must be left out with mode full, which trains all weights"),
-    ("two pods with lora", {"workers.replicas": 2}, "spec.workers.replicas must be 1 with mode lora, got 2"),
-    ("batch not a multiple", {"mode": "full", "training.globalBatchSize": 12},
-     "spec.training.globalBatchSize must be a multiple of the 8 training pods, got 12"),
+    ("two pods with lora", {"workers.replicas": 2}, f"{_ONE_GPU}, got 2 x 1"),
+    ("two pods without GPUs with lora", {"workers": {"replicas": 2, "gpusPerPod": 0}}, f"{_ONE_GPU}, got 2 x 1"),
+    ("two GPUs with lora", {"limits": "Guide", "workers.gpusPerPod": 2}, f"{_ONE_GPU}, got 1 x 2"),
+    ("batch not a multiple", {"mode": "full", "training.globalBatchSize": 12}, f"{_BATCH} 8 x 1), got 12"),
+    ("batch not a multiple of the usual GPUs", {"mode": "full", "workers.gpusPerPod": 4, "training.globalBatchSize": 2},
+     f"{_BATCH} 2 x 4), got 2"),
+    ("batch a multiple of the pods only", {"mode": "full", "workers": {"replicas": 4, "gpusPerPod": 2},
+     "training.globalBatchSize": 4}, f"{_BATCH} 4 x 2), got 4"),
+    ("batch not a multiple with lora", {"limits": "Memory", "workers.gpusPerPod": 8, "training.globalBatchSize": 12},
+     f"{_BATCH} 1 x 8), got 12"),
     ("warm-up longer than training", {"training.steps": 10, "training.warmupSteps": 11},
      "spec.training.warmupSteps must be at most steps = 10, got 11"),
     ("a target twice", {"training.lora": {"targets": ["query", "query"]}},
@@ -136,6 +147,13 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("one part, said twice", {"preprocessing.segments": {"select": "First", "maxPerClip": 1}}),
     ("the usual number of parts", {"preprocessing.segments": {"select": "Even"}}),
     ("segments without a word", {"preprocessing.segments": {}}),
+    ("lora on several GPUs", {"limits": "Memory", "workers": {"replicas": 2, "gpusPerPod": 4}}),
+    ("lora in several pods without GPUs", {"limits": "Memory", "workers": {"replicas": 2, "gpusPerPod": 0}}),
+    ("lora with 163 frames", {"limits": "Memory", "preprocessing.frames": 163}),
+    ("lora with the limits said", {"limits": "Guide", "preprocessing.frames": 85, "workers": {"replicas": 1, "gpusPerPod": 1}}),
+    ("full with limits of no meaning", {"mode": "full", "limits": "Guide", "preprocessing.frames": 163}),
+    ("eight GPUs a pod", {"mode": "full", "workers.gpusPerPod": 8, "training.globalBatchSize": 8}),
+    ("three GPUs a pod", {"mode": "full", "workers.gpusPerPod": 3, "training.globalBatchSize": 18}),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""
@@ -149,6 +167,8 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("no shard", {"preprocessing.trim.shards": 0}, ["spec.preprocessing.trim.shards", "0", "1"]),
     ("65 shards", {"preprocessing.videos.shards": 65}, ["spec.preprocessing.videos.shards", "65", "64"]),
     ("rank 257", {"training.lora": {"rank": 257}}, ["spec.training.lora.rank", "257", "256"]),
+    ("9 GPUs a pod", {"mode": "full", "workers.gpusPerPod": 9}, ["spec.workers.gpusPerPod", "9", "8"]),
+    ("unknown limits", {"limits": "None"}, ["spec.limits", "None", "Guide", "Memory"]),
     ("unknown mode", {"mode": "qlora"}, ["spec.mode", "qlora", "lora", "full"]),
     (
         "frames 200 with full",

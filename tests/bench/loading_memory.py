@@ -116,7 +116,7 @@ def _one(kind: str, address: str, depth: int, s3: S3Spec) -> Measured:
         return _published(source)
     if kind == "ranks":
         with joined(
-            ranks_of(os.environ, replicas=int(os.environ["WORLD_SIZE"])), torch.device("cpu"), limit=60
+            ranks_of(os.environ, processes=int(os.environ["WORLD_SIZE"])), torch.device("cpu"), limit=60
         ) as group:
             model = meta_dit(preset)
             shard(model, group, device=torch.device("cpu"), compute=torch.float32)

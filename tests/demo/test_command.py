@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from demo import embeddings, example, images, prerequisites
+from demo import devsite, embeddings, example, images, prerequisites
 from demo.__main__ import intro, parser
 from demo.bucket import Bucket, BucketError
 from demo.deadline import Deadline, DeadlineError
@@ -21,6 +21,10 @@ from demo.run import apply
 from demo.sites import Site, SiteError, current
 from demo.steps import Steps
 from devcluster import signals
+from mochi_api import resolved
+from mochi_api.prediction.admission import memory_problem
+from mochi_api.rules import violations
+from mochi_api.spec import FineTuneSpec
 
 
 def run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -202,6 +206,44 @@ def test_the_first_words_say_what_happens_and_how_long_it_takes() -> None:
     words = intro(parser().parse_args(["--mode", "full"]))
     assert "trained by two pods" in words
     assert "Under 5 minutes" in words
+
+
+@pytest.mark.parametrize("mode", example.FILES)
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_with_gpus_the_example_has_one_pod_with_a_process_for_each(
+    project: Path, mode: str, gpus: int
+) -> None:
+    original = example.read(project / "examples", mode)
+    spec = FineTuneSpec.model_validate(example.with_gpus(original, gpus)["spec"], extra="forbid")
+    assert (resolved.replicas(spec), resolved.gpus(spec).training, resolved.processes(spec)) == (
+        1,
+        gpus,
+        gpus,
+    )
+    assert (violations(spec), memory_problem(spec)) == ([], None)
+    assert resolved.gpus(spec)._replace(training=0) == (0, 0, 0, 0)
+    assert (
+        ("limits: Memory" in example.changes(mode, gpus))
+        is (spec.limits == "Memory")
+        is (mode == "lora" and gpus > 1)
+    )
+    assert original == example.read(project / "examples", mode) == example.with_gpus(original, 0)
+
+
+def test_the_node_of_the_demo_has_room_for_the_most_gpus_a_pod_can_ask_for(project: Path) -> None:
+    parser().parse_args(["--gpus-per-pod", str(devsite.GPUS)])
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--gpus-per-pod", str(devsite.GPUS + 1)])
+    assert "--gpus-per-pod $(GPUS_PER_POD)" in (project / "Makefile").read_text()
+
+
+def test_the_first_words_say_that_the_gpus_are_none() -> None:
+    words = intro(parser().parse_args(["--mode", "full", "--gpus-per-pod", "2"]))
+    assert (
+        "trained by one pod with 2 processes, one for each GPU (this cluster only pretends to have GPUs"
+        in words
+    )
+    assert "pretends" not in intro(parser().parse_args(["--gpus-per-pod", "2", "--cluster", "current"]))
 
 
 def test_the_image_table_runs_this_checkout_with_the_entry_points_of_the_dockerfile(project: Path) -> None:

@@ -68,6 +68,8 @@ class Surroundings:
         """Whether controllers look away."""
         self.saving_seconds = 0.0
         """How long a pod goes on that is told to stop."""
+        self.node_of: Callable[[int], str] = lambda _rank: ""
+        """Name of the node on which a pod starts; empty: nobody tells."""
         self._cluster = cluster
         self._clock = clock
         self._orphans: dict[str, datetime] = {}
@@ -197,6 +199,8 @@ class Surroundings:
     def _start(self, pod: Manifest) -> None:
         started = {"running": {"startedAt": render(self._clock.now)}}
         pod["status"] |= {"phase": "Running", "podIP": "10.0.0.7"}
+        if node := self.node_of(_rank(pod)):
+            pod["spec"] = {**pod["spec"], "nodeName": node}
         _tell(pod, _name(pod), started)
         if self.sidecar:
             _tell(pod, self.sidecar, started)

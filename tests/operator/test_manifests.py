@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mochi_api import resolved
 from mochi_api.rules import name_problem
-from mochi_api.runfile import STAGES, parse
+from mochi_api.runfile import STAGES, World, parse
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import Resolved
 from mochi_operator import names
@@ -109,6 +109,24 @@ def test_manifests_are_the_golden_ones(name, stage, update_golden):
 
 def test_every_golden_has_a_case():
     assert {path.stem for path in GOLDEN.iterdir()} == {f"{name}-{stage}" for name, stage in CASES}
+
+
+def test_one_pod_of_eight_gpus_is_one_replica_that_asks_for_them_and_nothing_else_of_eight_pods_changes():
+    wide, tall = (
+        manifests(recipe({**PUBLISHED, "workers": {**PUBLISHED["workers"], **workers}}, "train"))
+        for workers in ({"gpusPerPod": 8}, {"replicas": 8})
+    )
+    assert parse(wide[0]["data"]["run.yaml"]).world == World(replicas=1, gpus_per_pod=8)
+    assert parse(wide[0]["data"]["run.yaml"]).training == parse(tall[0]["data"]["run.yaml"]).training
+    worker, other = (made[1]["spec"]["pytorchReplicaSpecs"]["Worker"] for made in (wide, tall))
+    assert (worker["replicas"], other["replicas"]) == (1, 8)
+    (one,), (eight,) = (each["template"]["spec"]["containers"] for each in (worker, other))
+    assert one["resources"]["limits"].pop("nvidia.com/gpu") == "8"
+    assert eight["resources"]["limits"].pop("nvidia.com/gpu") == "1"
+    changed = {each["name"] for each in one["env"] if each not in eight["env"]}
+    assert changed == {"WORLD_SIZE"}
+    one["env"] = eight["env"]
+    assert worker["template"] == other["template"]
 
 
 @pytest.mark.parametrize(("name", "stage"), CASES)

@@ -88,6 +88,16 @@ def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, re
         (failed(ended(5, message="{not json")), Reason.ACCESS_DENIED, "exit code 5"),
         (failed(ended(137, why="OOMKilled")), Reason.OUT_OF_MEMORY, "memory limit"),
         (failed(ended(137)), Reason.UNKNOWN, "exit code 137"),
+        (
+            failed(ended(137, message=line(Reason.UNKNOWN, "rank 1 was killed"))),
+            Reason.UNKNOWN,
+            "rank 1 was killed",
+        ),
+        (
+            failed(ended(137, message=line(Reason.UNKNOWN, "rank 1 was killed"), why="OOMKilled")),
+            Reason.OUT_OF_MEMORY,
+            "memory limit",
+        ),
         (failed(ended(143)), Reason.PREEMPTED, "exit code 143"),
         (failed(ended(137), disruption="PreemptionByScheduler"), Reason.PREEMPTED, "PreemptionByScheduler"),
         (failed(ended(1), disruption="EvictionByEvictionAPI"), Reason.PREEMPTED, "EvictionByEvictionAPI"),

@@ -62,10 +62,11 @@ def run_file(
     mode: str = "lora",
     name: str = "run",
     replicas: int = 1,
+    gpus: int = 0,
     prompts: Sequence[str] = (),
     **training: Any,
 ) -> RunFile:
-    """A run of nano below `root`; `training` overrides fields of the training section."""
+    """A run of nano below `root`, in pods of so many (absent) GPUs; `training` overrides fields of the training section."""
     section: dict[str, Any] = {
         "steps": 6,
         "learningRate": "0.002",
@@ -93,6 +94,6 @@ def run_file(
                 "run": f"file://{root}/runs/{name}",
             },
             "keys": {"captions": KEY, "videos": KEY},
-            "world": {"replicas": replicas},
+            "world": {"replicas": replicas, "gpusPerPod": gpus},
         }
     )

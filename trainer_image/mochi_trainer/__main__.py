@@ -24,7 +24,7 @@ from typing import TypeVar, cast
 
 from mochi_api.identity import SHARD_ENV
 from mochi_api.outcomes import ROWS, TERMINATION_LOG, Outcome, Reason
-from mochi_api.runfile import RUN_FILE_PATH, RunFile, Stage, parse
+from mochi_api.runfile import RUN_FILE_PATH, RunFile, RunFileError, Stage, World, parse
 from mochi_api.spec import S3Spec
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
@@ -33,6 +33,8 @@ from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
 from mochi_trainer.jobs import check
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.movement import PROCESS, heartbeats
+from mochi_trainer.parallel.ranks import LOCAL_WORLD
+from mochi_trainer.parallel.stop import Stop, end_with_parent
 from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if by_hand is not None:
         return _by_hand(lambda: by_hand(arguments))
     stage = cast(Stage, arguments.command)
+    if stage == "train" and (world := _several(arguments.run)) is not None:
+        return _launch(world)
     place = os.environ.get("RANK" if stage == "train" else SHARD_ENV, "")
     rank = int(place) if place.isdecimal() else 0
     logs.set_up(rank=rank if place else None)
@@ -65,6 +69,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     _tell(ended.outcome)
     _leave(ended.outcome)
     return ROWS[ended.outcome.reason].exit_code or 0
+
+
+def _several(path: Path) -> World | None:
+    """The world of a training for which this process has to start one for each GPU of its pod; None of any other.
+
+    What is wrong with the run file is said by the process that trains, or would.
+    """
+    if os.environ.get(LOCAL_WORLD):
+        end_with_parent()
+        return None
+    try:
+        world = run_file(path, "train").world
+    except (InvalidInputError, RunFileError):
+        return None
+    return world if world.gpus_per_pod > 1 else None
+
+
+def _launch(world: World) -> int:
+    """Train in one process for each GPU, and end as they do; record and report are theirs."""
+    logs.set_up()
+    with Stop() as stop:
+        from mochi_trainer import launching  # torch is imported only now
+
+        try:
+            outcome, code = launching.launched(launching.command(), world, os.environ, stop)
+        except InvalidInputError as error:
+            outcome, code = ending.failure(error, 0).outcome, error.exit_code
+    _tell(outcome)
+    _leave(outcome)
+    return code
 
 
 def _by_hand(command: Callable[[], None]) -> int:

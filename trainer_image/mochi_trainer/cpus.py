@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: a container sees all cores of its node, its limit is in the cgroup."""
+"""What the cgroup says of this container: how many CPUs it may use, where it sees all of its node; and who was killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 CGROUP_V2 = Path("/sys/fs/cgroup/cpu.max")
+MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 THREADS_ENV = "OMP_NUM_THREADS"
 
 
@@ -20,6 +21,20 @@ def available(cpu_max: Path = CGROUP_V2) -> int:
     if quota == "max" or not period:
         return cores
     return max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def share(processes: int) -> int:
+    """Cores for each of so many processes of this container; at least 1."""
+    return max(1, available() // processes)
+
+
+def out_of_memory_kills(events: Path = MEMORY_EVENTS) -> int:
+    """How many processes of this container the kernel has killed for its memory limit; 0 where that cannot be read."""
+    try:
+        counts = dict(line.split(maxsplit=1) for line in events.read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def limit_threads() -> int:

@@ -72,7 +72,7 @@ def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
     more = range(work.world + 1, MOST_PODS + 1) if work.full else ()
     pods = next((count for count in more if fits(replace(work, world=count), gpu)), None)
     if pods is not None:
-        yield f"{pods} GPUs (workers.replicas)"
+        yield f"{pods} GPUs (workers.replicas x gpusPerPod)"
     ranks = (rank for rank in (128, 64, 32, 16, 8, 4) if not work.full and rank < work.rank)
     rank = next((rank for rank in ranks if fits(replace(work, rank=rank), gpu)), None)
     if rank is not None:

@@ -63,11 +63,6 @@ class Work:
         return self.mode == "full"
 
 
-def world_of(spec: FineTuneSpec) -> int:
-    """Ranks of the training: one for each GPU, or one for each pod without any."""
-    return resolved.replicas(spec) * max(1, resolved.gpus(spec).training)
-
-
 def work_of(spec: FineTuneSpec) -> Work:
     """The work that a spec asks for."""
     return work(
@@ -75,7 +70,7 @@ def work_of(spec: FineTuneSpec) -> Work:
         preset=spec.model.preset,
         clips=spec.preprocessing,
         training=resolved.training(spec),
-        world=world_of(spec),
+        world=resolved.processes(spec),
     )
 
 
@@ -86,7 +81,7 @@ def work_of_run(run: RunFile) -> Work:
         preset=run.model.preset,
         clips=run.preprocessing,
         training=run.training,
-        world=run.world.replicas * max(1, run.world.gpus_per_pod),
+        world=run.world.processes,
     )
 
 

@@ -56,12 +56,15 @@ class PyTorchJobBackend:
 
 
 def _gang(recipe: Recipe) -> list[dict[str, Any]]:
-    """How the ranks find each other; without a Master the training operator sets none of it."""
+    """How the pods find each other, by their numbers; without a Master the training operator sets none of it.
+
+    In a pod with several GPUs the trainer starts a process for each, and makes these variables those of the processes.
+    """
     return [
         from_field("RANK", _RANK_PATH),
         from_field("PET_NODE_RANK", _RANK_PATH),
         value("WORLD_SIZE", str(recipe.resolved.replicas)),
-        value("LOCAL_RANK", "0"),
+        value("LOCAL_RANK", "0"),  # of several GPUs the pod's first process tells each of the others its own
         value("MASTER_ADDR", names.master_address(recipe.child)),
         value("MASTER_PORT", str(names.master_port(recipe.run.namespace, recipe.child))),
         # A rank that hangs in a collective ends with an error instead of waiting for ever.

@@ -11,7 +11,7 @@ from mochi_operator.plan import Draft
 from mochi_operator.policy import acceptance, ending
 from mochi_operator.snapshot import Case, Refusal
 from mochi_operator.state import Attempt, Step
-from mochi_operator.steps import meter
+from mochi_operator.steps import meter, topology
 from mochi_operator.steps.kinds import StepKind
 from mochi_operator.steps.trouble import ANNOUNCE_SECONDS
 from mochi_operator.verdicts.finding import Finding, View
@@ -28,6 +28,7 @@ def opened(case: Case, draft: Draft, kind: StepKind, attempt: Attempt) -> Draft:
     draft = draft.with_state(replace(draft.state, numbers=numbers))
     draft = draft.set_condition("TrainingRunning", "False", STARTING, f"attempt {attempt.number}")
     draft = draft.set_condition("TrainingHealthy", "Unknown", STARTING, _NO_STEP)
+    draft = topology.opened(case, draft)
     return draft.normal("AttemptStarted", f"attempt {attempt.number}: PyTorchJob {attempt.child} created")
 
 
@@ -59,7 +60,7 @@ def _training(case: Case, draft: Draft, view: View, finding: Finding | None) -> 
         text = f"{text}; {finding.message}"
     if view.all_run or view.attempt.ran is not None:
         draft = draft.set_condition("TrainingRunning", "True", RUNNING, text)
-        return meter.told(case, draft)
+        return meter.told(case, topology.told(case, draft, view))
     draft = draft.set_condition("TrainingRunning", "False", STARTING, text)
     return meter.told(case, draft)
 
@@ -99,6 +100,7 @@ def retrying(draft: Draft, kind: StepKind, reason: Reason, text: str, wait_secon
     draft = draft.set_condition(kind.condition, "False", RETRYING, said)
     if kind.name == "train":
         draft = draft.set_condition("TrainingHealthy", "Unknown", RETRYING, _NO_STEP)
+        draft = topology.ended(draft, RETRYING)
         numbers = replace(draft.state.numbers, replicas_running=0, remaining_seconds=None)
         draft = draft.with_state(replace(draft.state, numbers=numbers))
     advice = f"{reason}: {said}; the next attempt starts after {wait_seconds} s; if it repeats: {ROWS[reason].action}"

@@ -16,6 +16,7 @@ _NODE_REASONS = ("DeletionByTaintManager", "DeletionByPodGC")
 _EFFECTS = (Reason.COLLECTIVE_TIMEOUT, Reason.SUPERSEDED, *DISRUPTIONS)
 """Ends that often follow from the end of another rank."""
 _KIND = "failed"
+_OUT_OF_MEMORY = "OOMKilled"
 _KILLED = 137
 """Exit code of a program that was killed."""
 
@@ -75,6 +76,8 @@ def _from_outcome(pod: Pod) -> Finding | None:
     line = outcome(pod)
     if line is None or line.reason == Reason.COMPLETED:
         return None
+    if line.reason == Reason.UNKNOWN and pod.main.ended_reason == _OUT_OF_MEMORY:
+        return None  # one of several processes was killed, and the kubelet knows why
     return Finding(
         kind=_KIND,
         reason=line.reason,
@@ -86,7 +89,7 @@ def _from_outcome(pod: Pod) -> Finding | None:
 
 
 def _from_kernel(pod: Pod) -> Finding | None:
-    killed = next((item for item in (pod.main, *pod.foreign) if item.ended_reason == "OOMKilled"), None)
+    killed = next((item for item in (pod.main, *pod.foreign) if item.ended_reason == _OUT_OF_MEMORY), None)
     if killed is None or (killed is not pod.main and pod.main.exit_code is not None):
         return None
     whose = "the container" if killed is pod.main else f"the container {killed.name}, which is not ours,"

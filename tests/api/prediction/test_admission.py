@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from mochi_api.prediction.admission import memory_problem, predicted_memory
+from mochi_api.prediction.work import work_of
+from mochi_api.rules import violations
 from mochi_api.spec import FineTuneSpec
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.yaml"))
@@ -71,11 +73,18 @@ def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product:
             "full",
             on("NVIDIA-H100-80GB-HBM3", replicas=1),
             "spec.workers.gpuProducts must name a GPU with at least 156.6 GiB free for mode full with 37 frames of "
-            "848x480 on 1 GPU, got NVIDIA-H100-80GB-HBM3 with 78.6 GiB; what would fit: 3 GPUs (workers.replicas), or a "
-            "GPU such as NVIDIA-B200",
+            "848x480 on 1 GPU, got NVIDIA-H100-80GB-HBM3 with 78.6 GiB; what would fit: 3 GPUs (workers.replicas x "
+            "gpusPerPod), or a GPU such as NVIDIA-B200",
+        ),
+        (
+            "lora",
+            {"limits": "Memory", "preprocessing": {"frames": 163}, **on("NVIDIA-L40S", gpusPerPod=8)},
+            "spec.workers.gpuProducts must name a GPU with at least 54.8 GiB free for mode lora with 163 frames of "
+            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 109, or a GPU such "
+            "as NVIDIA-H100-PCIe",
         ),
     ],
-    ids=["lora", "the largest is named", "one pod"],
+    ids=["lora", "the largest is named", "one pod", "lora on eight"],
 )
 def test_what_cannot_fit_is_refused(mode: str, sections: dict, message: str) -> None:
     assert memory_problem(spec(mode, **sections)) == message
@@ -95,6 +104,25 @@ def test_what_cannot_fit_is_refused(mode: str, sections: dict, message: str) -> 
 )
 def test_nothing_is_refused_where_it_may_fit(workers: dict) -> None:
     assert memory_problem(spec("full", preprocessing={"frames": 163}, **workers)) is None
+
+
+def test_with_the_limits_of_memory_lora_takes_163_frames_and_several_gpus_which_do_not_share_the_model() -> (
+    None
+):
+    found = {
+        gpus: spec(limits="Memory", preprocessing={"frames": 163}, workers={"gpusPerPod": gpus})
+        for gpus in (1, 8)
+    }
+    assert [violations(each) or memory_problem(each) for each in found.values()] == [None, None]
+    one, eight = (float(predicted_memory(each) or 0) for each in found.values())
+    assert eight == pytest.approx(one + 1, abs=0.1)  # only what NCCL takes comes on top
+
+
+def test_gpus_of_one_pod_count_like_those_of_several() -> None:
+    wide, tall = (
+        spec("full", **on("NVIDIA-H100-80GB-HBM3", replicas=r, gpusPerPod=g)) for r, g in ((1, 8), (8, 1))
+    )
+    assert work_of(wide) == work_of(tall)
 
 
 def test_the_small_model_fits_everywhere() -> None:

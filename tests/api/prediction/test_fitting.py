@@ -84,7 +84,7 @@ def test_no_policy_fits_where_the_least_does_not() -> None:
         (
             replace(FULL, world=2),
             "NVIDIA-H100-80GB-HBM3",
-            ("3 GPUs (workers.replicas)", "a GPU such as NVIDIA-H100-NVL"),
+            ("3 GPUs (workers.replicas x gpusPerPod)", "a GPU such as NVIDIA-H100-NVL"),
         ),
     ],
     ids=["lora", "full", "pods"],

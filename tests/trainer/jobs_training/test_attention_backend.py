@@ -65,7 +65,7 @@ def test_the_variable_names_the_backend_of_a_run(tmp_path: Path, monkeypatch: py
 
 def _named_on_rank_0(root: Path) -> Backend:
     os.environ["MOCHI_ATTENTION"] = "math" if os.environ["RANK"] == "0" else "cpu"
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
         return training_backend(run_file(root), CPU, torch.float32, group)
 
 

@@ -242,7 +242,7 @@ def test_the_other_files_are_in_the_record_of_the_stage(root: Path, finished: Fi
 
 def _full(root: Path) -> list[str]:
     """All weights of the small transformer, sharded, stored by this rank."""
-    ranks = ranks_of(os.environ, replicas=2)
+    ranks = ranks_of(os.environ, processes=2)
     with joined(ranks, torch.device("cpu"), limit=60) as group:
         model = copy.deepcopy(tiny_dit(torch.float32)).requires_grad_(True)
         shard(model, group, device=torch.device("cpu"), compute=torch.float32)

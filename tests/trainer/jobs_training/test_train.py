@@ -309,11 +309,6 @@ def test_three_steps_in_a_row_that_are_not_finite_end_the_run(poisoned: Path) ->
     assert not (poisoned / "runs/dead/checkpoints").exists()
 
 
-def test_a_lora_run_on_two_pods_is_refused(root: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"world\.replicas must be 1 with mode lora, got 2"):
-        train.execute(run_file(root, name="two", replicas=2))
-
-
 def test_a_dataset_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingObjectError, match="output of the stage videos is not complete"):
         train.execute(run_file(tmp_path))

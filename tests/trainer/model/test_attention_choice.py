@@ -115,7 +115,7 @@ def test_on_a_gpu_without_a_kernel_training_does_not_go_on_eight_times_slower(
 
 
 def _chosen_by_rank() -> Backend:
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
         bounds = {torch.float32: 1e-12 if group.rank == 1 else 1e-4}
         return choose(
             [SHAPE],

@@ -21,17 +21,17 @@ JOB = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "job-worker-0", "MASTER_PO
 
 
 def test_ranks_come_from_the_environment_of_a_pytorchjob() -> None:
-    assert ranks_of(JOB, replicas=2) == Ranks(rank=1, world=2, address="job-worker-0", port=23456)
+    assert ranks_of(JOB, processes=2) == Ranks(rank=1, world=2, address="job-worker-0", port=23456)
 
 
-def test_one_replica_needs_no_environment() -> None:
-    assert ranks_of({}, replicas=1) == Ranks()
+def test_one_process_needs_no_environment() -> None:
+    assert ranks_of({}, processes=1) == Ranks()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"WORLD_SIZE": "3"}, "WORLD_SIZE must be world.replicas = 2 of the run file, got 3"),
+        ({"WORLD_SIZE": "3"}, "WORLD_SIZE must be 2, as the world of the run file says, got 3"),
         ({"RANK": "2"}, "RANK must be between 0 and WORLD_SIZE - 1 = 1, got 2"),
         ({"MASTER_PORT": ""}, "MASTER_PORT must be a number when there are several ranks, got ''"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR must name the host of rank 0"),
@@ -39,11 +39,11 @@ def test_one_replica_needs_no_environment() -> None:
 )
 def test_a_wrong_environment_is_named(change: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        ranks_of(JOB | change, replicas=2)
+        ranks_of(JOB | change, processes=2)
 
 
 def _agree() -> tuple[list[float], bool, bool, list[int], str]:
-    ranks = ranks_of(os.environ, replicas=2)
+    ranks = ranks_of(os.environ, processes=2)
     with joined(ranks, CPU, limit=30) as group:
         return (
             group.total([1.0, float(group.rank)]),
@@ -100,7 +100,7 @@ LIMIT = 5.0
 
 
 def _come_late() -> tuple[list[float], list[str]]:
-    ranks, movement = ranks_of(os.environ, replicas=2), Movement()
+    ranks, movement = ranks_of(os.environ, processes=2), Movement()
     if ranks.rank == 1:
         time.sleep(LIMIT + 1)  # as a pod that waits for a node: longer than a collective may take
     activities: list[str] = []
@@ -127,7 +127,7 @@ def test_the_operator_decides_how_long_peers_are_waited_for(tmp_path: Path) -> N
 
 
 def _lose_a_peer() -> str:
-    ranks = ranks_of(os.environ, replicas=2)
+    ranks = ranks_of(os.environ, processes=2)
     try:
         with joined(ranks, CPU, limit=20) as group:
             group.barrier()

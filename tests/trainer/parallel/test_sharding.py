@@ -54,7 +54,7 @@ def _gradients(group: Group, sharded: bool) -> tuple[float, dict[str, Any]]:
 
 
 def _two_ranks() -> tuple[float, dict[str, Any]]:
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
         return _gradients(group, sharded=True)
 
 
@@ -70,7 +70,7 @@ def test_two_ranks_have_the_gradients_of_one() -> None:
 
 
 def _names_and_kinds() -> list[set[tuple[str, str]]]:
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
         model = load_dit("nano").requires_grad_(True)
         shard(model, group, device=CPU, compute=torch.float32)
         before = {(name, type(p).__name__) for name, p in model.named_parameters()}
@@ -89,7 +89,7 @@ def test_a_forward_pass_without_a_backward_pass_leaves_the_model_sharded() -> No
 def _accumulated() -> list[dict[str, Any]]:
     """The gradients of two clips a rank, summed over ranks with each clip, and with the last one only."""
     found = []
-    with joined(ranks_of(os.environ, replicas=2), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
         for once in (False, True):
             model = load_dit("nano").requires_grad_(True)
             shard(model, group, device=CPU, compute=torch.float32)

@@ -100,7 +100,7 @@ def found(model: DiT, group: Group) -> Found:
 
 def of_ranks(mode: str, compute: torch.dtype, left_alone: int) -> Found:
     world = int(os.environ["WORLD_SIZE"])
-    with joined(ranks_of(os.environ, replicas=world), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=world), CPU, limit=60) as group:
         model = composed(mode, group, compute=compute, left_alone=left_alone).model
         assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
         return found(model, group)

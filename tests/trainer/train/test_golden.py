@@ -96,7 +96,7 @@ def losses(root: Path, mode: str, count: int, group: Group) -> tuple[list[float]
 
 def full(root: Path, count: int) -> tuple[list[float], float, float]:
     """On as many ranks as there are: one makes a group of its own, as a run does."""
-    with joined(ranks_of(os.environ, replicas=int(os.environ["WORLD_SIZE"])), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=int(os.environ["WORLD_SIZE"])), CPU, limit=60) as group:
         return losses(root, "full", count, group)
 
 

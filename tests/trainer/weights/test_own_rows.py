@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 def _filled(folder: Path, world: int) -> tuple[dict[str, Any], int]:
     """The whole tensors after two ranks have read their rows, and the bytes that this one read."""
-    with joined(ranks_of(os.environ, replicas=world), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=world), CPU, limit=60) as group:
         model = meta_dit(SMALL)
         shard(model, group, device=CPU, compute=torch.float32)
         model.to_empty(device=CPU)

@@ -75,6 +75,8 @@ def stored(store: Store, run: RunFile, session: Session, params: LoraParams) -> 
     model, group, steps = session.training.model, session.training.group, run.training.steps
     if run.mode == "full":
         files = store_weights(store, run, model, group, _export_type(run), steps=steps)
+    elif not group.first:  # every rank has all of the adapter
+        files = []
     else:
         files = store_adapter(store, run, model, params, steps=steps)
         if _merges(run):

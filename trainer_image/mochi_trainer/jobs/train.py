@@ -1,4 +1,4 @@
-"""The command train: an adapter in one process (mode lora), or all weights in several (mode full).
+"""The command train: an adapter (mode lora) or all weights (mode full), in one process for each GPU.
 
 What is applied to the model, and in which order, is in `mochi_trainer.train.composition`; the session resumes it and trains.
 """
@@ -16,14 +16,14 @@ from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset
-from mochi_trainer.errors import InvalidInputError, TrainerError
+from mochi_trainer.errors import TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.devices import device_for
+from mochi_trainer.parallel.devices import training_device
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.presets import preset_named
@@ -50,10 +50,11 @@ def execute(run: RunFile) -> Finished:
     """
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
-        ranks = ranks_of(os.environ, replicas=_replicas(run))
+        ranks = ranks_of(os.environ, processes=run.world.processes)
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(PROCESS.described(gauges.signs))
-        stack.enter_context(served(gauges, PROCESS, progress=ranks.rank == 0))
+        if ranks.local == 0:  # a pod has one port
+            stack.enter_context(served(gauges, PROCESS, progress=ranks.rank == 0))
         fence = Fence(open_store(run.locations.run, run.s3), run.run.attempt)
         store = FencedStore(open_store(run.locations.run, run.s3), fence)
         PROCESS.doing("loading")
@@ -61,7 +62,7 @@ def execute(run: RunFile) -> Finished:
             if ranks.rank == 0:
                 run_exports.require_room(run)
                 fence.claim()
-            device = device_for(run.world.gpus_per_pod)
+            device = training_device(run, ranks.local)
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
             training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
@@ -75,7 +76,7 @@ def execute(run: RunFile) -> Finished:
 
 @contextmanager
 def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preemption) -> Iterator[Group]:
-    if run.mode != "full":
+    if run.mode == "lora" and ranks.world == 1:
         yield Group()
         return
     with joined(
@@ -137,12 +138,6 @@ def _earlier(run: RunFile) -> Earlier | None:
     return Earlier(run, open_store(address, run.s3)) if address else None
 
 
-def _replicas(run: RunFile) -> int:
-    if run.mode == "lora" and run.world.replicas != 1:
-        raise InvalidInputError(f"world.replicas must be 1 with mode lora, got {run.world.replicas}")
-    return run.world.replicas
-
-
 @contextmanager
 def _failures_at_step(session: Session) -> Iterator[None]:
     """Name the step at which the training failed, and store the series, which the report of a failed run needs."""
@@ -181,7 +176,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
             "resumedFromStep": session.resumed_from,
             "skippedSteps": position.non_finite,
             "trainedParameters": session.trained_parameters,
-            "ranks": run.world.replicas,
+            "ranks": run.world.processes,
             "device": str(session.training.device),
             "otherFiles": [{"uri": file.uri, "sizeBytes": file.size_bytes} for file in others],
         },

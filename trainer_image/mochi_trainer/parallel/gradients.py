@@ -1,10 +1,15 @@
-"""What a step has to know of its gradients: one tensor on the device, brought to the host once, then summed over ranks."""
+"""What a step has to know of its gradients: one tensor on the device, brought to the host once, then summed over ranks.
+
+Where the model is sharded FSDP2 averages the gradients in the backward pass. Where every rank has all of it, adapters over
+several GPUs, they are averaged here, in one piece and by the network of the GPUs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -23,10 +28,15 @@ def measures(loss: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> 
     """On the device of `loss`, in float64, without waiting for it: what `settled` takes once it is on the host.
 
     `loss` is the mean of this rank. In order: the loss; the sum of squares of this rank's part of the sharded gradients; of
-    several ranks every gradient that is not sharded, of one its sum of squares.
+    several ranks of a sharded model every gradient that is not sharded, otherwise their sum of squares. Where no parameter
+    is sharded the gradients of all ranks are averaged first, so that all ranks call together.
     """
+    alike = _replicated(parameters)
+    if alike and group.world > 1:
+        _average(parameters, group)
     sharded, plain = _gradients(parameters)
-    rest = [_square_sum(plain, loss)] if group.world == 1 else [g.flatten().double() for g in plain]
+    whole = alike or group.world == 1
+    rest = [_square_sum(plain, loss)] if whole else [g.flatten().double() for g in plain]
     return torch.cat([loss.double().reshape(1), _square_sum(sharded, loss), *rest])
 
 
@@ -40,6 +50,8 @@ def settled(found: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> 
         loss, sharded, plain = found.tolist()
         return loss, float((sharded + plain) ** 0.5)
     sums = group.summed(found)
+    if _replicated(parameters):  # the same squares on every rank
+        return float(sums[0]) / group.world, float((sums[2] / group.world) ** 0.5)
     squares = float(sums[1]) + _averaged(sums[2:] / group.world, _gradients(parameters)[1])
     return float(sums[0]) / group.world, float(squares**0.5)
 
@@ -49,6 +61,24 @@ def scale(parameters: Sequence[nn.Parameter], factor: float) -> None:
     for gradients in _gradients(parameters):
         if gradients:
             torch._foreach_mul_(gradients, factor)
+
+
+def _replicated(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether every rank has all of them."""
+    return not any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def _average(parameters: Sequence[nn.Parameter], group: Group) -> None:
+    """Give all gradients their means over the ranks; one that a rank has not counts as zero there."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    means = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(means)
+    means /= group.world
+    parts = torch.split(means, [gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [part.view_as(of) for part, of in zip(parts, gradients, strict=True)])
 
 
 def _averaged(means: Tensor, gradients: Sequence[Tensor]) -> float:
