@@ -214,7 +214,7 @@ class LoraSpec(ApiModel):
     targets: list[Target] = Field(default=["query", "value"], min_length=1, max_length=12)
     """Layers that get an adapter: attention (`query`, `key`, `value`, `output`) and MLP (`mlp_in`, `mlp_out`) of the visual stream, and the same of the text stream (`text_...`). Larger sets learn more and need more memory."""
     start_from: OptionalLoraUri = ""
-    """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, in the format of Diffusers or the native one; its rank and targets must fit into those given here. Empty: a new adapter."""
+    """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, as this trainer, Diffusers, peft, ComfyUI or kohya's scripts wrote it, or the folder, with a `/` at its end, that has one; its rank and targets must fit into those given here. Empty: a new adapter."""
     export_merged: bool = False
     """Store the base with the adapter added to its weights too, as `artifacts/dit-merged.safetensors`. It is as large as the base, and the pod needs as much disk again (twice that with a model in S3)."""
 

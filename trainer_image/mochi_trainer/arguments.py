@@ -47,7 +47,7 @@ def command_line() -> argparse.ArgumentParser:
             _sample_arguments(command)
     text = "tell what a safetensors file is, whether it is whole, and what to do with it"
     command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=Path, metavar="FILE", help="or a folder with one such file")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
     text = "look at a folder of clips, or turn it into what training reads, without a run file"
@@ -111,7 +111,7 @@ EXPORTS = {
 
 
 def _export_arguments(command: argparse.ArgumentParser) -> None:
-    text = "a LoRA in either format (several, times WEIGHT, add up), or a transformer (file or folder)"
+    text = "a LoRA of this or another tool, or its folder (several, times WEIGHT, add up), or a transformer (file or folder)"
     command.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help=text)
     text = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
     command.add_argument("--to", choices=EXPORTS, required=True, help=text)
@@ -173,7 +173,7 @@ def _sample_arguments(command: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="folder, s3://bucket/prefix or hf://owner/name with the published files or those of Diffusers",
     )
-    text = "in Diffusers' or the native format; can be repeated, effects times WEIGHT add up"
+    text = "of this or another tool, or its folder; can be repeated, effects times WEIGHT add up"
     group.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=text)
     group.add_argument("--seed", type=int, metavar="N", help="the same seed makes the same video")
     group.add_argument("--steps", type=int, metavar="N", help="by default 64")
