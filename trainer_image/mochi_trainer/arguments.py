@@ -60,6 +60,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     text = "tell what a training will need and how long it takes on which GPU, from its file alone"
     _plan_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
+    text = "measure training steps on the GPU that is there, or count what they would do without one"
+    _bench_arguments(commands.add_parser("bench", help=text, description=text.capitalize() + "."))
     return parser
 
 
@@ -70,6 +72,18 @@ def _plan_arguments(command: argparse.ArgumentParser) -> None:
     text = "only this product, as the node label nvidia.com/gpu.product names it"
     command.add_argument("--gpu", default="", metavar="PRODUCT", help=text)
     command.add_argument("--json", action="store_true", help="as JSON, sizes in bytes")
+
+
+def _bench_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", choices=get_args(Preset), default="mochi-1", help="by default mochi-1")
+    text = (
+        "lora:FRAMES or full:FRAMES; can be repeated; by default both modes at 37, 61, 79, 85 and 163 frames"
+    )
+    command.add_argument("--case", action="append", default=[], metavar="MODE:FRAMES", help=text)
+    text = "the cases share them, the first ones come first; by default 8"
+    command.add_argument("--minutes", type=float, default=8.0, metavar="N", help=text)
+    text = "folder for bench.csv and bench.md, by default bench"
+    command.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help=text)
 
 
 def _footage_arguments(command: argparse.ArgumentParser) -> None:

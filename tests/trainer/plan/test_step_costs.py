@@ -83,6 +83,17 @@ def test_operators_are_counted_with_what_they_read_and_write() -> None:
     assert counted.operators == 5
 
 
+def test_a_fused_update_reads_and_writes_all_that_it_has() -> None:
+    weight = torch.nn.Parameter(torch.zeros(10))
+    weight.grad = torch.ones(10)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    optimizer.step()  # makes the moments
+    with Launches() as counted:
+        optimizer.step()
+    # weight, gradient and two moments are read, all but the gradient written, and a count of steps on both sides, twice
+    assert (counted.operators, counted.moved) == (2, 4 * (10 * (4 + 4) + 1) + 4 * 2)
+
+
 def test_a_deep_model_costs_what_few_of_its_blocks_say() -> None:
     deep = dataclasses.replace(SMALL, depth=9)
     for mode, left_alone in (("lora", 0), ("lora", 5), ("full", 0)):

@@ -40,7 +40,7 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
     """
     origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
     adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
-    choices = _choices(run, origin.params.depth, group, device)
+    choices = choices_of(run, origin.params.depth, group, device)
     with _about_weights():
         return compose(
             origin,
@@ -53,8 +53,11 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
         )
 
 
-def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
-    """Attention is checked here, which needs memory of its own: so before the weights."""
+def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
+    """How a model of `depth` blocks is computed. Attention is checked here, which needs memory of its own: so before the weights.
+
+    All ranks call together. Raises InvalidInputError, DeviceUnavailableError.
+    """
     compute = compute_type(device)
     choices = Choices(
         compute=compute,

@@ -1,11 +1,12 @@
 """Operators counted through a computation, with what they read and write, on tensors with or without content.
 
 Each operator is taken to read its inputs from memory once and to write its outputs once: eager computation does just that, but
-for caches. One operator is one kernel or a few; views, and memory that is only made, are none.
+for caches. One operator is one kernel or a few; views, questions about a tensor and memory that is only made are none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 _NOTHING = frozenset(
-    {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach, aten.lift_fresh}
+    {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.detach, aten._unsafe_view, aten.lift_fresh}
 )  # fmt: skip
 _OVERWRITES = frozenset({aten.copy_, aten.fill_, aten.zero_, aten.normal_, aten.uniform_})
 """In-place operators that do not read what they write to."""
@@ -36,23 +37,30 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        if func.is_view or packet in _NOTHING:
+        written = _tensors(out) or _tensors(_written(func, args))
+        if func.is_view or packet in _NOTHING or not written:
             return out
-        read = tree_leaves((args, kwargs))
-        count = sum(map(_bytes, read[1:] if packet in _OVERWRITES else read)) + sum(
-            map(_bytes, tree_leaves(out))
-        )
+        read = _tensors((args, kwargs))
+        count = sum(map(_bytes, read[1:] if packet in _OVERWRITES else read)) + sum(map(_bytes, written))
         self.operators += 1
         self.moved += count
         self.between += 0 if packet in flop_registry else count
         return out
 
 
-def _bytes(leaf: object) -> int:
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _written(func: Any, args: Sequence[Any]) -> list[Any]:
+    """The arguments that an operator changes."""
+    declared = zip(func._schema.arguments, args, strict=False)  # the others have their defaults
+    return [given for each, given in declared if each.alias_info is not None and each.alias_info.is_write]
+
+
+def _bytes(tensor: Tensor) -> int:
     """Of the numbers that a tensor has, those that it repeats counted once; of a sharded one this rank's part."""
-    if not isinstance(leaf, Tensor):
-        return 0
-    own = leaf.to_local() if isinstance(leaf, DTensor) else leaf
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     count = own.element_size()
     for length, stride in zip(own.shape, own.stride(), strict=True):
         count *= length if stride else min(length, 1)
