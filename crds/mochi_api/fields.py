@@ -28,8 +28,8 @@ OptionalLoraUri = Annotated[
     str,
     Field(max_length=1024),
     Pattern(
-        looks_like=rf"({_BUCKET}/[^\x00-\x1f]+\.safetensors)?",
-        words="must be s3://bucket/path/of/a/file.safetensors, or empty",
+        looks_like=rf"({_BUCKET}/([^\x00-\x1f]+(\.safetensors|/))?)?",
+        words="must be s3://bucket/path/of/a/file.safetensors or s3://bucket/folder/, or empty",
     ),
 ]
 Folder = Annotated[

@@ -220,7 +220,7 @@ class LoraSpec(ApiModel):
     base_weights: BaseWeights = Field(default="BFloat16", json_schema_extra=UNSTORED)
     """How the frozen weights of the base are kept in the GPU while the adapter is trained. `Int8` and `Float8` take half of the memory, for GPUs of 24 to 48 GB, and cost a little accuracy (`Int8` less) and time. The adapter is the same kind of file, and samples are made with the base as it is published."""
     start_from: OptionalLoraUri = ""
-    """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, in the format of Diffusers or the native one; its rank and targets must fit into those given here. Empty: a new adapter."""
+    """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, as this trainer, Diffusers, peft, ComfyUI or kohya's scripts wrote it, or the folder, with a `/` at its end, that has one; its rank and targets must fit into those given here. Empty: a new adapter."""
     export_merged: bool = False
     """Store the base with the adapter added to its weights too, as `artifacts/dit-merged.safetensors`. It is as large as the base, and the pod needs as much disk again (twice that with a model in S3)."""
 

@@ -1,47 +1,20 @@
-"""Costs of the published model's step, from two traces of a few blocks: all blocks but the last are alike.
-
-Operations are linear in the number of blocks of a kind; so is the peak, as long as it stands at the same place of the step, which `tests/bench/step_costs.py` shows by tracing all 48.
-"""
+"""Costs of the published model's step, from traces of a few blocks, and the floor that they are compared with."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from mochi_trainer.model import DiTParams
-from mochi_trainer.plan import Traced, trace_step
+from mochi_trainer.plan import Traced, traced_by_few
 
 Mode = Literal["lora", "full"]
 BLOCKS = 48
-FEW = 3
-"""With fewer no weights are gathered ahead at the peak."""
 PUBLISHED = DiTParams()
 
 
-class Costs(NamedTuple):
-    """Of one rank."""
-
-    flops: float
-    peak: float
-    resident: float
-
-
-def costs(frames: int, mode: Mode, *, world: int = 1, left_alone: int = 0) -> Costs:
+def costs(frames: int, mode: Mode, *, world: int = 1, left_alone: int = 0) -> Traced:
     """Of a step of the published model with 256 text tokens at 480 x 848."""
-
-    def traced(depth: int, alone: int) -> Traced:
-        return trace_step(DiTParams(depth=depth), frames, mode, world=world, left_alone=alone)
-
-    alone = min(left_alone, 3)  # fewer may put the peak where no block is left alone
-    few = alone + FEW
-    base, again = traced(few, alone), traced(few + 1, alone)
-    kept = traced(few + 1, alone + 1) if left_alone > alone else base
-
-    def whole(field: str) -> float:
-        start, one_again, one_kept = (float(getattr(each, field)) for each in (base, again, kept))
-        more = left_alone - alone
-        return start + (BLOCKS - few - more) * (one_again - start) + more * (one_kept - start)
-
-    return Costs(whole("flops"), whole("peak_bytes"), whole("resident_bytes"))
+    return traced_by_few(PUBLISHED, frames, mode, world=world, left_alone=left_alone)
 
 
 def floor(frames: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
 `sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `preprocess ADDRESS`,
-`cache ADDRESS`, `footage DIR` and `plan FILE`.
+`cache ADDRESS`, `footage DIR`, `plan FILE` and `bench`.
 
 Whatever happens, the process exits with a code of `mochi_api.outcomes`, leaves its outcome in the termination log and,
 while the store answers, its record and the report in the run's folder.
@@ -160,6 +160,12 @@ def _plan(arguments: argparse.Namespace) -> None:
     sys.stdout.write(plan_by_hand.plan(request))
 
 
+def _bench(arguments: argparse.Namespace) -> None:
+    from mochi_trainer.jobs.bench import command  # as above
+
+    command.bench(_request(command.Request, arguments), sys.stdout)
+
+
 def _sample(arguments: argparse.Namespace) -> None:
     from mochi_trainer.jobs import sample_by_hand  # as above
 
@@ -175,6 +181,7 @@ BY_HAND: dict[str, Callable[[argparse.Namespace], None]] = {
     "cache": _cache,
     "footage": _footage,
     "plan": _plan,
+    "bench": _bench,
 }
 
 

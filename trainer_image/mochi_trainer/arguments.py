@@ -47,7 +47,7 @@ def command_line() -> argparse.ArgumentParser:
             _sample_arguments(command)
     text = "tell what a safetensors file is, whether it is whole, and what to do with it"
     command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=Path, metavar="FILE", help="or a folder with one such file")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
     text = "look at a folder of clips, or turn it into what training reads, without a run file"
@@ -60,6 +60,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     text = "tell what a training will need and how long it takes on which GPU, from its file alone"
     _plan_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
+    text = "measure training steps on the GPU that is there, or count what they would do without one"
+    _bench_arguments(commands.add_parser("bench", help=text, description=text.capitalize() + "."))
     return parser
 
 
@@ -70,6 +72,18 @@ def _plan_arguments(command: argparse.ArgumentParser) -> None:
     text = "only this product, as the node label nvidia.com/gpu.product names it"
     command.add_argument("--gpu", default="", metavar="PRODUCT", help=text)
     command.add_argument("--json", action="store_true", help="as JSON, sizes in bytes")
+
+
+def _bench_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", choices=get_args(Preset), default="mochi-1", help="by default mochi-1")
+    text = (
+        "lora:FRAMES or full:FRAMES; can be repeated; by default both modes at 37, 61, 79, 85 and 163 frames"
+    )
+    command.add_argument("--case", action="append", default=[], metavar="MODE:FRAMES", help=text)
+    text = "the cases share them, the first ones come first; by default 8"
+    command.add_argument("--minutes", type=float, default=8.0, metavar="N", help=text)
+    text = "folder for bench.csv and bench.md, by default bench"
+    command.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help=text)
 
 
 def _footage_arguments(command: argparse.ArgumentParser) -> None:
@@ -111,7 +125,7 @@ EXPORTS = {
 
 
 def _export_arguments(command: argparse.ArgumentParser) -> None:
-    text = "a LoRA in either format (several, times WEIGHT, add up), or a transformer (file or folder)"
+    text = "a LoRA of this or another tool, or its folder (several, times WEIGHT, add up), or a transformer (file or folder)"
     command.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help=text)
     text = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
     command.add_argument("--to", choices=EXPORTS, required=True, help=text)
@@ -173,7 +187,7 @@ def _sample_arguments(command: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="folder, s3://bucket/prefix or hf://owner/name with the published files or those of Diffusers",
     )
-    text = "in Diffusers' or the native format; can be repeated, effects times WEIGHT add up"
+    text = "of this or another tool, or its folder; can be repeated, effects times WEIGHT add up"
     group.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=text)
     group.add_argument("--seed", type=int, metavar="N", help="the same seed makes the same video")
     group.add_argument("--steps", type=int, metavar="N", help="by default 64")

@@ -270,3 +270,43 @@ def test_a_folder_with_files_is_never_written_into(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()
     exported(tmp_path / "empty", loras["native"], "--to", "diffusers")
+
+
+def test_a_lora_of_another_tool_goes_to_both_formats_with_its_effect(
+    tmp_path: Path, loras: dict[str, Path]
+) -> None:
+    """peft's folder: its alpha is twice the rank."""
+    given, tensors = tmp_path / "peft", load_file(loras["diffusers"])
+    given.mkdir()
+    renamed = {name.replace("transformer.", "base_model.model.", 1): t for name, t in tensors.items()}
+    save_file(renamed, given / "adapter_model.safetensors")
+    (given / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 4}')
+    out = exported(tmp_path / "out", f"{given}:0.5", "--to", "diffusers") / "lora.safetensors"
+    found = load_file(out)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    native = exported(tmp_path / "native", given, "--to", "native", "--preset", "nano")
+    assert report(native / "lora-comfyui.safetensors").startswith(
+        "lora-comfyui.safetensors: LoRA, native, fused names, fits nano\n"
+    )
+
+
+def test_what_is_no_lora_of_this_model_ends_with_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    for name, words in (
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "it is a LoRA of Wan; use it with that model"),
+        ("transformer.transformer_blocks.0.attn1.to_q.lora_magnitude_vector", "it is a DoRA"),
+    ):
+        save_file({name: torch.zeros(2, 2)}, given / "lora.safetensors")
+        for command in (
+            ["export", str(given), "--to", "native", "--out", str(tmp_path / "out")],
+            ["sample", "--prompt", "x", "--lora", str(given), "--out", str(tmp_path / "out")],
+        ):
+            assert main(command) == 2
+            assert words in capsys.readouterr().err
+    (given / "other.safetensors").write_bytes(b"")
+    assert main(["export", str(given), "--to", "native", "--out", str(tmp_path / "out")]) == 2
+    assert "name one: lora.safetensors, other.safetensors" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_only_the_first_problems_are_named_and_all_are_counted(tmp_path: Path) -
 
 
 def test_names_of_another_model_are_no_part_of_this_one() -> None:
-    tensors = {"unet.down.lora_A.weight": Listed("F32", (2, 2))}
+    tensors = {"some.layer.lora_A.weight": Listed("F32", (2, 2))}
     assert inspected(Header(tensors, {}, 0), "x").what == "LoRA of another model or layout"
     assert inspected(Header({"layer.weight": Listed("F32", (2,))}, {}, 0), "x").what == "unknown"
 
@@ -227,11 +227,46 @@ def test_a_file_that_is_not_there_ends_with_the_code_of_the_table(
 ) -> None:
     assert main(["inspect", str(tmp_path / "absent")]) == 3
     assert "absent does not exist" in capsys.readouterr().err
-    assert main(["inspect", str(tmp_path)]) == 3
-    assert "is a folder" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "is a folder without a file of safetensors; it has no files" in capsys.readouterr().err
 
 
 def test_the_command_prints_what_the_file_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(NANO_FOLDER / "dit.safetensors")]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first == "dit.safetensors: transformer (DiT), published names, fits nano"
+
+
+def test_loras_of_other_tools_tell_whose_names_they_have(tmp_path: Path) -> None:
+    plain = export_diffusers(adapter(), PARAMS)
+    peft = {name.replace("transformer.", "base_model.model.", 1): tensor for name, tensor in plain.items()}
+    save_file(peft, tmp_path / "adapter_model.safetensors")
+    assert "alpha        not known: adapter_config.json must lie beside the file" in report(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8, "use_rslora": true}')
+    found = report(tmp_path)
+    assert found.startswith("adapter_model.safetensors: LoRA, peft's names, fits nano\n")
+    assert "targets      query, value, text_output\n  rank         4\n" in found
+    assert "alpha        8, rank-stabilised (adapter_config.json)" in found
+    native, metadata = export_native(adapter(), PARAMS)
+    comfy = {f"diffusion_model.{name}.weight": tensor for name, tensor in native.items()}
+    name = next(iter(comfy))
+    comfy[f"{name.partition('.lora_')[0]}.alpha"] = torch.tensor(8.0)
+    save_file(comfy, tmp_path / "comfy.safetensors", metadata=metadata)
+    found = report(tmp_path / "comfy.safetensors")
+    assert found.startswith("comfy.safetensors: LoRA, ComfyUI's names, fits nano\n")
+    assert "alpha        in tensors of its own, layer by layer" in found
+    del comfy["diffusion_model.blocks.2.attn.qkv_x.lora_B.weight"]
+    save_file(comfy, tmp_path / "comfy.safetensors", metadata=metadata)
+    assert look(tmp_path / "comfy.safetensors").missing == ("blocks.2.attn.qkv_x.lora_B",)
+
+
+def test_a_lora_that_cannot_be_used_is_called_by_the_name_of_its_method_or_model(tmp_path: Path) -> None:
+    plain = export_diffusers(adapter(), PARAMS)
+    magnitude = "transformer.transformer_blocks.0.attn1.to_q.lora_magnitude_vector"
+    save_file(plain | {magnitude: torch.zeros(96)}, tmp_path / "lora.safetensors")
+    found = look(tmp_path / "lora.safetensors")
+    assert (found.what, found.extra) == ("a DoRA, with magnitudes beside its matrices", (magnitude,))
+    wan = {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": Listed("F32", (2, 2))}
+    assert inspected(Header(wan, {}, 0), "x").what == "a LoRA of Wan"
+    weights = {"blocks.0.self_attn.q.weight": Listed("F32", (2, 2))}
+    assert inspected(Header(weights, {}, 0), "x").what == "unknown"

@@ -404,6 +404,22 @@ class TestStartFrom:
             result = check.execute(with_start(run_file(root), address)).result
             assert result.checked[-1] == f"{address} fits: rank 8 on query, value"
 
+    def test_the_folder_of_peft_is_good_with_its_configuration(self, root: Path, file: str) -> None:
+        """Its address ends with a slash; alpha is in the file beside."""
+        (root / "peft").mkdir()
+        renamed = {
+            name.replace("transformer.", "base_model.model.", 1): tensor
+            for name, tensor in load_file(root / "lora.safetensors").items()
+        }
+        save_file(renamed, root / "peft" / "adapter_model.safetensors")
+        run = with_start(run_file(root), f"file://{root}/peft/")
+        assert "which keeps alpha in adapter_config.json" in str(problem(run))
+        (root / "peft" / "adapter_config.json").write_text('{"lora_alpha": 16, "r": 8}')
+        assert check.execute(run).result.checked[-1] == f"file://{root}/peft/ fits: rank 8 on query, value"
+        several = problem(with_start(run_file(root), f"file://{root}/"))
+        assert isinstance(several, InvalidInputError)
+        assert str(several).endswith("2 files of safetensors, name one: lora.safetensors, native.safetensors")
+
     def test_a_file_that_is_not_there_is_named(self, root: Path) -> None:
         error = problem(with_start(run_file(root), f"file://{root}/none.safetensors"))
         assert isinstance(error, MissingObjectError)
@@ -418,7 +434,7 @@ class TestStartFrom:
     def test_a_file_that_is_no_lora_is_invalid(self, root: Path) -> None:
         error = problem(with_start(run_file(root), f"file://{NANO_FOLDER}/dit.safetensors"))
         assert isinstance(error, InvalidInputError)
-        assert str(error).endswith("is no adapter of this model")
+        assert ".weight is no adapter of this model: it is whole weights" in str(error)
 
 
 class TestSeveralProblems:

@@ -133,9 +133,10 @@ def held(run: RunFile, place: int, gate: Path) -> Iterator[Connection]:
     ("place", "resumed"),
     [
         pytest.param(1, 4, id="before the series"),
-        pytest.param(3, 4, id="before the shard"),
-        pytest.param(4, 4, id="in the middle of the shard"),
-        pytest.param(5, 6, id="after the manifest"),
+        pytest.param(2, 4, id="between the series and its event file"),
+        pytest.param(4, 4, id="before the shard"),
+        pytest.param(5, 4, id="in the middle of the shard"),
+        pytest.param(6, 6, id="after the manifest"),
     ],
 )
 def test_an_attempt_that_is_still_saving_does_not_disturb_the_next(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
@@ -328,6 +328,27 @@ def test_a_run_starts_where_a_lora_file_ended(
     details = train.execute(again).details
     assert details["fixedLossBefore"] == pytest.approx(done.details["fixedLossAfter"], rel=1e-5)
     assert details["fixedLossAfter"] < details["fixedLossBefore"]
+
+
+def test_a_run_starts_where_the_folder_of_peft_ended(
+    root: Path, lora: tuple[RunFile, Finished], s3_server: Server
+) -> None:
+    """The same numbers under peft's names, B halved and alpha twice the rank."""
+    first, done = lora
+    ended = Path(first.locations.run.removeprefix("file://")) / "artifacts" / "lora.safetensors"
+    renamed = {
+        name.replace("transformer.", "base_model.model.", 1): tensor / 2 if "lora_B" in name else tensor
+        for name, tensor in load_file(ended).items()
+    }
+    rank = next(len(tensor) for name, tensor in renamed.items() if "lora_A" in name)
+    store = open_store(f"s3://{BUCKET}/peft", s3_server.spec)
+    store.write_bytes("adapter_model.safetensors", save(renamed))
+    store.write_bytes("adapter_config.json", json.dumps({"lora_alpha": 2 * rank}).encode())
+    store.write_bytes("README.md", b"# mine")
+    start = {"rank": 8, "alpha": 4, "startFrom": f"s3://{BUCKET}/peft/"}
+    again = run_file(root, name="peft", lora=start).model_copy(update={"s3": s3_server.spec})
+    details = train.execute(again).details
+    assert details["fixedLossBefore"] == pytest.approx(done.details["fixedLossAfter"], rel=1e-5)
 
 
 def test_a_start_that_does_not_fit_or_exist_is_refused(root: Path, s3_server: Server) -> None:

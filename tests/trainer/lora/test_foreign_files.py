@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor
 
-from mochi_trainer.lora import import_diffusers, load_file
+from mochi_trainer.lora import imported, load_file
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
 from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
@@ -85,7 +85,7 @@ def test_alpha_tensors_scale_the_product() -> None:
         f"{module}.lora_B.weight": b,
         f"{module}.alpha": torch.tensor(8.0),
     }
-    state, params = import_diffusers(tensors)
+    state, params = imported(tensors, {})
     assert (params.rank, params.alpha, params.targets) == (4, 4.0, ("query",))
     assert torch.equal(state["blocks.0.attn.qkv_x.query.lora_B.weight"], 2 * b)
     assert torch.equal(state["blocks.0.attn.qkv_x.query.lora_A.weight"], a)
@@ -97,7 +97,7 @@ def test_lower_ranks_are_filled_up_with_zeros() -> None:
         module = f"transformer.transformer_blocks.1.attn1.{layer}"
         tensors[f"{module}.lora_A.weight"] = draw(rank, 96, seed=rank, dtype=torch.float32)
         tensors[f"{module}.lora_B.weight"] = draw(96, rank, seed=rank, dtype=torch.float32)
-    state, params = import_diffusers(tensors)
+    state, params = imported(tensors, {})
     assert (params.rank, params.targets) == (4, ("query", "value"))
     a = state["blocks.1.attn.qkv_x.query.lora_A.weight"]
     assert torch.equal(a[:2], tensors["transformer.transformer_blocks.1.attn1.to_q.lora_A.weight"])

@@ -18,8 +18,7 @@ from mochi_trainer.lora import (
     attach,
     export_diffusers,
     export_native,
-    import_diffusers,
-    import_native,
+    imported,
     load_adapter,
     trainable_parameters,
 )
@@ -166,7 +165,7 @@ def test_a_file_without_the_zeros_that_fill_up_is_read_too() -> None:
         for name, tensor in tensors.items()
         if ".qkv_y." in name
     }
-    (ours, found), (theirs, expected) = (import_native(each, metadata) for each in (tensors | short, tensors))
+    (ours, found), (theirs, expected) = (imported(each, metadata) for each in (tensors | short, tensors))
     assert found == expected
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
@@ -186,7 +185,7 @@ def test_names_for_diffusers_are_those_of_its_layers() -> None:
 def test_an_exported_adapter_comes_back(params: LoraParams) -> None:
     model = trained(params)
     exported = export_diffusers(adapter_state(model), params)
-    state, found = import_diffusers(exported)
+    state, found = imported(exported, {})
     assert found == LoraParams(rank=params.rank, alpha=params.rank, targets=params.targets)
     other = copy.deepcopy(tiny_dit(torch.float32))
     attach(other, found)
@@ -201,7 +200,7 @@ def test_an_exported_adapter_comes_back(params: LoraParams) -> None:
 def test_a_native_file_of_ours_comes_back_as_it_was(params: LoraParams) -> None:
     model = trained(params)
     tensors, metadata = export_native(adapter_state(model), params)
-    state, found = import_native(tensors, metadata)
+    state, found = imported(tensors, metadata)
     assert found == LoraParams(rank=params.rank, alpha=params.rank, targets=params.targets)
     expected = {
         name: tensor * params.scale if "lora_B" in name else tensor
@@ -236,7 +235,7 @@ def foreign(
 
 def test_a_fused_adapter_with_one_shared_a_does_the_same_in_separate_projections() -> None:
     tensors, metadata = foreign(qkv_alpha=8)
-    state, params = import_native(tensors, metadata)
+    state, params = imported(tensors, metadata)
     assert params == LoraParams(rank=4, alpha=4, targets=("query", "key", "value", "output"))
     loaded = copy.deepcopy(tiny_dit(torch.float32))
     attach(loaded, params)
@@ -254,7 +253,7 @@ def test_a_fused_adapter_with_one_shared_a_does_the_same_in_separate_projections
 
 def test_a_shared_a_is_copied_number_by_number() -> None:
     tensors, metadata = foreign(qkv_alpha=8)
-    state, _ = import_native(tensors, metadata)
+    state, _ = imported(tensors, metadata)
     for index, part in enumerate(("query", "key", "value")):
         prefix = f"blocks.1.attn.qkv_x.{part}"
         assert torch.equal(state[f"{prefix}.lora_A.weight"], tensors["blocks.1.attn.qkv_x.lora_A"])
@@ -264,7 +263,7 @@ def test_a_shared_a_is_copied_number_by_number() -> None:
 
 def test_a_native_file_without_metadata_has_alpha_equal_to_rank() -> None:
     tensors, _ = foreign(qkv_alpha=4)
-    ours, theirs = (import_native(tensors, metadata)[0] for metadata in ({}, foreign(qkv_alpha=4)[1]))
+    ours, theirs = (imported(tensors, metadata)[0] for metadata in ({}, foreign(qkv_alpha=4)[1]))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -272,35 +271,35 @@ def test_native_files_that_do_not_fit_are_refused() -> None:
     tensors, metadata = foreign(qkv_alpha=8)
     a = tensors["blocks.0.attn.qkv_x.lora_A"]
     with pytest.raises(ValueError, match=r"blocks.0.mlp.w1.lora_A is no adapter of this model"):
-        import_native({"blocks.0.mlp.w1.lora_A": a}, {})
+        imported({"blocks.0.mlp.w1.lora_A": a}, {})
     with pytest.raises(ValueError, match=r"blocks.0.attn.qkv_x.lora_B is missing"):
-        import_native({"blocks.0.attn.qkv_x.lora_A": a}, {})
+        imported({"blocks.0.attn.qkv_x.lora_A": a}, {})
     with pytest.raises(ValueError, match=r"lora_A \[4, 96\] and .*lora_B \[288, 3\] do not belong together"):
-        import_native({**tensors, "blocks.0.attn.qkv_x.lora_B": torch.zeros(288, 3)}, metadata)
+        imported({**tensors, "blocks.0.attn.qkv_x.lora_B": torch.zeros(288, 3)}, metadata)
     with pytest.raises(
         ValueError, match="qkv_x must have a stacked adapter for query, value, got a shared one"
     ):
-        import_native(tensors, metadata | {"targets": "query,value"})
+        imported(tensors, metadata | {"targets": "query,value"})
     with pytest.raises(ValueError, match="the metadata key rank must be a number, got 'x'"):
-        import_native(tensors, metadata | {"rank": "x", "targets": "query"})
+        imported(tensors, metadata | {"rank": "x", "targets": "query"})
     with pytest.raises(ValueError, match="the metadata key kwargs must give rank and alpha"):
-        import_native(tensors, {"kwargs": '{"qkv_proj_lora_alpha": 8}'})
+        imported(tensors, {"kwargs": '{"qkv_proj_lora_alpha": 8}'})
 
 
 def test_files_that_are_no_adapter_of_this_model_are_refused() -> None:
     exported = export_diffusers(adapter_state(trained(LoraParams(rank=4))), LoraParams(rank=4))
     name = "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight"
     with pytest.raises(ValueError, match=r"unet.x is no adapter of this model"):
-        import_diffusers({"unet.x": exported[name]})
+        imported({"unet.x": exported[name]}, {})
     with pytest.raises(
         ValueError, match=r"to_q.lora_A.weight \[2, 96\] and .*to_q.lora_B.weight \[96, 4\] do not"
     ):
-        import_diffusers({**exported, name: exported[name][:2]})
+        imported({**exported, name: exported[name][:2]}, {})
     with pytest.raises(
         ValueError, match=r"^transformer\.transformer_blocks\.0\.attn1\.to_q\.lora_A\.weight is missing"
     ):
-        import_diffusers({key: tensor for key, tensor in exported.items() if key != name})
+        imported({key: tensor for key, tensor in exported.items() if key != name}, {})
     with pytest.raises(ValueError, match="the metadata key lora_adapter_metadata cannot be read"):
-        import_diffusers(exported, {"lora_adapter_metadata": "[1"})
+        imported(exported, {"lora_adapter_metadata": "[1"})
     with pytest.raises(ValueError, match="must have adapters, got none"):
-        import_diffusers({})
+        imported({}, {})

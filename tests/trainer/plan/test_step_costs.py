@@ -5,12 +5,15 @@ The whole table, traced with all 48 blocks, is `tests/bench/step_costs.py`.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from mochi_trainer.lora import LoraParams
 from mochi_trainer.model import DiTParams
-from mochi_trainer.plan import trace_step
+from mochi_trainer.plan import trace_step, traced_by_few
+from mochi_trainer.plan.launches import Launches
 from mochi_trainer.plan.live_bytes import LiveBytes
 from tests.trainer.plan_costs import Mode, attention_kept, costs
 
@@ -34,7 +37,7 @@ def test_a_step_costs_what_it_must(
 ) -> None:
     found = costs(frames, mode, world=world, left_alone=left_alone)
     assert found.flops <= times * attention_kept(frames, mode)
-    assert found.peak <= gigabytes * GB
+    assert found.peak_bytes <= gigabytes * GB
 
 
 SMALL = DiTParams(
@@ -64,3 +67,35 @@ def test_a_storage_counts_with_the_size_that_it_has() -> None:
         first.untyped_storage().resize_(60)
         del second
         assert (live.now["cpu"], live.peak["cpu"]) == (60, 140)
+
+
+def test_operators_are_counted_with_what_they_read_and_write() -> None:
+    a, b = torch.zeros(4, 6), torch.zeros(6, 2)
+    with Launches() as counted:
+        product = a @ b
+        product.t().contiguous()
+        torch.empty(100)
+        product.add_(1)
+        product.copy_(torch.zeros(1, 2).expand(4, 2))
+    # the product; its transpose, read and written; the sum in place; zeros written; the row that fills four
+    assert counted.moved == 4 * ((24 + 12 + 8) + 16 + 16 + 2 + (2 + 8))
+    assert counted.between == counted.moved - 4 * (24 + 12 + 8)
+    assert counted.operators == 5
+
+
+def test_a_fused_update_reads_and_writes_all_that_it_has() -> None:
+    weight = torch.nn.Parameter(torch.zeros(10))
+    weight.grad = torch.ones(10)
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    optimizer.step()  # makes the moments
+    with Launches() as counted:
+        optimizer.step()
+    # weight, gradient and two moments are read, all but the gradient written, and a count of steps on both sides, twice
+    assert (counted.operators, counted.moved) == (2, 4 * (10 * (4 + 4) + 1) + 4 * 2)
+
+
+def test_a_deep_model_costs_what_few_of_its_blocks_say() -> None:
+    deep = dataclasses.replace(SMALL, depth=9)
+    for mode, left_alone in (("lora", 0), ("lora", 5), ("full", 0)):
+        whole = trace_step(deep, 37, mode, left_alone=left_alone)
+        assert traced_by_few(deep, 37, mode, left_alone=left_alone) == whole

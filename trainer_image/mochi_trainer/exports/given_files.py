@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_trainer import lora
-from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError
 from mochi_trainer.lora.combination import Weighted
 from mochi_trainer.presets.catalogue import PresetName
 from mochi_trainer.weights.diffusers_folder import INDEX, WEIGHTS
@@ -17,9 +17,10 @@ from mochi_trainer.weights.stored import Header, read_header
 
 
 def weighted(text: str, option: str = "--lora") -> tuple[Path, Weighted]:
-    """The LoRA of `FILE` or `FILE:WEIGHT`, which `option` gave.
+    """The LoRA of `FILE` or `FILE:WEIGHT`, which `option` gave, and the file's path; a folder stands for its one LoRA.
 
-    Raises MissingObjectError when there is no such file, InvalidInputError when it is no LoRA of this model.
+    Raises MissingObjectError when there is no such file, AccessDeniedError when it may not be read, InvalidInputError
+    when it is no LoRA of this model.
     """
     path, weight = Path(text), 1.0
     before, colon, after = text.rpartition(":")
@@ -29,9 +30,12 @@ def weighted(text: str, option: str = "--lora") -> tuple[Path, Weighted]:
         except ValueError as error:
             raise InvalidInputError(f"{option} must be FILE or FILE:WEIGHT, got {text}") from error
     try:
-        return path, Weighted(*lora.read_file(path), weight)
+        file = lora.file_at(path)
+        return file, Weighted(*lora.read_file(file), weight)
     except FileNotFoundError as error:
         raise MissingObjectError(f"{path} does not exist") from error
+    except PermissionError as error:
+        raise AccessDeniedError(f"{path} may not be read: {error.strerror}") from error
     except ValueError as error:
         raise InvalidInputError(f"{path} cannot be used as a LoRA: {error}") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.exports.card import Use
 from mochi_trainer.exports.given_files import Transformer, transformer
+from mochi_trainer.lora.names import in_our_manner
 from mochi_trainer.presets import PresetName, preset_named
 from mochi_trainer.weights.forms import nearest
 from mochi_trainer.weights.stored import read_header
@@ -33,7 +34,8 @@ class Request:
 
 def preset_of(request: Request, loras: Sequence[Path]) -> str:
     """The model whose sizes the LoRAs have. Raises InvalidInputError when the request names another one."""
-    form = nearest(read_header(loras[0]).shapes)
+    shapes = read_header(loras[0]).shapes
+    form = nearest({name: shapes[own] for name, own in in_our_manner(shapes).items()})
     found = request.preset or "mochi-1" if form is None else form.preset
     return _agreed(request, found, loras[0])
 

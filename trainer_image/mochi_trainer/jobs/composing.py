@@ -17,14 +17,17 @@ from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.left_alone import blocks_left_alone
 from mochi_trainer.lora import LoraParams, continue_from
+from mochi_trainer.lora.files import tensor_names
+from mochi_trainer.lora.importing import CONFIG, config_wanted
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.presets import preset_named
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import Store, open_store
 from mochi_trainer.train.composition import Adapters, Choices, Composed, Stored, compose
 from mochi_trainer.weights import WeightsError
+from mochi_trainer.weights.lora_files import lora_key
 from mochi_trainer.weights.of_run import model_source
 
 log = logging.getLogger(__name__)
@@ -40,7 +43,7 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
     """
     origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
     adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
-    choices = _choices(run, origin.params.depth, group, device)
+    choices = choices_of(run, origin.params.depth, group, device)
     with _about_weights():
         return compose(
             origin,
@@ -53,8 +56,11 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
         )
 
 
-def _choices(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
-    """Attention is checked here, which needs memory of its own: so before the weights."""
+def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
+    """How a model of `depth` blocks is computed. Attention is checked here, which needs memory of its own: so before the weights.
+
+    All ranks call together. Raises InvalidInputError, DeviceUnavailableError.
+    """
     compute = compute_type(device)
     choices = Choices(
         compute=compute,
@@ -92,16 +98,25 @@ def start(model: DiT, run: RunFile) -> None:
     if not spec.start_from:
         return
     folder, _, name = spec.start_from.rpartition("/")
+    store = open_store(folder, run.s3)
     with tempfile.TemporaryDirectory(prefix="mochi-start-") as local:
-        path = Path(local) / name
-        open_store(folder, run.s3).get(name, path)
         try:
+            path = _fetched(store, lora_key(store, name), Path(local))
             found = continue_from(model, lora_params(run), path)
         except ValueError as error:
             raise InvalidInputError(
                 f"spec.training.lora.startFrom {spec.start_from} cannot be used: {error}"
             ) from error
     log.info("adapters go on from %s: rank %d on %s", spec.start_from, found.rank, ", ".join(found.targets))
+
+
+def _fetched(store: Store, name: str, folder: Path) -> Path:
+    """The LoRA file `name` in `folder`, with peft's configuration beside it where it has one."""
+    path = folder / name
+    store.get(name, path)
+    if config_wanted(name, tensor_names(path)) and store.exists(CONFIG):
+        store.get(CONFIG, folder / CONFIG)
+    return path
 
 
 def lora_params(run: RunFile) -> LoraParams:

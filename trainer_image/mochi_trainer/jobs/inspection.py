@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from mochi_trainer.lora.targets import PARTS, PROJECTIONS
+from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.jobs.inspected_loras import Inspection, inspected_lora, looks_adapted
+from mochi_trainer.lora.files import config_beside, file_at
+from mochi_trainer.lora.importing import NOTHING
+from mochi_trainer.lora.refusals import refusal
 from mochi_trainer.presets.catalogue import PRESETS
 from mochi_trainer.train.shards import MOMENTS, WEIGHT
 from mochi_trainer.vae.latents import SPATIAL, video_frames
-from mochi_trainer.weights.forms import Form, nearest
+from mochi_trainer.weights.forms import nearest
 from mochi_trainer.weights.stored import Header, read_header
 
 SHOWN = 5
@@ -25,9 +28,8 @@ _PARTS = {
     "encoder": "encoder of the autoencoder",
     "decoder": "decoder of the autoencoder",
     "autoencoder": "autoencoder, both halves",
-    "lora": "LoRA",
 }
-_LAYOUTS = {"published": "published names", "diffusers": "Diffusers' names", "native": "native, fused names"}
+_LAYOUTS = {"published": "published names", "diffusers": "Diffusers' names"}
 _MADE = {"full": ", tuned", "merged": " with a LoRA in its weights"}
 """By what the metadata says about the way it was made."""
 _ADVICE = {
@@ -36,37 +38,21 @@ _ADVICE = {
     ("encoder", "published"): "put it as encoder.safetensors into the model's folder (model.source)",
     ("decoder", "published"): "put it as decoder.safetensors into the model's folder (model.source, or sample --model)",
     ("autoencoder", "diffusers"): "put it as vae/diffusion_pytorch_model.safetensors into the model's folder (model.source, or sample --model)",
-    ("lora", "diffusers"): "sample with it (sample --lora FILE), or pass it to load_lora_weights of Diffusers; for ComfyUI: export FILE --to native; into the base's weights: export FILE --to merged",
-    ("lora", "native"): "sample with it (sample --lora FILE), or put it into the loras folder of ComfyUI; for Diffusers: export FILE --to diffusers; into the base's weights: export FILE --to merged",
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Inspection:
-    """What was found."""
-
-    what: str
-    """Part, layout and preset in words."""
-    advice: str
-    """What to do with the file, one sentence."""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """What this kind of file has beyond names and shapes."""
-    missing: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
-    """Tensors of another shape, described."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether no tensor is missing, extra or of a wrong shape."""
-        return not (self.missing or self.extra or self.wrong)
-
-
 def report(path: Path) -> str:
-    """What the command prints. Raises as `read_header` does."""
-    header = read_header(path)
-    found = inspected(header, path.name)
-    lines = [f"{path.name}: {found.what}"]
+    """What the command prints; of a folder, for its one file.
+
+    Raises as `read_header` does, and InvalidInputError for a folder without a file, or with several.
+    """
+    try:
+        file = file_at(path)
+        header = read_header(file)
+        found = inspected(header, file.name, config_beside(file, header.tensors))
+    except ValueError as error:
+        raise InvalidInputError(str(error)) from error
+    lines = [f"{file.name}: {found.what}"]
     rows = {
         "tensors": f"{len(header.tensors)}, with {header.parameters:,} numbers in {header.size:,} bytes",
         "types": ", ".join(f"{kind} ({count})" for kind, count in _types(header)),
@@ -81,9 +67,9 @@ def report(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def inspected(header: Header, name: str) -> Inspection:
-    """What a file with this header is; `name` is the file's, which tells shards apart."""
-    special = _stored_by_us(header, name) or _text_encoder(header)
+def inspected(header: Header, name: str, beside: Mapping[str, Any] = NOTHING) -> Inspection:
+    """What a file with this header is; `name` is the file's, which tells shards apart, `beside` peft's configuration."""
+    special = _stored_by_us(header, name) or _text_encoder(header) or inspected_lora(header, beside)
     if special is not None:
         return special
     form = nearest(header.shapes)
@@ -101,7 +87,6 @@ def inspected(header: Header, name: str) -> Inspection:
         what=f"{_PARTS[form.part]}{made}, {_LAYOUTS[form.layout]}, "
         f"{'fits' if fits else 'nearest to'} {form.preset}",
         advice=advice,
-        facts=_adapter_facts(form, header) if form.part == "lora" else {},
         missing=tuple(missing),
         extra=tuple(extra),
         wrong=tuple(wrong),
@@ -115,42 +100,6 @@ def _types(header: Header) -> list[tuple[str, int]]:
 def _named(problems: tuple[str, ...]) -> str:
     more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return f"{len(problems)}: {', '.join(problems[:SHOWN])}{more}" if problems else "none"
-
-
-def _adapter_facts(form: Form, header: Header) -> dict[str, str]:
-    layers = {_layer(name) for name in header.tensors}
-    if form.layout == "diffusers":
-        targets = [
-            str(target) for target, projection in PROJECTIONS.items() if projection.diffusers in layers
-        ]
-    else:
-        targets = [f"{layer} ({', '.join(PARTS[layer])})" for layer in PARTS if layer in layers]
-    ranks = {
-        listed.shape[0]
-        for name, listed in header.tensors.items()
-        if ".lora_A" in name and len(listed.shape) == 2
-    }
-    return {
-        "targets": ", ".join(targets),
-        "rank": ", ".join(map(str, sorted(ranks))),
-        "alpha": _alpha(form, header),
-    }
-
-
-def _layer(name: str) -> str:
-    return re.sub(r".*blocks\.\d+\.|\.lora_[AB].*", "", name)
-
-
-def _alpha(form: Form, header: Header) -> str:
-    if form.layout == "native":
-        try:
-            kwargs = json.loads(header.metadata.get("kwargs", "{}"))
-        except ValueError:
-            return "unreadable: the metadata key kwargs is no JSON"
-        alphas = [f"{kwargs[key]:g} ({key})" for key in sorted(kwargs) if key.endswith("_lora_alpha")]
-        return ", ".join(alphas) or "not given; loaders take the rank"
-    alpha = header.metadata.get("alpha")
-    return f"{alpha} in training; alpha / rank is folded into B" if alpha else "taken to be folded into B"
 
 
 def _stored_by_us(header: Header, name: str) -> Inspection | None:
@@ -215,14 +164,12 @@ def _fitting(width: int) -> str:
 
 
 def _stranger(header: Header) -> Inspection:
-    names = list(_first(header, SHOWN))
-    kind = "LoRA of another model or layout" if any("lora" in name for name in header.tensors) else "unknown"
+    names = list(header.tensors)
+    told = refusal(names) if looks_adapted(names) else None
+    why = None if told is None else told[1]
+    kind = "LoRA of another model or layout" if looks_adapted(names) else "unknown"
     return Inspection(
-        what=kind,
-        facts={"names": ", ".join(names) or "none"},
-        advice="do not use it here: its names belong to no part of Mochi-1",
+        what=kind if why is None else why.what,
+        facts={"names": ", ".join(names[:SHOWN]) or "none"},
+        advice="do not use it here: its names belong to no part of Mochi-1" if why is None else why.action,
     )
-
-
-def _first(header: Header, count: int) -> Iterator[str]:
-    yield from list(header.tensors)[:count]

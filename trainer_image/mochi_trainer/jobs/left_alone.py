@@ -34,7 +34,7 @@ def blocks_left_alone(
         raise InvalidInputError(f"{VARIABLE} must be from 0 to the {depth} blocks of the model, got {text!r}")
     if device.type != "cuda":
         return depth
-    return as_room_allows(work_of_run(run), min(group.gathered(_free(device))))
+    return as_room_allows(work_of_run(run), min(group.gathered(free_bytes(device))))
 
 
 def as_room_allows(work: Work, available: int) -> int:
@@ -60,7 +60,7 @@ def as_room_allows(work: Work, available: int) -> int:
     return policy.left_alone
 
 
-def _free(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
     """Bytes that this process can have: those nobody has, and those that torch holds and does not use."""
     free, _all = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -9,10 +9,11 @@ from mochi_trainer.lora.adapters import (
     trainable_parameters,
 )
 from mochi_trainer.lora.continuation import check_header_continues, continue_from
-from mochi_trainer.lora.diffusers_format import export_diffusers, import_diffusers
-from mochi_trainer.lora.files import attach_state, load_file, read_file
+from mochi_trainer.lora.diffusers_format import export_diffusers
+from mochi_trainer.lora.files import attach_state, file_at, load_file, read_file
+from mochi_trainer.lora.importing import imported
 from mochi_trainer.lora.merging import merged_state
-from mochi_trainer.lora.native_format import export_native, import_native
+from mochi_trainer.lora.native_format import export_native
 from mochi_trainer.lora.targets import LoraParams, Target
 
 __all__ = [
@@ -27,8 +28,8 @@ __all__ = [
     "draw",
     "export_diffusers",
     "export_native",
-    "import_diffusers",
-    "import_native",
+    "file_at",
+    "imported",
     "load_adapter",
     "load_file",
     "merged_state",

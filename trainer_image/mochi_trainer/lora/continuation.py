@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mochi_trainer.lora.adapters import adapter_state
-from mochi_trainer.lora.files import read_file, state_of
+from mochi_trainer.lora.files import read_file
+from mochi_trainer.lora.importing import NOTHING, imported
 from mochi_trainer.lora.targets import PARTS, LoraParams
 from mochi_trainer.model import DiT
 
@@ -20,7 +22,7 @@ _LAYER = re.compile(r"blocks\.\d+\.(?P<layer>\w+\.\w+)\.weight")
 
 
 def continue_from(model: DiT, params: LoraParams, path: Path) -> LoraParams:
-    """Fill the adapters of `model`, attached with `params` and still new, from a file of either format.
+    """Fill the adapters of `model`, attached with `params` and still new, from a LoRA file of any tool.
 
     Return what the file has. Rows of A beyond the file's rank, and targets that it lacks, stay as drawn, and their B
     zero. The scale of `params` is divided out of B: exact when it is a power of two, else rounded once. Raises as
@@ -35,10 +37,17 @@ def continue_from(model: DiT, params: LoraParams, path: Path) -> LoraParams:
 
 
 def check_header_continues(
-    shapes: Shapes, metadata: Mapping[str, str], params: LoraParams, dit: Shapes
+    shapes: Shapes,
+    metadata: Mapping[str, str],
+    params: LoraParams,
+    dit: Shapes,
+    beside: Mapping[str, Any] = NOTHING,
 ) -> LoraParams:
-    """As `continue_from`, from the header of the file and the transformer's shapes alone: nothing is loaded."""
-    state, found = state_of({name: _hollow(shape) for name, shape in shapes.items()}, metadata)
+    """As `continue_from`, from the header of the file and the transformer's shapes alone: nothing is loaded.
+
+    `beside` is what `adapter_config.json` has.
+    """
+    state, found = imported({name: _hollow(shape) for name, shape in shapes.items()}, metadata, beside)
     check_continues(state, found, params, dict(_features(dit)))
     return found
 

@@ -1,41 +1,82 @@
-"""LoRA files of either format, read and attached."""
+"""LoRA files of any tool, read and attached."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mochi_trainer.lora.adapters import attach, load_adapter
-from mochi_trainer.lora.diffusers_format import import_diffusers
-from mochi_trainer.lora.native_format import import_native
+from mochi_trainer.lora.folders import lora_in
+from mochi_trainer.lora.importing import CONFIG, NOTHING, config_wanted, imported
+from mochi_trainer.lora.pickles import BEGINNINGS, conversion
 from mochi_trainer.lora.targets import LoraParams
 from mochi_trainer.model import DiT
 
 
 def read_file(path: Path | str) -> tuple[dict[str, Tensor], LoraParams]:
-    """The adapters of a LoRA file with Diffusers' or native names, alpha / rank folded into B, on the CPU.
+    """The adapters of a LoRA file, as `imported` tells, on the CPU; of a folder, those of its one file.
 
-    Raises ValueError when it is no LoRA of this model or no whole safetensors file, FileNotFoundError when it is absent.
+    Raises ValueError when it is no LoRA of this model, has a number that is not finite or is no whole safetensors file,
+    FileNotFoundError when it is absent.
     """
+    file = file_at(Path(path))
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        with safe_open(file, framework="pt") as whole:
+            metadata = whole.metadata() or {}
+            tensors = {name: whole.get_tensor(name) for name in whole.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
-        raise ValueError(f"{Path(path).name} is not a whole safetensors file: {error}") from error
-    return state_of(tensors, metadata)
+        with file.open("rb") as opened:
+            beginning = opened.read(4)
+        what = next((what for start, what in BEGINNINGS.items() if beginning.startswith(start)), None)
+        if what is not None:
+            raise ValueError(f"{file.name} is {what}: {conversion(file.name)}") from error
+        raise ValueError(f"{file.name} is not a whole safetensors file: {error}") from error
+    return imported(tensors, metadata, config_beside(file, tensors))
 
 
-def state_of(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[dict[str, Tensor], LoraParams]:
-    """As `read_file`, of the content of a file. Raises ValueError when it is no LoRA of this model."""
-    if tensors and all(name.endswith((".lora_A", ".lora_B")) for name in tensors):
-        return import_native(tensors, metadata)
-    return import_diffusers(tensors, metadata)
+def tensor_names(file: Path) -> list[str]:
+    """Of a safetensors file, from its header; none for a file of another kind, which `read_file` refuses."""
+    try:
+        with safe_open(file, framework="pt") as whole:
+            return list(whole.keys())
+    except SafetensorError:
+        return []
+
+
+def file_at(path: Path) -> Path:
+    """The LoRA file at `path`, which may be its folder. Raises ValueError when the folder has none, or several."""
+    if not path.is_dir():
+        return path
+    return path / lora_in((entry.name for entry in path.iterdir() if entry.is_file()), str(path))
+
+
+def config_beside(file: Path, tensors: Collection[str]) -> Mapping[str, Any]:
+    """What peft's configuration beside `file`, with these tensors, says; empty where it keeps none.
+
+    Raises ValueError when it cannot be read.
+    """
+    if not config_wanted(file.name, tensors):
+        return NOTHING
+    try:
+        return config_of((file.parent / CONFIG).read_bytes())
+    except FileNotFoundError:
+        return NOTHING
+
+
+def config_of(data: bytes) -> Mapping[str, Any]:
+    """The content of an `adapter_config.json`. Raises ValueError when it is not one."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{CONFIG} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{CONFIG} must hold an object, got {type(found).__name__}")
+    return found
 
 
 def load_file(model: DiT, path: Path | str) -> LoraParams:

@@ -50,7 +50,7 @@ def assembled(adapters: Iterable[Found]) -> tuple[dict[str, Tensor], LoraParams]
     """The adapters of a file as an `adapter_state` and what `attach` needs for it.
 
     Those of lower rank are filled up with zeros to the highest, which changes no product. Raises ValueError when there
-    is none.
+    is none, or two for one target of a block.
     """
     found = list(adapters)
     if not found:
@@ -60,6 +60,8 @@ def assembled(adapters: Iterable[Found]) -> tuple[dict[str, Tensor], LoraParams]
     for each in found:
         layer, part = PROJECTIONS[each.target][:2]
         name, lacking = f"blocks.{each.block}.{layer}.{part}", rank - len(each.a)
+        if f"{name}.lora_A.weight" in state:
+            raise ValueError(f"block {each.block} must have one adapter for {each.target}, the file has two")
         state[f"{name}.lora_A.weight"] = pad(each.a, (0, 0, 0, lacking)).contiguous()
         state[f"{name}.lora_B.weight"] = pad(each.b, (0, lacking)).contiguous()
     targets = {each.target for each in found}

@@ -28,6 +28,7 @@ from mochi_trainer.model import DiTParams
 from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.parallel.gradients import measures, scale
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.plan.launches import Launches
 from mochi_trainer.plan.live_bytes import LiveBytes
 from mochi_trainer.train.composition import Adapters, Choices, filled, outlined
 from mochi_trainer.train.draws import Example
@@ -56,6 +57,15 @@ class Traced:
 
     resident_bytes: int
     """Bytes between two steps: weights and moments."""
+
+    operators: int
+    """Operators that compute something, each a kernel or a few; a block that is not compiled launches them one by one."""
+
+    moved_bytes: int
+    """What these read and write, as if each went to memory and nothing stayed in a cache."""
+
+    between_bytes: int
+    """Those of them that move neither for a product of matrices nor for attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ def trace_step(
                 composed.optimizer.step()
                 composed.optimizer.zero_grad(set_to_none=True)
 
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False) as counter, Launches() as launches:
                 step()  # apart from memory: the counter keeps activations alive
             with LiveBytes() as live:
                 live.add(*model.parameters(), *model.buffers(), *_moments(composed.optimizer))
@@ -129,6 +139,9 @@ def trace_step(
         attention_flops=sum(kernels[kernel] for kernel in _ATTENTION),
         peak_bytes=live.peak[_DEVICE.type],
         resident_bytes=resident,
+        operators=launches.operators,
+        moved_bytes=launches.moved,
+        between_bytes=launches.between,
     )
 
 

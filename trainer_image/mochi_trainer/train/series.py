@@ -1,4 +1,7 @@
-"""The series of a training, `metrics.jsonl`: one JSON object a step, continued without gap or repetition by a resume."""
+"""The series of a training, `metrics.jsonl`: one JSON object a step, continued without gap or repetition by a resume.
+
+TensorBoard's event file beside it is made of the same lines.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.storage import Store
+from mochi_trainer.train.event_file import EventFile
 from mochi_trainer.train.step import StepRecord
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ class Series:
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
         self._store, self._clock = store, clock
         self._lines: dict[int, dict[str, Any]] = {}
+        self._events = EventFile()
         self._next_upload = 0.0
         self.changed = False
         """Whether there is anything that the store does not have."""
@@ -68,10 +73,14 @@ class Series:
         return float(sum(line.get("stepSeconds", 0.0) for line in self._lines.values()))
 
     def upload(self) -> None:
-        """Store all lines now. Raises what the store raises."""
+        """Store all lines now. Raises what the store raises; for the event file a store that does not answer is no reason to."""
         started = self._clock()
-        text = "".join(json.dumps(line) + "\n" for _, line in sorted(self._lines.items()))
-        self._store.write_bytes(layout.METRICS, text.encode())
+        lines = [line for _, line in sorted(self._lines.items())]
+        self._store.write_bytes(layout.METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        try:
+            self._store.write_bytes(layout.EVENTS, self._events.content(lines))
+        except StorageError as error:
+            log.warning("%s is not up to date: %s", self._store.address(layout.EVENTS), error)
         ended = self._clock()
         self.changed = False
         self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
+from mochi_trainer.lora.pickles import BEGINNINGS, conversion
 from mochi_trainer.storage import Digest, Store
 from mochi_trainer.storage.local import LocalStore
 
@@ -38,11 +39,7 @@ ITEM_BYTES = {
 }  # fmt: skip
 """Bytes of one number of each type whose size is checked."""
 
-_OTHERS = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes it",
-    b"\x80": "a pickle",
-    b"GGUF": "a GGUF file",
-}
+_OTHERS = {**BEGINNINGS, b"GGUF": "a GGUF file"}
 
 
 class WeightsError(InvalidInputError):
@@ -187,8 +184,9 @@ def header_of(file: StoredFile) -> Header:
 
 
 def _no_safetensors(file: StoredFile, prefix: bytes) -> WeightsError:
-    kinds = [what for start, what in _OTHERS.items() if prefix.startswith(start)]
-    return WeightsError(f"{file.name} is {kinds[0] if kinds else 'no safetensors file'}")
+    start = next((start for start in _OTHERS if prefix.startswith(start)), b"")
+    more = f": {conversion(file.key)}" if start in BEGINNINGS else ""
+    return WeightsError(f"{file.name} is {_OTHERS.get(start, 'no safetensors file')}{more}")
 
 
 def _parsed(entries: dict[str, Any], size: int, start: int) -> tuple[Header, int]:

@@ -19,6 +19,7 @@ from mochi_trainer.storage import Store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import PARTS, Part, WeightsError
 from mochi_trainer.weights.addresses import store_of
+from mochi_trainer.weights.lora_files import lora_key, stored_config
 from mochi_trainer.weights.stored import header_of, required
 
 GIB = 1 << 30
@@ -149,6 +150,9 @@ def check_adapter(places: Places, findings: Findings) -> None:
 
 def _adapter(places: Places, address: str) -> lora.LoraParams:
     folder, _, name = address.rpartition("/")
-    header = header_of(required(places.store(folder), name))
+    store = places.store(folder)
+    key = lora_key(store, name)
+    header = header_of(required(store, key))
+    beside = stored_config(store, key, header.tensors)
     dit = weights.part_shapes("dit", presets.preset_named(places.run.model.preset))
-    return lora.check_header_continues(header.shapes, header.metadata, lora_params(places.run), dit)
+    return lora.check_header_continues(header.shapes, header.metadata, lora_params(places.run), dit, beside)
