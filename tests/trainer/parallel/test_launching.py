@@ -135,7 +135,7 @@ def test_the_first_failure_ends_the_others_and_is_the_pods(tmp_path: Path) -> No
 def test_a_process_that_notices_a_loss_first_does_not_hide_who_was_lost(tmp_path: Path) -> None:
     """Rank 1 fails, and still stores its report while rank 0 has ended already, for want of rank 1."""
     program = """
-if rank == 0: leave("CollectiveTimeout", "rank 1 is gone", 9)
+if rank == 0: (wait_for("waits-1"), leave("CollectiveTimeout", "rank 1 is gone", 9))
 signal.signal(signal.SIGTERM, lambda *_: None)
 (folder / "waits-1").touch()
 time.sleep(1)
