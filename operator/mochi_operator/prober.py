@@ -157,7 +157,7 @@ class Prober:
             _log.info("%s/%s: the log cannot be read: %s", target.namespace, target.pod, error)
             text = None
         beat = newest(text) if text is not None else None
-        if beat is None:
+        if beat is None or _older(beat, before.heartbeat):
             return self._missed(before, log_readable=text is not None)
         return Reading(pod_uid=target.uid, heartbeat=beat, by_log=True)
 
@@ -171,3 +171,8 @@ class Prober:
             return True
         told = self._told.get(key)
         return told is None or self._clock() - told >= self._told_seconds
+
+
+def _older(beat: Heartbeat, known: Heartbeat | None) -> bool:
+    """Whether a line of the log was written before the last answer: a pod that has just ended answers no more."""
+    return known is not None and beat.attempt == known.attempt and beat.done < known.done

@@ -94,6 +94,22 @@ async def test_where_the_address_does_not_answer_the_log_does():
         assert (reading.heartbeat.done, reading.by_log) == (5, True)
 
 
+async def test_a_line_of_the_log_from_before_the_last_answer_takes_nothing_back(monkeypatch):
+    """A pod that has just ended answers no more, and its log has a line only every 15 s."""
+    monkeypatch.setattr("mochi_operator.prober.POLL_SECONDS", 0)
+    monkeypatch.setattr("mochi_operator.prober.LOG_POLL_SECONDS", 0)
+    async with Scene() as scene:
+        scene.pods.answers["10.0.0.1"] = heartbeat(done=7)
+        await scene.aimed(target())
+        scene.pods.answers["10.0.0.1"] = None
+        scene.cluster.logs["p"] = heartbeat(done=5).to_line()
+        await until(lambda: scene.prober.reading(KEY).silent > 0)
+        assert scene.prober.reading(KEY).heartbeat.done == 7
+        scene.cluster.logs["p"] = heartbeat(done=8).to_line()
+        await until(lambda: scene.prober.reading(KEY).by_log and not scene.prober.reading(KEY).silent)
+        assert scene.prober.reading(KEY).heartbeat.done == 8
+
+
 async def test_a_pod_without_an_address_is_read_by_its_log_only():
     async with Scene() as scene:
         scene.cluster.logs["p"] = heartbeat(done=5).to_line()
