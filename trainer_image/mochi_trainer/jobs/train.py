@@ -21,6 +21,7 @@ from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.saving import saving
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import device_for
@@ -33,6 +34,7 @@ from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
@@ -65,7 +67,9 @@ def execute(run: RunFile) -> Finished:
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
             training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
-        session = _session(run, training, store, gauges, preemption)
+            series = Series(store)
+            writer = stack.enter_context(saving(run, training, series, gauges, fence))
+        session = _session(run, training, store, writer, series, gauges, preemption)
         with _failures_at_step(session):
             session.run()
             PROCESS.doing("exporting")
@@ -104,19 +108,19 @@ def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device
 
 
 def _session(
-    run: RunFile, training: Training, store: Store, gauges: Gauges, preemption: Preemption
+    run: RunFile,
+    training: Training,
+    store: Store,
+    writer: Saving,
+    series: Series,
+    gauges: Gauges,
+    preemption: Preemption,
 ) -> Session:
     group = training.group
     return Session(
         training=training,
-        checkpoints=Checkpoints(
-            store,
-            group,
-            trainable_parameters(training.model),
-            training.optimizer,
-            keep_last=run.training.checkpoint.keep_last,
-            attempt=run.run.attempt,
-        ),
+        checkpoints=Checkpoints(store, group, trainable_parameters(training.model), training.optimizer),
+        saving=writer,
         fixed=FixedBatch(
             training.dataset,
             training.statistics,
@@ -124,7 +128,7 @@ def _session(
             group=group,
             device=training.device,
         ),
-        series=Series(store),
+        series=series,
         gauges=gauges,
         preemption=preemption,
         movement=PROCESS,
@@ -169,7 +173,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
         size_bytes=artifact.size_bytes,
         final_step=position.step,
         final_loss=position.loss,
-        checkpointURI=session.checkpoints.address,
+        checkpointURI=session.checkpoint_address,
     )
     first, last = session.fixed_losses()
     return Finished(
