@@ -17,7 +17,7 @@ from mochi_trainer.train.completion import Completion
 from mochi_trainer.train.copies import Copy, DiskCopy, copy_for
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training
-from mochi_trainer.train.saving import Saving
+from mochi_trainer.train.saving import PATIENCE_SECONDS, Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.shards import most_bytes
 
@@ -52,6 +52,7 @@ def saving(
             ),
             gauges,
             attempt=run.run.attempt,
+            patience=PATIENCE_SECONDS,
         )
         try:
             yield writer

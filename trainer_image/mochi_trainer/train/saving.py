@@ -75,7 +75,7 @@ class Saving:
         gauges: Gauges,
         *,
         attempt: int,
-        patience: float = PATIENCE_SECONDS,
+        patience: float,
     ) -> None:
         self._store, self._group, self._copy = store, group, copy
         self._completion, self._gauges = completion, gauges
