@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.trainer.conftest import serving
-from tests.trainer.jobs_training.killed import Kill, killed, preload, result, run_of, slow_link
+from tests.trainer.jobs_training.killed import Kill, killed, left_alone, preload, result, run_of, slow_link
 from tests.trainer.training_runs import write_dataset
 
 KILLS = 30
@@ -30,14 +30,14 @@ def main() -> None:
         write_dataset(root)
         kills: list[Kill] = []
         with slow_link(server) as spec:
-            killed(run_of(root, "alone", spec), server.folder / "alone", draws, 0)
+            seconds = left_alone(run_of(root, "alone", spec))
             alone, runs = result(server.folder / "alone"), 0
+            sys.stdout.write(f"left alone: {seconds:.1f} s\n")
             while len(kills) < wanted:
                 runs += 1
                 folder = server.folder / f"run-{runs}"
-                found = killed(
-                    run_of(root, folder.name, spec), folder, draws, min(A_RUN, wanted - len(kills))
-                )
+                run, count = run_of(root, folder.name, spec), min(A_RUN, wanted - len(kills))
+                found = killed(run, folder, draws, count, longest=seconds)
                 same = result(folder) == alone
                 moments = ", ".join(f"{kill.moment} at step {kill.done}" for kill in found)
                 sys.stdout.write(f"run {runs}: equal: {same}; killed {len(found)} times: {moments}\n")

@@ -31,9 +31,6 @@ from tests.trainer.training_runs import run_file
 STEPS: dict[str, Any] = {"steps": 40, "checkpoint": {"everySteps": 5, "keepLast": 2}}
 SECONDS = 300
 """A training that takes longer hangs."""
-LONGEST = 3.0
-"""Seconds from the start of an attempt to its end, where nothing else is asked for."""
-
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -83,15 +80,23 @@ def run_of(root: Path, name: str, spec: S3Spec, **options: Any) -> RunFile:
     return run.model_copy(update={"locations": places, "s3": spec})
 
 
-def killed(run: RunFile, folder: Path, kills: random.Random, count: int) -> list[Kill]:
-    """Start attempts and kill them until `count` were at work, then let one end. `folder` is where the server keeps the run.
+def left_alone(run: RunFile) -> float:
+    """The seconds of an undisturbed training, its start included."""
+    started = time.monotonic()
+    _, ended = _attempt(run, 1, SECONDS)
+    assert ended
+    return time.monotonic() - started
 
-    Asserts that each attempt goes on from the newest complete checkpoint.
+
+def killed(run: RunFile, folder: Path, kills: random.Random, count: int, *, longest: float) -> list[Kill]:
+    """Start attempts and kill each within `longest` seconds, until `count` were killed at work; then let one end.
+
+    `folder` is where the server keeps the run. Asserts that each attempt goes on from the newest complete checkpoint.
     """
     found: list[Kill] = []
     attempt, newest = 1, 0
     while True:
-        after = kills.uniform(0.05, LONGEST) if len(found) < count else SECONDS
+        after = kills.uniform(0.05, longest) if len(found) < count else SECONDS
         told, ended = _attempt(run, attempt, after)
         assert told.resumed.value in (-1, newest), (told.resumed.value, newest)
         newest = max(complete(folder), default=0)

@@ -251,8 +251,12 @@ def test_a_store_that_does_not_come_back_ends_the_attempt_after_the_last_step_an
     assert (weights(folder), numbers(folder)) == (weights(undisturbed), numbers(undisturbed))
 
 
-def test_sigterm_waits_for_the_checkpoint_that_is_under_way(root: Path, s3_server: Server) -> None:
-    options = STEPS | {"steps": 500, "checkpoint": {"everySteps": 400, "keepLast": 10}}
+@pytest.mark.parametrize("grace", [180, 1])
+def test_sigterm_waits_for_the_checkpoint_that_is_under_way(
+    root: Path, s3_server: Server, grace: int
+) -> None:
+    """Another one of the step at hand follows where the grace period has the time for it."""
+    options = STEPS | {"steps": 500, "checkpoint": {"everySteps": 40, "keepLast": 10}}
     run, folder = stored(root, s3_server, **options)
     arrived = threading.Event()
 
@@ -262,15 +266,13 @@ def test_sigterm_waits_for_the_checkpoint_that_is_under_way(root: Path, s3_serve
             os.kill(os.getpid(), signal.SIGTERM)
         return slow(request)
 
+    world = run.world.model_copy(update={"grace_period_seconds": grace})
     with fault_proxy(s3_server.spec, rule) as proxy, pytest.raises(PreemptedError) as caught:
-        train.execute(through(run, proxy.spec).model_copy(update={"training": every(run, 4)}))
-    assert caught.value.step is not None
-    assert complete(folder) == sorted({4, caught.value.step})
-
-
-def every(run: RunFile, steps: int) -> Any:
-    checkpoint = run.training.checkpoint.model_copy(update={"every_steps": steps})
-    return run.training.model_copy(update={"checkpoint": checkpoint})
+        train.execute(through(run, proxy.spec).model_copy(update={"world": world}))
+    step = caught.value.step
+    assert step is not None
+    assert complete(folder) == (sorted({40, step}) if grace == 180 else [40])
+    assert f"saved at step {complete(folder)[-1]}" in str(caught.value)
 
 
 def test_a_training_that_fails_still_stores_what_is_under_way(

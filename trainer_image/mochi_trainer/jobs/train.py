@@ -32,12 +32,14 @@ from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.grace import Grace
 from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.train.shards import most_bytes
 from mochi_trainer.train.takeover import Earlier
 
 log = logging.getLogger(__name__)
@@ -131,9 +133,17 @@ def _session(
         series=series,
         gauges=gauges,
         preemption=preemption,
+        grace=_grace(run, training),
         movement=PROCESS,
         earlier=_earlier(run),
     )
+
+
+def _grace(run: RunFile, training: Training) -> Grace:
+    grace, group = Grace(seconds=run.world.grace_period_seconds), training.group
+    if group.first:
+        grace.expect(most_bytes(trainable_parameters(training.model), first=True))
+    return grace
 
 
 def _earlier(run: RunFile) -> Earlier | None:
@@ -185,6 +195,8 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
             "resumedFromStep": session.resumed_from,
             "skippedSteps": position.non_finite,
             "trainedParameters": session.trained_parameters,
+            "saveSeconds": round(session.saving.seconds, 2),
+            "graceWarning": session.grace.warning,
             "ranks": run.world.replicas,
             "device": str(session.training.device),
             "otherFiles": [{"uri": file.uri, "sizeBytes": file.size_bytes} for file in others],

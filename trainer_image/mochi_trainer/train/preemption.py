@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -21,6 +22,8 @@ class Preemption:
     def __init__(self) -> None:
         self.requested = False
         """Whether the signal has come."""
+        self.since: float | None = None
+        """When it came, of the monotonic clock."""
         self._before: Any = None
         self._at_once = False
 
@@ -54,6 +57,7 @@ class Preemption:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature is Python's
         self.requested = True
+        self.since = time.monotonic() if self.since is None else self.since
         if self._at_once:
             self._at_once = False
             self.check()

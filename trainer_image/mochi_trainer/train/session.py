@@ -22,6 +22,7 @@ from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.errand import Errand
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.grace import Grace
 from mochi_trainer.train.loop import Training, steps
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.saving import Saving
@@ -43,6 +44,7 @@ class Session:
     series: Series
     gauges: Gauges
     preemption: Preemption
+    grace: Grace
     movement: Movement
     earlier: Earlier | None = None
     """Another run, which training goes on from when this one has no checkpoint yet."""
@@ -79,8 +81,8 @@ class Session:
             if last or (record.finite and (overdue or record.step % spec.checkpoint.every_steps == 0)):
                 self._evaluate(record.step)
                 self._save(wait=last)
-            else:
-                self.saving.advance()
+            elif self.saving.advance():
+                self._measure()
             self._stop_if_asked()
             if group.first:
                 self._upload_series()
@@ -159,7 +161,14 @@ class Session:
         self._held_step = self.position.step
         if wait:
             self.saving.finish()
+        self._measure()
         self.movement.doing("training")
+
+    def _measure(self) -> None:
+        """Compare the grace period with what a checkpoint takes; one rank tells it."""
+        if self.training.group.first and self.saving.seconds:
+            step = self.gauges.progress().step_seconds or 0.0
+            self.grace.measured(step=step, save=self.saving.seconds)
 
     @contextmanager
     def _what_is_under_way_is_saved(self) -> Iterator[None]:
@@ -184,7 +193,8 @@ class Session:
             return
         self.movement.doing("saving")
         self.saving.finish()
-        if step > self._held_step and self.position.good:
+        late = not self.grace.allows(self.saving.seconds, since=self.preemption.since)
+        if step > self._held_step and self.position.good and not self.training.group.any(late):
             self._save(wait=True)
         raise PreemptedError(
             f"stopped by SIGTERM after step {step}, saved at step {self._held_step}", step=step
