@@ -39,11 +39,13 @@ def main() -> None:
                 run, count = run_of(root, folder.name, spec), min(A_RUN, wanted - len(kills))
                 found = killed(run, folder, draws, count, longest=seconds)
                 same = result(folder) == alone
-                moments = ", ".join(f"{kill.moment} at step {kill.done}" for kill in found)
-                sys.stdout.write(f"run {runs}: equal: {same}; killed {len(found)} times: {moments}\n")
+                moments = ", ".join(f"{kill.moment} ({kill.again} steps)" for kill in found)
+                sys.stdout.write(
+                    f"run {runs}: equal: {same}; killed {len(found)} times, and what was done again: {moments}\n"
+                )
                 assert same
                 kills += found
-        lost = [kill.done - kill.complete for kill in kills]
+        lost = [kill.again for kill in kills]
         moments = ", ".join(f"{count} {moment}" for moment, count in Counter(k.moment for k in kills).items())
         sys.stdout.write(
             f"{len(kills)} kills ({moments}): all weights and losses equal, each attempt went on from the newest complete "

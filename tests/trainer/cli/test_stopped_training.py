@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mochi_api.runfile import RunFile
+from mochi_trainer.storage import open_store
 from mochi_trainer.weights import load_dit, save_weights
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port
@@ -36,13 +37,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def on_server(root: Path, server: Server, name: str) -> RunFile:
     """A training that reads everything from the server; its files are put there."""
-    run = run_file(root, name=name, steps=100_000, checkpoint={"everySteps": 100_000})
+    run = run_file(root, name=name, steps=50_000, checkpoint={"everySteps": 50_000})
+    store = open_store(f"s3://{BUCKET}/{name}", server.spec)
     for part in ("cache", "model"):
         for path in (root / part).rglob("*"):
             if path.is_file():
-                target = server.folder / name / path.relative_to(root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
+                store.put(path, path.relative_to(root).as_posix())
     places = {key: f"s3://{BUCKET}/{name}/{key}" for key in ("cache", "run", "model")}
     return run.model_copy(update={"s3": server.spec, "locations": run.locations.model_copy(update=places)})
 
@@ -59,7 +59,10 @@ def stopped(run: RunFile, folder: Path, ready: Callable[[subprocess.Popen[bytes]
         "TMPDIR": str(folder),
     }
     command = [sys.executable, "-m", "mochi_trainer", "train", "--run", str(folder / "run.yaml")]
-    with subprocess.Popen(command, env=environment, stderr=(folder / "log").open("wb")) as process:
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stderr=log) as process,
+    ):
         try:
             end = time.monotonic() + 120
             while not ready(process):

@@ -40,10 +40,8 @@ class Kill:
 
     moment: str
     """`upload` while a checkpoint is under way, `resume` while one is read, else the activity of its sign of life."""
-    done: int
-    """Steps."""
-    complete: int
-    """Step of the newest complete checkpoint; 0 without one."""
+    again: int
+    """Steps that it had done and not saved; 0 before its first one."""
 
 
 @dataclass
@@ -67,7 +65,7 @@ def slow_link(server: Server) -> Iterator[S3Spec]:
     def rule(request: Request) -> Fault | None:
         if "/shard-" not in request.path:
             return None
-        return Shaped(seconds=0.3) if request.method == "PUT" else Shaped(bytes_per_second=200_000)
+        return Shaped(seconds=0.3) if request.method == "PUT" else Shaped(bytes_per_second=50_000)
 
     with fault_proxy(server.spec, rule) as proxy:
         yield proxy.spec
@@ -102,7 +100,7 @@ def killed(run: RunFile, folder: Path, kills: random.Random, count: int, *, long
         newest = max(complete(folder), default=0)
         if ended:
             return found
-        found.append(Kill(told.moment.value.decode(), told.done.value, newest))
+        found.append(Kill(told.moment.value.decode(), max(0, told.done.value - newest)))
         attempt += 1
 
 

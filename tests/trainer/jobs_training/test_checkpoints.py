@@ -328,3 +328,15 @@ def test_a_rank_without_room_is_named_on_all_ranks_before_the_first_step(
     assert first == second
     assert first.startswith("rank 1: the copy of a checkpoint, for which host memory is too small, needs")
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_deterministic_kernels_change_nothing_on_a_cpu(
+    root: Path, undisturbed: Path, undisturbed_gang: Path, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    monkeypatch.setenv("MOCHI_DETERMINISTIC", "1")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # so that it is taken back afterwards
+    run = run_file(root, name=f"deterministic-{ranks}", **(STEPS if ranks == 1 else FULL))
+    run_distributed(train.execute, ranks, run)
+    alone, folder = undisturbed if ranks == 1 else undisturbed_gang, root / f"runs/deterministic-{ranks}"
+    assert (weights(folder), numbers(folder)) == (weights(alone), numbers(alone))

@@ -24,6 +24,7 @@ from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.saving import saving
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
+from mochi_trainer.parallel.determinism import determinism
 from mochi_trainer.parallel.devices import device_for
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
@@ -54,6 +55,7 @@ def execute(run: RunFile) -> Finished:
     """
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
+        stack.enter_context(determinism())
         ranks = ranks_of(os.environ, replicas=_replicas(run))
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(PROCESS.described(gauges.signs))

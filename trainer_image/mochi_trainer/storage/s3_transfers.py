@@ -78,6 +78,8 @@ class Download:
         with closing(answer["Body"]) as body:
             at = 0 if whole else start
             while at < end and not self.stopped.is_set() and (piece := body.read(PIECE_BYTES)):
+                if self.stopped.is_set():  # the file may be closed
+                    return
                 wanted = piece[max(0, start - at) : end - at]
                 _write(file, wanted, max(at, start))
                 at += len(piece)
