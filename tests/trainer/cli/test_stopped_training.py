@@ -94,7 +94,9 @@ READS = {
     "the claim": lambda request: request.method == "PUT" and "/attempts/" in request.path,
     "the dataset": lambda request: request.method == "GET" and "clip-0" in request.path,
     "the weights": lambda request: request.method == "GET" and "dit.safetensors" in request.path,
-    "the list of checkpoints": lambda request: "checkpoints/" in str(request.query.get("prefix")),
+    "the list of checkpoints": lambda request: request.query.get("prefix", [""])[0].endswith(
+        "run/checkpoints/"
+    ),
 }
 
 

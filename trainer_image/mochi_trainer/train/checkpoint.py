@@ -25,6 +25,7 @@ from mochi_trainer.storage import (
     get_entry,
     known,
     read_manifest,
+    require_space,
 )
 from mochi_trainer.train.places import Place, next_to_try, places
 from mochi_trainer.train.shards import (
@@ -152,6 +153,10 @@ def _places(store: Store) -> list[Place]:
 def _fetched(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
     path = folder / name
     if not path.exists():
+        entry = manifest.entries.get(name)
+        require_space(
+            folder, 0 if entry is None else entry.size, f"reading {store.address(manifest.key(name))}"
+        )
         get_entry(store, manifest, name, path)
     return path
 
