@@ -29,7 +29,7 @@ PATIENCE = Patience(attempts=2, first_seconds=10, total_seconds=10)
 
 @contextmanager
 def saving(
-    run: RunFile, training: Training, series: Series, gauges: Gauges, fence: Fence, folder: Path | None = None
+    run: RunFile, training: Training, series: Series, gauges: Gauges, folder: Path | None = None
 ) -> Iterator[Saving]:
     """The writer of the run's checkpoints for the length of the block. All ranks call together.
 
@@ -37,7 +37,8 @@ def saving(
     ranks, when one of them has room for its state neither in memory nor on its disk.
     """
     group, parameters = training.group, trainable_parameters(training.model)
-    store = FencedStore(open_store(run.locations.run, run.s3, Connection(run.s3, PATIENCE)), fence)
+    impatient = open_store(run.locations.run, run.s3, Connection(run.s3, PATIENCE))
+    store = FencedStore(impatient, Fence(impatient, run.run.attempt))
     with tempfile.TemporaryDirectory(prefix="mochi-copy-", dir=folder) as own:
         writer = Saving(
             store,

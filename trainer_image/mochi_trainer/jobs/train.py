@@ -72,7 +72,7 @@ def execute(run: RunFile) -> Finished:
             PROCESS.doing("loading")
             training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
             series = Series(store)
-            writer = stack.enter_context(saving(run, training, series, gauges, fence))
+            writer = stack.enter_context(saving(run, training, series, gauges))
         session = _session(run, training, store, writer, series, gauges, preemption)
         with _failures_at_step(session):
             session.run()
