@@ -33,9 +33,25 @@ TRAIN_LAST_CHECKPOINT = Metric(
 TRAIN_LAST_CHECKPOINT_STEP = Metric(
     "mochi_train_last_checkpoint_step", "gauge", "step of the last complete checkpoint"
 )
+TRAIN_CHECKPOINT_SECONDS = Metric(
+    "mochi_train_checkpoint_duration_seconds",
+    "gauge",
+    "time from the copy of the state to the complete checkpoint, of the last one; training goes on meanwhile",
+)
+TRAIN_CHECKPOINT_FAILURES = Metric(
+    "mochi_train_checkpoint_failures_total",
+    "counter",
+    "times that the store did not answer while a checkpoint was written",
+)
+TRAIN_CHECKPOINTS_DROPPED = Metric(
+    "mochi_train_checkpoints_dropped_total",
+    "counter",
+    "checkpoints that a newer one replaced before the store answered again",
+)
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
     TRAIN_STEP_SECONDS, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
+    TRAIN_CHECKPOINT_SECONDS, TRAIN_CHECKPOINT_FAILURES, TRAIN_CHECKPOINTS_DROPPED,
 )  # fmt: skip
 
 _RUN = ("namespace", "finetune")

@@ -63,6 +63,8 @@ class World(ApiModel):
 
     replicas: int = Field(default=1, ge=1)
     gpus_per_pod: int = Field(default=0, ge=0)
+    grace_period_seconds: int = Field(default=180, ge=1)
+    """Between the signal that stops a training pod and its end."""
 
     @property
     def processes(self) -> int:

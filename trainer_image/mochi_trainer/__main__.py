@@ -9,6 +9,7 @@ while the store answers, its record and the report in the run's folder.
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import inspect
 import logging
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from mochi_api.identity import SHARD_ENV
 from mochi_api.outcomes import ROWS, TERMINATION_LOG, Outcome, Reason
@@ -29,7 +30,7 @@ from mochi_api.spec import S3Spec
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
 from mochi_trainer.ending import Ending
-from mochi_trainer.errors import InvalidInputError, PreemptedError, TrainerError
+from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.jobs import check
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.movement import PROCESS, heartbeats
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as signs:
         run, ended = _run(stage, arguments.run, rank, signs, stop)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _leave(ended.outcome)  # whatever comes of the report
         if run is not None:
             ended = _published(run, ended, started)
     _tell(ended.outcome)
@@ -238,9 +240,9 @@ class _Stop:
         self.check()
 
     def check(self) -> None:
-        """Raise PreemptedError if the signal has come: a library that was being imported may have caught the first one."""
+        """Raise KeyboardInterrupt if the signal has come, which is caught by fewer libraries than any error of ours."""
         if self._requested:
-            raise PreemptedError("stopped by SIGTERM; what other runs can reuse is kept")
+            raise KeyboardInterrupt("stopped by SIGTERM; what other runs can reuse is kept")
 
 
 def _published(run: RunFile, ended: Ending, started: datetime) -> Ending:
@@ -280,5 +282,16 @@ def _leave(outcome: Outcome) -> None:
         log.debug("no termination log at %s: %s", path, error)
 
 
+def _end(code: int) -> NoReturn:
+    """End the process now: Python would wait for threads that hang in a request, and all has been said and stored."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    if (code := main()) == 0:
+        sys.exit(0)
+    _end(code)

@@ -40,7 +40,7 @@ def translated(error: BaseException) -> TrainerError:
     if isinstance(error, RunFileError):
         return InvalidInputError(str(error))
     if isinstance(error, KeyboardInterrupt):
-        return PreemptedError("interrupted")
+        return PreemptedError(str(error) or "interrupted")
     return _of_machine(error) or DefectError(f"{type(error).__name__}: {_one_line(error)}")
 
 

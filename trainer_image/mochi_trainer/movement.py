@@ -1,7 +1,8 @@
 """What this process is doing, and since when nothing has moved: its sign of life, and the lines of the log that carry it.
 
 A process has one sign of life as it has one log: `PROCESS`. The code that works tells it of each thing that is done; the
-threads that show it never do, so that a main thread that hangs is seen to hang.
+threads that show it never do, so that a main thread that hangs is seen to hang. A thread that does something beside the
+work tells a movement of its own (`beside`), for the same reason.
 """
 
 from __future__ import annotations
@@ -34,14 +35,33 @@ class Movement:
         self._done = self._total = 0
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._details: Details = dict
+        self._threads = threading.local()
         self.attempt = 0
         """Attempt of the step that this process belongs to; 0 while it is not known."""
 
     def moved(self, _size: int = 0) -> None:
         """Something is done: a step, a clip, a piece of bytes, a tensor; or a peer arrived. What a listener raises is raised."""
+        told = self.of_thread()
+        if told is not self:
+            told.moved()
+            return
         self._last = self._clock()
         for listener in self._listeners:
             listener()
+
+    def of_thread(self) -> Movement:
+        """The one that this thread tells; for callbacks that others call."""
+        found: Movement = getattr(self._threads, "own", self)
+        return found
+
+    @contextmanager
+    def beside(self, other: Movement) -> Iterator[None]:
+        """For the length of the block what this thread does moves `other`, and not this."""
+        before, self._threads.own = self.of_thread(), other
+        try:
+            yield
+        finally:
+            self._threads.own = before
 
     def doing(self, activity: str) -> None:
         """Something else begins, as `mochi_api.heartbeat` names it."""

@@ -26,7 +26,9 @@ class Storage:
     artifacts: int
     """The result, in each form."""
     disk: int
-    """Of the pod that needs most: its part of a checkpoint, or the files of the export."""
+    """Of the pod that needs most: its part of a checkpoint, where host memory is too small for it, or the files of the export."""
+    copy: int
+    """Host memory of each rank for its part of a checkpoint while that is written and training goes on."""
 
 
 def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
@@ -42,6 +44,7 @@ def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
         checkpoints=(keep_last + 1) * checkpoint,
         artifacts=artifacts,
         disk=max(part, export),
+        copy=part,
     )
 
 

@@ -56,7 +56,11 @@ def run_file(recipe: Recipe) -> RunFile:
             run=layout.run_root(storage.output_uri, recipe.run.uid),
         ),
         keys=recipe.keys,
-        world=World(replicas=chosen.replicas, gpus_per_pod=chosen.gpus_per_pod),
+        world=World(
+            replicas=chosen.replicas,
+            gpus_per_pod=chosen.gpus_per_pod,
+            grace_period_seconds=spec.run_policy.grace_period_seconds,
+        ),
     )
 
 

@@ -66,6 +66,7 @@ def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
         checkpoints=48 * PARAMETERS,
         artifacts=2 * whole,
         disk=whole + 10_000_000_000,
+        copy=12 * PARAMETERS // 8,
     )
 
 

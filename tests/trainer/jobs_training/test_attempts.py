@@ -27,7 +27,9 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.errors import PreemptedError, StorageError, TrainerError
 from mochi_trainer.jobs import train
 from mochi_trainer.movement import PROCESS
+from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
+from tests.trainer.fault_proxy import Request, fault_proxy
 from tests.trainer.slow_store import slow_server
 from tests.trainer.training_runs import run_file, write_dataset
 
@@ -67,6 +69,12 @@ def same_adapter(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def on_server(run: RunFile, server: Server) -> tuple[RunFile, Path]:
+    """The run with its folder on the S3 server, and where the server keeps that."""
+    places = run.locations.model_copy(update={"run": f"s3://{BUCKET}/{run.run.name}"})
+    return run.model_copy(update={"locations": places, "s3": server.spec}), server.folder / run.run.name
+
+
 def complete(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("checkpoints/*/manifest.json"))
 
@@ -87,23 +95,40 @@ def when(condition: Callable[[], bool], act: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _held(run: RunFile, place: int, gate: Path, sender: Connection) -> None:
-    """Attempt 1 in a process of its own: it holds at the `place`-th movement while it saves step 6, until `gate` is there."""
+Moment = Callable[[Request, list[Request]], bool]
+"""Whether a request, after those before it, is the one at which attempt 1 is held."""
+
+
+def _puts(part: str, request: Request) -> bool:
+    return request.method == "PUT" and part in request.path
+
+
+def _looks(which: int) -> Moment:
+    """The so-manieth look at the fence after the shard of step 6, before the object that follows."""
+
+    def looks(request: Request) -> bool:
+        return request.query.get("prefix", [""])[0].endswith("attempts/")
+
+    def moment(request: Request, before: list[Request]) -> bool:
+        shard = next((i for i, each in enumerate(before) if _puts("step-000006/shard", each)), len(before))
+        return looks(request) and sum(map(looks, before[shard:])) == which - 1 and shard < len(before)
+
+    return moment
+
+
+MOMENTS: dict[str, tuple[Moment, int]] = {
+    "at the shard": (lambda request, _: _puts("step-000006/shard", request), 4),
+    "before the series": (_looks(1), 4),
+    "before the manifest": (_looks(2), 4),
+    "after the manifest": (lambda _, before: any(_puts("step-000006/manifest", each) for each in before), 6),
+}
+
+
+def _first(run: RunFile, sender: Connection) -> None:
+    """Attempt 1 in a process of its own."""
     os.environ["MOCHI_METRICS_PORT"] = str(free_port())
-    seen = 0
-
-    def hold() -> None:
-        nonlocal seen
-        sign = PROCESS.heartbeat()
-        if (sign.activity, sign.done) == ("saving", 6):
-            seen += 1
-            if seen == place:
-                sender.send("holds")
-                wait_until(gate.exists, "the gate")
-
     try:
-        with PROCESS.heard(hold):
-            train.execute(run)
+        train.execute(run)
         sender.send("completed")
     except TrainerError as error:
         sender.send((type(error).__name__, error.exit_code))
@@ -113,41 +138,42 @@ def _held(run: RunFile, place: int, gate: Path, sender: Connection) -> None:
 
 
 @contextmanager
-def held(run: RunFile, place: int, gate: Path) -> Iterator[Connection]:
-    """Attempt 1 while it holds; afterwards the connection gives how it ended."""
+def held(run: RunFile, moment: Moment, gate: threading.Event) -> Iterator[Connection]:
+    """Attempt 1 while it waits for the answer to a request; afterwards the connection gives how it ended."""
+    holds = threading.Event()
+
+    def rule(request: Request) -> None:
+        before = proxy.seen[: proxy.seen.index(request)]
+        if not holds.is_set() and moment(request, before):
+            holds.set()
+            assert gate.wait(LIMIT)
+
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_held, args=(run, place, gate, sender))
-    process.start()
-    sender.close()
-    try:
-        assert receiver.poll(LIMIT)
-        assert receiver.recv() == "holds"
-        yield receiver
-    finally:
-        process.kill()
-        process.join(10)
+    with fault_proxy(run.s3, rule) as proxy:
+        process = context.Process(target=_first, args=(run.model_copy(update={"s3": proxy.spec}), sender))
+        process.start()
+        sender.close()
+        try:
+            assert holds.wait(LIMIT)
+            yield receiver
+        finally:
+            gate.set()
+            process.kill()
+            process.join(10)
 
 
-@pytest.mark.parametrize(
-    ("place", "resumed"),
-    [
-        pytest.param(1, 4, id="before the series"),
-        pytest.param(2, 4, id="between the series and its event file"),
-        pytest.param(4, 4, id="before the shard"),
-        pytest.param(5, 4, id="in the middle of the shard"),
-        pytest.param(6, 6, id="after the manifest"),
-    ],
-)
+@pytest.mark.parametrize("name", MOMENTS)
 def test_an_attempt_that_is_still_saving_does_not_disturb_the_next(
-    root: Path, undisturbed: Path, place: int, resumed: int
+    root: Path, undisturbed: Path, s3_server: Server, name: str
 ) -> None:
     """As when the operator took a node for lost that was only cut off."""
-    run = run_file(root, name=f"held-{place}", **STEPS)
-    folder, gate = root / f"runs/held-{place}", root / f"gate-{place}"
-    with held(run, place, gate) as first:
+    moment, resumed = MOMENTS[name]
+    run, folder = on_server(run_file(root, name=name.replace(" ", "-"), **STEPS), s3_server)
+    gate = threading.Event()
+    with held(run, moment, gate) as first:
         finished = train.execute(attempt(run, 2))
-        gate.touch()
+        gate.set()
         assert first.poll(LIMIT)
         assert first.recv() == ("SupersededError", 12)
     assert finished.details["resumedFromStep"] == resumed

@@ -129,3 +129,10 @@ def _chosen_by_rank() -> Backend:
 
 def test_ranks_use_the_first_backend_that_all_of_them_can() -> None:
     assert run_distributed(_chosen_by_rank, 2) == [Backend.MATH, Backend.MATH]
+
+
+def test_where_determinism_is_asked_for_kernels_without_it_are_left_out() -> None:
+    for name in ("cudnn", "flash3"):
+        with pytest.raises(InvalidInputError, match=f"must be a deterministic backend.*got {name}"):
+            choose([SHAPE], CPU, torch.float32, environ={"MOCHI_ATTENTION": name}, deterministic=True)
+    assert choose([SHAPE], CPU, torch.float32, environ={}, deterministic=True) == Backend.CPU

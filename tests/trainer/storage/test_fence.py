@@ -21,6 +21,7 @@ def test_an_attempt_writes_until_a_newer_one_begins(store: Store, tmp_path: Path
     for write in (
         lambda: fenced.write_bytes("report.html", b"old"),
         lambda: fenced.put(tmp_path / "file", "artifact"),
+        lambda: fenced.put_pieces(lambda: iter([b"old"]), 3, "artifact"),
         lambda: fenced.write_if_absent("other", b"old"),
         lambda: fenced.delete(["report.html"]),
     ):

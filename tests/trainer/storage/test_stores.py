@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from mochi_trainer.errors import MissingObjectError
-from mochi_trainer.storage import Store
+from mochi_trainer.storage import Store, put_pieces_entry
 
 ODD_KEYS = [
     "plain.txt",
@@ -64,6 +66,27 @@ class TestEveryStore:
         assert store.head("large.bin").size == len(data)
         copy = (tmp_path / "new folder" / "copy").read_bytes()
         assert hashlib.sha256(copy).digest() == hashlib.sha256(data).digest()
+
+    @pytest.mark.parametrize("size", [0, 5, 20 * 1024 * 1024 + 1])
+    def test_takes_pieces_of_any_size_as_one_object(self, store: Store, size: int) -> None:
+        data = bytes(range(251)) * (size // 251 + 1)
+        cuts = [0, 0, 1, 3, size // 2, size // 2 + 7, size]
+        pieces = [memoryview(data)[start:end] for start, end in pairwise(cuts) if start <= end <= size]
+        whole = b"".join(pieces)
+        entry = put_pieces_entry(store, "folder", lambda: iter(pieces), len(whole), "object")
+        assert store.read_bytes("folder/object") == whole
+        assert (entry.size, entry.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+
+    @pytest.mark.parametrize("size", [5, 20 * 1024 * 1024])
+    def test_stores_nothing_of_pieces_that_break_off(self, store: Store, size: int) -> None:
+        def broken() -> Iterator[bytes]:
+            yield b"x" * (size // 2)
+            raise KeyError("no more")
+
+        store.write_bytes("key", b"before")
+        with pytest.raises(KeyError):
+            store.put_pieces(broken, size, "key")
+        assert store.read_bytes("key") == b"before"
 
     def test_keeps_empty_objects(self, store: Store) -> None:
         store.write_bytes("empty", b"")

@@ -32,7 +32,7 @@ def read(address: str) -> str:
 def test_progress_is_the_document_of_the_contract() -> None:
     gauges = Gauges(total_steps=10)
     gauges.stepped(record(1, 4.0), non_finite=0)
-    gauges.saved(1, "s3://runs/x")
+    gauges.saved(1, "s3://runs/x", 2.5)
     with served(gauges, Movement(), progress=True, address="127.0.0.1", port=0) as address:
         document = json.loads(read(f"{address}/progress"))
     progress = Progress.model_validate(document)
@@ -108,7 +108,7 @@ def test_the_heartbeat_has_ages_and_what_training_knows() -> None:
     gauges, movement = Gauges(total_steps=10, clock=clock), Movement(clock=clock)
     movement.attempt = 2
     gauges.stepped(record(1, 4.0), non_finite=0)
-    gauges.saved(1, "s3://runs/x")
+    gauges.saved(1, "s3://runs/x", 2.5)
     clock.now += 3
     gauges.stepped(record(2, math.nan), non_finite=1)
     movement.doing("training")

@@ -36,6 +36,7 @@ def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype, gro
         dtype,
         environ={VARIABLE: group.from_first(os.environ.get(VARIABLE, ""))},
         agreed=lambda good: not group.any(not good),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
 
 

@@ -21,8 +21,10 @@ from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.saving import saving
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
+from mochi_trainer.parallel.determinism import determinism
 from mochi_trainer.parallel.devices import training_device
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
@@ -31,11 +33,14 @@ from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.grace import Grace
 from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
+from mochi_trainer.train.shards import most_bytes
 from mochi_trainer.train.takeover import Earlier
 
 log = logging.getLogger(__name__)
@@ -50,6 +55,7 @@ def execute(run: RunFile) -> Finished:
     """
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
+        stack.enter_context(determinism())
         ranks = ranks_of(os.environ, processes=run.world.processes)
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(PROCESS.described(gauges.signs))
@@ -66,7 +72,9 @@ def execute(run: RunFile) -> Finished:
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
             training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
-        session = _session(run, training, store, gauges, preemption)
+            series = Series(store)
+            writer = stack.enter_context(saving(run, training, series, gauges))
+        session = _session(run, training, store, writer, series, gauges, preemption)
         with _failures_at_step(session):
             session.run()
             PROCESS.doing("exporting")
@@ -105,19 +113,19 @@ def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device
 
 
 def _session(
-    run: RunFile, training: Training, store: Store, gauges: Gauges, preemption: Preemption
+    run: RunFile,
+    training: Training,
+    store: Store,
+    writer: Saving,
+    series: Series,
+    gauges: Gauges,
+    preemption: Preemption,
 ) -> Session:
     group = training.group
     return Session(
         training=training,
-        checkpoints=Checkpoints(
-            store,
-            group,
-            trainable_parameters(training.model),
-            training.optimizer,
-            keep_last=run.training.checkpoint.keep_last,
-            attempt=run.run.attempt,
-        ),
+        checkpoints=Checkpoints(store, group, trainable_parameters(training.model), training.optimizer),
+        saving=writer,
         fixed=FixedBatch(
             training.dataset,
             training.statistics,
@@ -125,12 +133,20 @@ def _session(
             group=group,
             device=training.device,
         ),
-        series=Series(store),
+        series=series,
         gauges=gauges,
         preemption=preemption,
+        grace=_grace(run, training),
         movement=PROCESS,
         earlier=_earlier(run),
     )
+
+
+def _grace(run: RunFile, training: Training) -> Grace:
+    grace, group = Grace(seconds=run.world.grace_period_seconds), training.group
+    if group.first:
+        grace.expect(most_bytes(trainable_parameters(training.model), first=True))
+    return grace
 
 
 def _earlier(run: RunFile) -> Earlier | None:
@@ -164,7 +180,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
         size_bytes=artifact.size_bytes,
         final_step=position.step,
         final_loss=position.loss,
-        checkpointURI=session.checkpoints.address,
+        checkpointURI=session.checkpoint_address,
     )
     first, last = session.fixed_losses()
     return Finished(
@@ -176,6 +192,8 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
             "resumedFromStep": session.resumed_from,
             "skippedSteps": position.non_finite,
             "trainedParameters": session.trained_parameters,
+            "saveSeconds": round(session.saving.seconds, 2),
+            "graceWarning": session.grace.warning,
             "ranks": run.world.processes,
             "device": str(session.training.device),
             "otherFiles": [{"uri": file.uri, "sizeBytes": file.size_bytes} for file in others],

@@ -30,6 +30,8 @@ BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.03, torch.b
 
 ON_GPU = (Backend.FLASH_3, Backend.CUDNN, Backend.FLASH_2, Backend.EFFICIENT)
 ON_CPU = (Backend.CPU,)
+NOT_DETERMINISTIC = (Backend.FLASH_3, Backend.CUDNN)
+"""Their backward pass adds in another order each time, whatever torch is told."""
 _SEED = 20_240_917
 _INSTALL = (
     "Use a GPU of compute capability 8.0 or newer with a driver for the CUDA version of the image's torch, or install "
@@ -87,18 +89,25 @@ def choose(
     bounds: Mapping[torch.dtype, float] = BOUNDS,
     environ: Mapping[str, str] = os.environ,
     agreed: Callable[[bool], bool] = bool,
+    deterministic: bool = False,
 ) -> Backend:
     """The first backend that computes every one of `shapes` within its bound; on a CPU MATH, the reference, if none does.
 
     `wanted`, or else the environment variable MOCHI_ATTENTION, is tried first, and MATH is used where it is named. `gradients`
     False checks the output only, for sampling. `agreed` says whether a backend that is good here is good on all ranks; each
-    of them asks it as often. Call it before the model takes the memory. Raises InvalidInputError for an unknown name, and
-    DeviceUnavailableError when a GPU has no backend: MATH would take about eight times as long.
+    of them asks it as often. `deterministic` leaves out those that never are. Call it before the model takes the memory.
+    Raises InvalidInputError for an unknown name, or one that is left out, and DeviceUnavailableError when a GPU has no
+    backend: MATH would take about eight times as long.
     """
-    candidates = list(ON_GPU if device.type == "cuda" else ON_CPU)
+    left_out = NOT_DETERMINISTIC if deterministic else ()
+    candidates = [each for each in (ON_GPU if device.type == "cuda" else ON_CPU) if each not in left_out]
     name = wanted or environ.get(VARIABLE)
     if name:
         first = _named(name)
+        if first in left_out:
+            raise InvalidInputError(
+                f"{VARIABLE} must be a deterministic backend where MOCHI_DETERMINISTIC is 1, got {name}"
+            )
         candidates = [first, *(each for each in candidates if each != first)]
     problems: list[str] = []
     for backend in candidates:

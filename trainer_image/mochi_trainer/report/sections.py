@@ -56,11 +56,13 @@ def training(contents: Contents) -> View:
     ]
     if series["fixedLoss"]:
         loss.append(Line(label="fixed batch", points=series["fixedLoss"], style="second", dots=True))
+    record = contents.record("train")
     rate = [Line(label="", points=series["lr"], style="main")]
     norm = [Line(label="", points=series["gradNorm"], style="main")]
     return {
         "steps": len(contents.metrics),
         "numbers": _numbers(series),
+        "grace": str(record.details.get("graceWarning", "")) if record else "",
         "loss": plot("Loss", loss, unit="mean squared error"),
         "rate": plot("Learning rate", rate, unit="learning rate"),
         "norm": plot("Gradient norm", norm, unit="norm before clipping"),

@@ -11,6 +11,7 @@ from mochi_trainer.storage.manifest import (
     known,
     put_bytes_entry,
     put_entry,
+    put_pieces_entry,
     read_list,
     read_manifest,
     write_manifest,
@@ -18,7 +19,7 @@ from mochi_trainer.storage.manifest import (
 from mochi_trainer.storage.opening import open_store
 from mochi_trainer.storage.s3_connection import Connection, Patience
 from mochi_trainer.storage.space import require_space
-from mochi_trainer.storage.store import Digest, ObjectInfo, Store
+from mochi_trainer.storage.store import Digest, ObjectInfo, Piece, Pieces, Store
 
 __all__ = [
     "Connection",
@@ -30,6 +31,8 @@ __all__ = [
     "Manifest",
     "ObjectInfo",
     "Patience",
+    "Piece",
+    "Pieces",
     "Store",
     "file_sha256",
     "find_manifest",
@@ -38,6 +41,7 @@ __all__ = [
     "open_store",
     "put_bytes_entry",
     "put_entry",
+    "put_pieces_entry",
     "read_list",
     "read_manifest",
     "require_space",

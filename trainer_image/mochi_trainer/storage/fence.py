@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mochi_api import layout
 from mochi_trainer.errors import SupersededError
-from mochi_trainer.storage.store import Digest, ObjectInfo, Store
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Store
 
 _CLAIM = re.compile(r"attempts/a(\d{6,})\.json")
 
@@ -67,6 +67,10 @@ class FencedStore:
     def put(self, source: Path, key: str) -> None:
         self._fence.check()
         self._store.put(source, key)
+
+    def put_pieces(self, pieces: Pieces, size: int, key: str) -> None:
+        self._fence.check()
+        self._store.put_pieces(pieces, size, key)
 
     def write_bytes(self, key: str, data: bytes) -> None:
         self._fence.check()

@@ -20,7 +20,7 @@ from mochi_trainer.errors import (
 )
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.file_names import path_of
-from mochi_trainer.storage.store import Digest, ObjectInfo
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
 COPY_BYTES = 4 * 1024 * 1024
@@ -63,6 +63,12 @@ class LocalStore:
     def put(self, source: Path, key: str) -> None:
         with self._writing(key) as partial:
             _copy(source, partial)
+
+    def put_pieces(self, pieces: Pieces, size: int, key: str) -> None:  # noqa: ARG002  # as the protocol has it
+        with self._writing(key) as partial, partial.open("wb") as written:
+            for piece in pieces():
+                written.write(piece)
+                PROCESS.moved(len(piece))
 
     def write_bytes(self, key: str, data: bytes) -> None:
         with self._writing(key) as partial:

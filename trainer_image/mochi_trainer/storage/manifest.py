@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage.store import ObjectInfo, Store
+from mochi_trainer.storage.store import ObjectInfo, Piece, Pieces, Store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,6 +75,21 @@ def put_entry(store: Store, prefix: str, source: Path, name: str) -> Entry:
     entry = Entry(name=name, size=source.stat().st_size, sha256=file_sha256(source))
     store.put(source, layout.join(prefix, name))
     return entry
+
+
+def put_pieces_entry(store: Store, prefix: str, pieces: Pieces, size: int, name: str) -> Entry:
+    """As `put_entry`, of `size` bytes piece by piece, hashed on their way."""
+    found = hashlib.sha256()
+
+    def hashed() -> Iterator[Piece]:
+        nonlocal found
+        found = hashlib.sha256()
+        for piece in pieces():
+            found.update(piece)
+            yield piece
+
+    store.put_pieces(hashed, size, layout.join(prefix, name))
+    return Entry(name=name, size=size, sha256=found.hexdigest())
 
 
 def put_bytes_entry(store: Store, prefix: str, data: bytes, name: str) -> Entry:

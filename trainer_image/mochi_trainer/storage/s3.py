@@ -20,8 +20,8 @@ from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.s3_calls import called
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.s3_faults import BODILESS, EXISTS, MISSING, CutShortError, NotS3Error, code_of
-from mochi_trainer.storage.s3_transfers import PIECE_BYTES, ChangedError, Download, upload
-from mochi_trainer.storage.store import Digest, ObjectInfo
+from mochi_trainer.storage.s3_transfers import PIECE_BYTES, ChangedError, Download, upload, upload_pieces
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -99,6 +99,9 @@ class S3Store:
 
     def put(self, source: Path, key: str) -> None:
         self._called(key, lambda s3: upload(s3, source, self._bucket, self._prefix + key))
+
+    def put_pieces(self, pieces: Pieces, size: int, key: str) -> None:
+        self._called(key, lambda s3: upload_pieces(s3, pieces, size, self._bucket, self._prefix + key))
 
     def write_bytes(self, key: str, data: bytes) -> None:
         self._called(key, lambda s3: s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
+
+Piece = bytes | memoryview
+"""Bytes in memory; a view has items of one byte."""
+
+Pieces = Callable[[], Iterator[Piece]]
+"""Gives a content from its start, piece by piece."""
 
 
 class ObjectInfo(NamedTuple):
@@ -59,6 +65,13 @@ class Store(Protocol):
 
     def put(self, source: Path, key: str) -> None:
         """Upload atomically: readers see the old object or the new one."""
+        ...
+
+    def put_pieces(self, pieces: Pieces, size: int, key: str) -> None:
+        """As `put`, of `size` bytes that are in memory or made on the way, without a copy of all of them.
+
+        `pieces` is called again when the store is asked again. What it raises is raised, and nothing is stored then.
+        """
         ...
 
     def write_bytes(self, key: str, data: bytes) -> None:

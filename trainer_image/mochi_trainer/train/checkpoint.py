@@ -1,7 +1,7 @@
-"""Saved states of a training: written by all ranks, made valid by the manifest that rank 0 writes last.
+"""Saved states of a training, read: the newest that is complete and good, whatever the number of ranks that wrote it.
 
 `checkpoints/step-000200/` (of attempt 2 `step-000200-a2/`) holds one shard for each rank (`mochi_trainer.train.shards`) and
-`manifest.json`.
+`manifest.json`, which rank 0 writes last (`mochi_trainer.train.saving`).
 """
 
 from __future__ import annotations
@@ -9,39 +9,31 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
-from mochi_api import layout
-from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError, StorageError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.storage import (
     DamagedObjectError,
-    Entry,
     Manifest,
     Store,
     get_entry,
     known,
-    put_entry,
     read_manifest,
-    write_manifest,
+    require_space,
 )
-from mochi_trainer.train.places import Place, next_to_try, places, superfluous
+from mochi_trainer.train.places import Place, next_to_try, places
 from mochi_trainer.train.shards import (
     Layout,
     MisfitError,
     State,
     put_state,
     read_shards,
-    shapes_of,
-    shard_name,
-    updates_of,
-    write_shard,
 )
 
 log = logging.getLogger(__name__)
@@ -64,7 +56,7 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run, as its `attempt` writes them and reads those of all attempts.
+    """The checkpoints of all attempts of one run.
 
     `parameters` are those that training changes, by name; all ranks call alike.
     """
@@ -75,42 +67,13 @@ class Checkpoints:
         group: Group,
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        *,
-        keep_last: int,
-        attempt: int,
     ) -> None:
         self._store, self._group = store, group
         self._parameters, self._optimizer = parameters, optimizer
-        self._keep_last, self._attempt = keep_last, attempt
-        self._warned = False
-        self._latest: Place | None = None
         self._problem = ""
         """Why the checkpoint that was tried last was not used."""
-
-    @property
-    def address(self) -> str:
-        """That of the checkpoint that was saved, or gone on from, last; empty when there is none."""
-        return "" if self._latest is None else self._store.address(self._latest.prefix)
-
-    def save(self, position: Position) -> str:
-        """Store the state after `position.step` steps; return the checkpoint's address. Older ones beyond the number to keep go.
-
-        Raises what the store raises, unless it is about an older one.
-        """
-        place = Place(position.step, self._attempt)
-        prefix = place.prefix
-        with tempfile.TemporaryDirectory(prefix="mochi-checkpoint-") as folder:
-            path = Path(folder) / shard_name(self._group.rank, self._group.world)
-            write_shard(path, self._parameters, self._optimizer, first=self._group.first)
-            entry = put_entry(self._store, prefix, path, path.name)
-        entries: list[Entry] = self._group.gathered(entry)
-        if self._group.first:
-            write_manifest(self._store, prefix, entries, self._details(position))
-            if position.good:
-                self._retire(place)
-        self._group.barrier()
-        self._latest = place
-        return self.address
+        self.address = ""
+        """That of the checkpoint that was gone on from; empty when there is none."""
 
     def resume(self) -> Position | None:
         """Load the newest complete good checkpoint of any attempt; None when there is none and training starts anew.
@@ -122,7 +85,8 @@ class Checkpoints:
         found = self._newest(self._store)
         if found is None:
             return None
-        position, self._latest = found
+        position, place = found
+        self.address = self._store.address(place.prefix)
         return position
 
     def take_over(self, store: Store) -> Position:
@@ -181,34 +145,6 @@ class Checkpoints:
         )
         return position, state, updates
 
-    def _details(self, position: Position) -> dict[str, object]:
-        return {
-            "format": FORMAT,
-            "position": asdict(position),
-            "files": self._group.world,
-            "sharded": any(isinstance(p, DTensor) for p in self._parameters.values()),
-            "updates": updates_of(self._parameters, self._optimizer),
-            "shapes": shapes_of(self._parameters),
-        }
-
-    def _retire(self, saved: Place) -> None:
-        """Remove what is superfluous; a store that will not have it is no reason to stop training, and is named once."""
-        try:
-            going = superfluous(_places(self._store), self._complete, saved=saved, keep_last=self._keep_last)
-            for place in going:
-                self._remove(place)
-        except (StorageError, AccessDeniedError, MissingObjectError, InvalidInputError) as error:
-            level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
-            log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)
-
-    def _complete(self, place: Place) -> bool:
-        return self._store.exists(layout.join(place.prefix, layout.MANIFEST))
-
-    def _remove(self, place: Place) -> None:
-        """The manifest goes first."""
-        self._store.delete([layout.join(place.prefix, layout.MANIFEST)])
-        self._store.delete([info.key for info in self._store.list(place.prefix + "/")])
-
 
 def _places(store: Store) -> list[Place]:
     return places(info.key for info in store.list("checkpoints/"))
@@ -217,6 +153,10 @@ def _places(store: Store) -> list[Place]:
 def _fetched(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
     path = folder / name
     if not path.exists():
+        entry = manifest.entries.get(name)
+        require_space(
+            folder, 0 if entry is None else entry.size, f"reading {store.address(manifest.key(name))}"
+        )
         get_entry(store, manifest, name, path)
     return path
 

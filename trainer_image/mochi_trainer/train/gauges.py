@@ -45,6 +45,9 @@ class Gauges:
             self._gauge(metrics.TRAIN_LAST_CHECKPOINT),
         )
         self._saved_step = self._gauge(metrics.TRAIN_LAST_CHECKPOINT_STEP)
+        self._save_seconds = self._gauge(metrics.TRAIN_CHECKPOINT_SECONDS)
+        self._failures = self._counter(metrics.TRAIN_CHECKPOINT_FAILURES)
+        self._dropped = self._counter(metrics.TRAIN_CHECKPOINTS_DROPPED)
         bad, duration = metrics.TRAIN_NONFINITE, metrics.TRAIN_STEP_SECONDS
         self._bad = Counter(bad.name, bad.help, bad.labels, registry=self.registry)
         for what in ("loss", "gradient"):
@@ -75,10 +78,19 @@ class Gauges:
             }
             self._progress = self._progress.model_copy(update=update)
 
-    def saved(self, step: int, uri: str) -> None:
-        """A checkpoint is complete."""
+    def save_failed(self) -> None:
+        """The store did not answer while a checkpoint was written."""
+        self._failures.inc()
+
+    def save_dropped(self) -> None:
+        """A checkpoint is given up unsaved."""
+        self._dropped.inc()
+
+    def saved(self, step: int, uri: str, seconds: float) -> None:
+        """A checkpoint is complete, so many seconds after its state was copied."""
         now = time.time()
         self._saved.set(now)
+        self._save_seconds.set(seconds)
         self._saved_step.set(step)
         with self._lock:
             self._saved_at = self._clock()
@@ -129,3 +141,6 @@ class Gauges:
 
     def _gauge(self, metric: metrics.Metric) -> Gauge:
         return Gauge(metric.name, metric.help, registry=self.registry)
+
+    def _counter(self, metric: metrics.Metric) -> Counter:
+        return Counter(metric.name, metric.help, registry=self.registry)

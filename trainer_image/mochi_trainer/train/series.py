@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ EVERY_SECONDS = 20.0
 
 
 class Series:
-    """The lines so far, in memory and, now and then, in the store.
+    """The lines so far, in memory and, now and then, in the store; one thread may add while others upload.
 
     A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `time` (Unix seconds) and, where the fixed batch was
     evaluated, `fixedLoss`; step 0 has only the latter. null stands for a number that is not finite.
@@ -35,6 +36,7 @@ class Series:
         self._store, self._clock = store, clock
         self._lines: dict[int, dict[str, Any]] = {}
         self._events = EventFile()
+        self._adding, self._uploading = threading.Lock(), threading.Lock()
         self._next_upload = 0.0
         self.changed = False
         """Whether there is anything that the store does not have."""
@@ -50,7 +52,8 @@ class Series:
 
     def add(self, record: StepRecord) -> None:
         """Append a step."""
-        self._line(record.step).update(
+        self._note(
+            record.step,
             loss=_finite(record.loss),
             lr=record.learning_rate,
             gradNorm=_finite(record.gradient_norm),
@@ -60,7 +63,7 @@ class Series:
 
     def add_fixed_loss(self, step: int, loss: float) -> None:
         """Note the loss of the fixed batch after `step` steps."""
-        self._line(step).update(fixedLoss=_finite(loss), time=round(self._clock(), 3))
+        self._note(step, fixedLoss=_finite(loss), time=round(self._clock(), 3))
 
     @property
     def fixed_losses(self) -> dict[int, float | None]:
@@ -72,22 +75,38 @@ class Series:
         """Duration of all steps together, those of earlier attempts included."""
         return float(sum(line.get("stepSeconds", 0.0) for line in self._lines.values()))
 
-    def upload(self) -> None:
-        """Store all lines now. Raises what the store raises; for the event file a store that does not answer is no reason to."""
-        started = self._clock()
-        lines = [line for _, line in sorted(self._lines.items())]
-        self._store.write_bytes(layout.METRICS, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        try:
-            self._store.write_bytes(layout.EVENTS, self._events.content(lines))
-        except StorageError as error:
-            log.warning("%s is not up to date: %s", self._store.address(layout.EVENTS), error)
-        ended = self._clock()
-        self.changed = False
-        self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))
+    @property
+    def due(self) -> bool:
+        """Whether the last upload is long enough ago, and something has changed."""
+        return self.changed and self._clock() >= self._next_upload
+
+    def upload(self, store: Store | None = None) -> None:
+        """Store all lines now; `store` has the same root as its own.
+
+        Raises what the store raises; for the event file a store that does not answer is no reason to.
+        """
+        with self._uploading:
+            started = self._clock()
+            to = store or self._store
+            with self._adding:
+                lines = [dict(line) for _, line in sorted(self._lines.items())]
+                self.changed = False
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            try:
+                to.write_bytes(layout.METRICS, text.encode())
+            except BaseException:
+                self.changed = True
+                raise
+            try:
+                to.write_bytes(layout.EVENTS, self._events.content(lines))
+            except StorageError as error:
+                log.warning("%s is not up to date: %s", to.address(layout.EVENTS), error)
+            ended = self._clock()
+            self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))
 
     def upload_if_due(self) -> None:
         """Store all lines when the last time is long enough ago; a store that does not answer is no reason to stop."""
-        if not self.changed or self._clock() < self._next_upload:
+        if not self.due:
             return
         try:
             self.upload()
@@ -95,9 +114,10 @@ class Series:
             self._next_upload = self._clock() + EVERY_SECONDS
             log.warning("%s is not up to date: %s", self._store.address(layout.METRICS), error)
 
-    def _line(self, step: int) -> dict[str, Any]:
-        self.changed = True
-        return self._lines.setdefault(step, {"step": step})
+    def _note(self, step: int, **numbers: Any) -> None:
+        with self._adding:
+            self.changed = True
+            self._lines.setdefault(step, {"step": step}).update(numbers)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

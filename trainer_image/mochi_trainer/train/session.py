@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError, SupersededError
+from mochi_trainer.errors import (
+    AccessDeniedError,
+    NonFiniteLossError,
+    PreemptedError,
+    StorageError,
+    SupersededError,
+    TrainerError,
+)
 from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
+from mochi_trainer.train.errand import Errand
 from mochi_trainer.train.fixed import FixedBatch
 from mochi_trainer.train.gauges import Gauges
+from mochi_trainer.train.grace import Grace
 from mochi_trainer.train.loop import Training, steps
 from mochi_trainer.train.preemption import Preemption
+from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
 from mochi_trainer.train.takeover import Earlier
@@ -27,16 +39,21 @@ class Session:
 
     training: Training
     checkpoints: Checkpoints
+    saving: Saving
     fixed: FixedBatch
     series: Series
     gauges: Gauges
     preemption: Preemption
+    grace: Grace
     movement: Movement
     earlier: Earlier | None = None
     """Another run, which training goes on from when this one has no checkpoint yet."""
     position: Position = field(default_factory=lambda: Position(step=0, loss=None))
     resumed_from: int = 0
-    _saved_step: int = field(default=0, init=False)
+    _held_step: int = field(default=0, init=False)
+    """Step of the newest state that is saved or being saved."""
+    _upload: Errand[None] | None = field(default=None, init=False)
+    """Of the series."""
     _next_line: float = field(default=0.0, init=False)
 
     @property
@@ -52,17 +69,28 @@ class Session:
         self.movement.doing("training")
         if self.position.step == 0:
             self._evaluate(0)
+        with self._what_is_under_way_is_saved():
+            self._train()
+
+    def _train(self) -> None:
         spec, group = self.training.spec, self.training.group
         for record in steps(self.training, done=self.position.step):
             self._note(record)
             last = record.step == spec.steps
-            overdue = record.step - self._saved_step >= spec.checkpoint.every_steps
+            overdue = record.step - self._held_step >= spec.checkpoint.every_steps
             if last or (record.finite and (overdue or record.step % spec.checkpoint.every_steps == 0)):
                 self._evaluate(record.step)
-                self._save()
+                self._save(wait=last)
+            elif self.saving.advance():
+                self._measure()
             self._stop_if_asked()
             if group.first:
-                self.series.upload_if_due()
+                self._upload_series()
+
+    @property
+    def checkpoint_address(self) -> str:
+        """That of the newest complete checkpoint, saved or gone on from; empty without one."""
+        return self.saving.address or self.checkpoints.address
 
     def fixed_losses(self) -> tuple[float | None, float | None]:
         """The fixed batch's loss before the first step and after the last one; None where it is not known."""
@@ -86,7 +114,7 @@ class Session:
         if position is None:
             log.info("no checkpoint: training starts at step 1 of %d", self.training.spec.steps)
             return
-        self.position, self.resumed_from, self._saved_step = position, position.step, position.step
+        self.position, self.resumed_from, self._held_step = position, position.step, position.step
         self.series.resume(position.step, origin)
         self.gauges.resumed(position.step, position.non_finite)
         log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
@@ -125,25 +153,49 @@ class Session:
         self.series.add_fixed_loss(step, loss)
         log.info("loss of the fixed batch after step %d: %.5f", step, loss)
 
-    def _save(self) -> None:
-        """The series goes first: a resume drops lines that are too many, but could not make up for missing ones."""
+    def _save(self, *, wait: bool) -> None:
+        """Begin to save the state as it is now, and wait until it is saved, if asked to."""
         self.movement.doing("saving")
-        if self.training.group.first:
-            self.series.upload()
-        started = time.monotonic()
-        uri = self.checkpoints.save(self.position)
-        self._saved_step = self.position.step
-        self.gauges.saved(self.position.step, uri)
+        self.saving.make_room()
+        self.saving.begin(self.position)
+        self._held_step = self.position.step
+        if wait:
+            self.saving.finish()
+        self._measure()
         self.movement.doing("training")
-        log.info("checkpoint of step %d saved in %.2f s", self.position.step, time.monotonic() - started)
+
+    def _measure(self) -> None:
+        """Compare the grace period with what a checkpoint takes; one rank tells it."""
+        if self.training.group.first and self.saving.seconds:
+            step = self.gauges.progress().step_seconds or 0.0
+            self.grace.measured(step=step, save=self.saving.seconds)
+
+    @contextmanager
+    def _what_is_under_way_is_saved(self) -> Iterator[None]:
+        """When training fails, too, if all ranks come here: a copy in host memory outlives a GPU."""
+        try:
+            yield
+        except (TrainerError, RuntimeError, MemoryError) as error:
+            if isinstance(error, NonFiniteLossError) or self.training.group.world == 1:
+                with suppress(TrainerError):
+                    self.saving.finish()
+            raise
+
+    def _upload_series(self) -> None:
+        """In a thread, when it is due: a store that is away does not hold up the training."""
+        if self.series.due and (self._upload is None or self._upload.done):
+            self._upload = Errand(lambda _: self.series.upload_if_due(), name="series")
 
     def _stop_if_asked(self) -> None:
         """All ranks stop after the same step when any of them got SIGTERM; a run that is complete goes on to its end."""
         step = self.position.step
         if not self.training.group.any(self.preemption.requested) or step == self.training.spec.steps:
             return
-        if step > self._saved_step and self.position.good:
-            self._save()
+        self.movement.doing("saving")
+        self.saving.finish()
+        late = not self.grace.allows(self.saving.seconds, since=self.preemption.since)
+        if step > self._held_step and self.position.good and not self.training.group.any(late):
+            self._save(wait=True)
         raise PreemptedError(
-            f"stopped by SIGTERM after step {step}, saved at step {self._saved_step}", step=step
+            f"stopped by SIGTERM after step {step}, saved at step {self._held_step}", step=step
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -47,10 +46,10 @@ def shard_name(index: int, files: int) -> str:
     return f"shard-{index:05d}-of-{files:05d}.safetensors"
 
 
-def write_shard(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, first: bool
-) -> None:
-    """Write this rank's rows; `first` also writes what is not sharded."""
+def own_state(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, first: bool
+) -> dict[str, Tensor]:
+    """This rank's rows by their names in its file, where training has them; `first` also has what is not sharded."""
     state: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         if not (first or isinstance(parameter, DTensor)):
@@ -58,8 +57,14 @@ def write_shard(
         moments = optimizer.state.get(parameter, {})
         parts = {WEIGHT: parameter, **{kind: moments[kind] for kind in MOMENTS if kind in moments}}
         for kind, tensor in parts.items():
-            state[f"{kind}/{name}"] = own_part(tensor.detach()).contiguous().cpu()
-    save_file(state, path)
+            state[f"{kind}/{name}"] = own_part(tensor.detach())
+    return state
+
+
+def most_bytes(parameters: Mapping[str, nn.Parameter], *, first: bool) -> int:
+    """Those of this rank's rows once the optimizer has changed them."""
+    own = (own_part(p.detach()) for p in parameters.values() if first or isinstance(p, DTensor))
+    return sum((1 + len(MOMENTS)) * part.numel() * part.element_size() for part in own)
 
 
 def updates_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
