@@ -125,11 +125,14 @@ def test_the_pod_leaves_what_its_first_process_leaves_when_all_end_well(tmp_path
         assert launched_here(tmp_path, program, stop) == (Outcome(reason=Reason.COMPLETED, message="of 0"), 0)
 
 
-def test_the_first_failure_ends_the_others_and_is_the_pods(tmp_path: Path) -> None:
+def test_the_first_failure_ends_the_others_and_is_the_pods(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     program = 'wait_to_be_told() if rank != 2 else (wait_for("waits-0"), leave("NonFiniteLoss", "nan", 8))'
     with Stop() as stop:
         outcome, code = launched_here(tmp_path, program, stop, gpus=3)
     assert (outcome.reason, outcome.message, outcome.rank, code) == (Reason.NON_FINITE_LOSS, "nan", 2, 8)
+    assert capfd.readouterr().err == "", "a log of JSON lines has no others"
 
 
 def test_a_process_that_notices_a_loss_first_does_not_hide_who_was_lost(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ as the operator lets them wait; its restarts, since attempts are the operator's;
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -25,6 +26,7 @@ LAST_SECONDS = 60
 GRACE_SECONDS = 3600
 """So long all have when the pod is stopped: as long as a grace period can be; its kubelet ends it sooner."""
 _UNUSED = "SIGUSR2"
+_TOLD_BY = "torch.distributed.elastic.multiprocessing.api"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +96,7 @@ def run(command: Sequence[str], environments: Sequence[Mapping[str, str]], stop:
     if stop.requested:
         return []
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = _UNUSED  # those that matter are handled by `stop`
+    logging.getLogger(_TOLD_BY).setLevel(logging.CRITICAL)  # in a form of its own, and the outcome says it
     with tempfile.TemporaryDirectory(prefix="mochi-processes-") as folder:
         processes = Processes(command, environments, folder, stop)
         try:
