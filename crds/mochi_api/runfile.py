@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from mochi_api.base import REFUSED, ApiModel
 from mochi_api.spec import DatasetSpec, Mode, ModelSpec, PreprocessingSpec, S3Spec, SamplingSpec, TrainingSpec
@@ -89,6 +89,13 @@ class RunFile(ApiModel):
     locations: Locations
     keys: CacheKeys = Field(default_factory=CacheKeys)
     world: World = Field(default_factory=World)
+
+    @field_validator("training", mode="after")
+    @classmethod
+    def _learning_rate(cls, training: TrainingSpec) -> TrainingSpec:
+        if training.learning_rate is not None:
+            return training
+        return training.model_copy(update={"learning_rate": LEARNING_RATE_LEFT_OUT})
 
     def to_yaml(self) -> str:
         """The document, keys in the order of the fields.

@@ -66,9 +66,16 @@ PUBLISHED: dict[str, Any] = {
     "dataset": {"source": {"s3": {"uri": "s3://clips/dissolve/"}}},
     "storage": {"outputURI": "s3://runs/dissolve/"},
 }
+
+
+def stored(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec as the API server stored it with the pinned CRD, whose default is another by now."""
+    return {**spec, "training": {"learningRate": "0.0002", **spec.get("training", {})}}
+
+
 SPECS: dict[str, dict[str, Any]] = {
     "lora-nano": lora(),
-    "full-nano": full(),
-    "full-published": PUBLISHED,
+    "full-nano": stored(full()),
+    "full-published": stored(PUBLISHED),
     "lora-rich": RICH,
 }

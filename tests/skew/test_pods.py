@@ -21,7 +21,7 @@ ADDRESSES = {"old": "127.77.64.1", "new": "127.77.64.2"}
 """Loopback addresses of their own: the port is fixed."""
 
 SERVE = """
-import contextlib, sys
+import contextlib, inspect, sys
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.step import StepRecord
 try:
@@ -32,7 +32,8 @@ except ImportError:  # its name in the pinned version
 gauges = Gauges(total_steps=10)
 record = StepRecord(step=4, loss=0.5, gradient_norm=2.0, learning_rate=0.1, seconds=0.5)
 gauges.stepped(record, non_finite=1)
-gauges.saved(3, "s3://runs/x")
+timed = {"seconds": 2.0} if "seconds" in inspect.signature(gauges.saved).parameters else {}
+gauges.saved(3, "s3://runs/x", **timed)
 with contextlib.ExitStack() as stack:
     signs = []
     if hasattr(gauges, "signs"):  # the pinned version tells its progress and no more
