@@ -24,6 +24,11 @@ TRAIN_NONFINITE = Metric(
     "mochi_train_nonfinite_total", "counter", "losses or gradients that were not finite", ("what",)
 )
 TRAIN_STEP_SECONDS = Metric("mochi_train_step_duration_seconds", "histogram", "duration of a step")
+TRAIN_DATA_WAIT = Metric(
+    "mochi_train_data_wait_seconds",
+    "histogram",
+    "of a step's duration, for which this rank waited for its clips",
+)
 TRAIN_LAST_STEP = Metric(
     "mochi_train_last_step_timestamp_seconds", "gauge", "Unix time of the last completed step"
 )
@@ -35,7 +40,7 @@ TRAIN_LAST_CHECKPOINT_STEP = Metric(
 )
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
-    TRAIN_STEP_SECONDS, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
+    TRAIN_STEP_SECONDS, TRAIN_DATA_WAIT, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
 )  # fmt: skip
 
 _RUN = ("namespace", "finetune")

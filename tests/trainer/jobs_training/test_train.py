@@ -64,7 +64,10 @@ def series(folder: Path) -> list[dict[str, Any]]:
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("time", "stepSeconds")} for line in series(folder)]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")}
+        for line in series(folder)
+    ]
 
 
 def digest(path: Path) -> str:

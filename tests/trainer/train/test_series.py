@@ -11,7 +11,9 @@ from mochi_trainer.train.step import StepRecord
 
 
 def record(step: int, loss: float = 1.0) -> StepRecord:
-    return StepRecord(step=step, loss=loss, gradient_norm=2.0, learning_rate=0.1, seconds=0.5)
+    return StepRecord(
+        step=step, loss=loss, gradient_norm=2.0, learning_rate=0.1, seconds=0.5, data_seconds=0.25
+    )
 
 
 def lines(root: Path) -> list[dict[str, object]]:
@@ -32,6 +34,7 @@ def test_a_line_has_all_numbers_of_a_step(tmp_path: Path) -> None:
             "lr": 0.1,
             "gradNorm": 2.0,
             "stepSeconds": 0.5,
+            "dataSeconds": 0.25,
             "time": 12.0,
             "fixedLoss": 2.5,
         },

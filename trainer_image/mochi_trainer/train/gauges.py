@@ -21,6 +21,8 @@ EMA = 0.98
 BUCKETS = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 60, 120)
 """Seconds; a step takes a fraction of one for nano, and up to half a minute for the published model."""
 
+WAIT_BUCKETS = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60)
+
 
 class Gauges:
     """The last known state of a training. Writers are the training thread, readers the server's threads."""
@@ -50,6 +52,8 @@ class Gauges:
         for what in ("loss", "gradient"):
             self._bad.labels(what)
         self._duration = Histogram(duration.name, duration.help, buckets=BUCKETS, registry=self.registry)
+        wait = metrics.TRAIN_DATA_WAIT
+        self._wait = Histogram(wait.name, wait.help, buckets=WAIT_BUCKETS, registry=self.registry)
         self._total.set(total_steps)
 
     def resumed(self, step: int, non_finite: int) -> None:
@@ -119,6 +123,7 @@ class Gauges:
         self._rate.set(record.learning_rate)
         self._last.set(now)
         self._duration.observe(record.seconds)
+        self._wait.observe(record.data_seconds)
         if not math.isfinite(record.loss):
             self._bad.labels("loss").inc()
         elif not math.isfinite(record.gradient_norm):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -15,7 +15,7 @@ from mochi_trainer.model import DiT
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
-from mochi_trainer.train.ahead import ahead
+from mochi_trainer.train.ahead import Awaited, ahead
 from mochi_trainer.train.draws import Example, example
 from mochi_trainer.train.optimizer import learning_rate
 from mochi_trainer.train.step import StepRecord, optimizer_step
@@ -52,7 +52,7 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
     """
     spec, bad = training.spec, 0
     training.model.train()
-    drawn = ahead(_drawn(training, range(done + 1, spec.steps + 1)))
+    drawn = Awaited(ahead(_drawn(training, range(done + 1, spec.steps + 1))))
     for step in range(done + 1, spec.steps + 1):
         _seed_dropout(training, step)
         record = optimizer_step(
@@ -66,7 +66,7 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
             group=training.group,
         )
         bad = 0 if record.finite else bad + 1
-        yield record
+        yield replace(record, data_seconds=drawn.spent())
         if bad >= NON_FINITE_LIMIT:
             raise NonFiniteLossError(
                 f"loss or gradient was not finite in {bad} steps in a row, the last with loss {record.loss} and "
@@ -75,20 +75,12 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
             )
 
 
-def _drawn(training: Training, numbers: Iterable[int]) -> Iterator[Example]:
+def _drawn(training: Training, numbers: Sequence[int]) -> Iterator[Example]:
     """This rank's examples of the steps, one after the other, in host memory."""
     spec, group, share = training.spec, training.group, training.share
+    samples = training.dataset.samples(_clips(training, numbers))
     for step in numbers:
-        clips = batch_indices(
-            len(training.dataset),
-            seed=spec.seed,
-            step=step - 1,
-            batch=share * group.world,
-            rank=group.rank,
-            world=group.world,
-        )
-        for place, clip in enumerate(clips):
-            sample = training.dataset.sample(clip)
+        for place, sample in enumerate(islice(samples, share)):
             drawn = example(
                 sample.latents,
                 sample.text,
@@ -100,6 +92,19 @@ def _drawn(training: Training, numbers: Iterable[int]) -> Iterator[Example]:
                 caption_dropout=float(spec.caption_dropout),
             )
             yield drawn.pinned() if training.device.type == "cuda" else drawn
+
+
+def _clips(training: Training, numbers: Iterable[int]) -> Iterator[int]:
+    """Which clips this rank takes in the steps."""
+    for step in numbers:
+        yield from batch_indices(
+            len(training.dataset),
+            seed=training.spec.seed,
+            step=step - 1,
+            batch=training.share * training.group.world,
+            rank=training.group.rank,
+            world=training.group.world,
+        )
 
 
 def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:

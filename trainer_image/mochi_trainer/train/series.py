@@ -23,8 +23,9 @@ EVERY_SECONDS = 20.0
 class Series:
     """The lines so far, in memory and, now and then, in the store.
 
-    A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `time` (Unix seconds) and, where the fixed batch was
-    evaluated, `fixedLoss`; step 0 has only the latter. null stands for a number that is not finite.
+    A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `dataSeconds` (of these, for which rank 0 waited for its
+    clips), `time` (Unix seconds) and, where the fixed batch was evaluated, `fixedLoss`; step 0 has only the latter. null
+    stands for a number that is not finite.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
@@ -50,6 +51,7 @@ class Series:
             lr=record.learning_rate,
             gradNorm=_finite(record.gradient_norm),
             stepSeconds=round(record.seconds, 6),
+            dataSeconds=round(record.data_seconds, 6),
             time=round(self._clock(), 3),
         )
 

@@ -28,6 +28,8 @@ class StepRecord:
     learning_rate: float
     seconds: float
     """Duration of the step, with its data."""
+    data_seconds: float = 0.0
+    """Of these, for which this rank waited for its clips."""
 
     @property
     def finite(self) -> bool:
