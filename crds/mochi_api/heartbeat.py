@@ -53,6 +53,8 @@ class Heartbeat(ApiModel):
     checkpoint_age_seconds: Seconds | None = None
     non_finite: Count = 0
     """Steps with a loss or gradient that was not finite."""
+    held_out_loss: Number | None = None
+    """Last loss of the clips that are held out; None when it was not finite, or there are none."""
 
     def to_line(self) -> str:
         """This sign as a line of the log."""

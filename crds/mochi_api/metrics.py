@@ -23,6 +23,19 @@ TRAIN_LEARNING_RATE = Metric("mochi_train_learning_rate", "gauge", "learning rat
 TRAIN_NONFINITE = Metric(
     "mochi_train_nonfinite_total", "counter", "losses or gradients that were not finite", ("what",)
 )
+TRAIN_SKIPPED = Metric("mochi_train_skipped_steps_total", "counter", "steps that changed no weight")
+TRAIN_SIGMA_LOSS = Metric(
+    "mochi_train_loss_by_sigma",
+    "gauge",
+    "exponential mean of the loss of clips with this share of noise",
+    ("sigma",),
+)
+TRAIN_HELD_OUT_LOSS = Metric(
+    "mochi_train_held_out_loss", "gauge", "last loss of the clips that are held out; NaN when none are"
+)
+TRAIN_SAMPLES_PER_SECOND = Metric(
+    "mochi_train_samples_per_second", "gauge", "clips of the last step over its duration, all ranks together"
+)
 TRAIN_STEP_SECONDS = Metric("mochi_train_step_duration_seconds", "histogram", "duration of a step")
 TRAIN_DATA_WAIT = Metric(
     "mochi_train_data_wait_seconds",
@@ -38,9 +51,26 @@ TRAIN_LAST_CHECKPOINT = Metric(
 TRAIN_LAST_CHECKPOINT_STEP = Metric(
     "mochi_train_last_checkpoint_step", "gauge", "step of the last complete checkpoint"
 )
+TRAIN_CHECKPOINT_FAILURES = Metric(
+    "mochi_train_checkpoint_failures_total", "counter", "checkpoints that could not be stored"
+)
+TRAIN_RESTARTS = Metric(
+    "mochi_train_restarts_from_checkpoint_total", "counter", "1 when this attempt went on from a checkpoint"
+)
+TRAIN_OOMS = Metric("mochi_train_cuda_ooms_total", "counter", "times the GPU's memory did not suffice")
+TRAIN_ALLOC_RETRIES = Metric(
+    "mochi_train_cuda_alloc_retries_total",
+    "counter",
+    "times memory of the GPU was only found after its cache was emptied",
+)
+TRAIN_MAX_RESERVED = Metric(
+    "mochi_train_cuda_max_reserved_bytes", "gauge", "most memory of the GPU that was reserved at a time"
+)
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
+    TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_SAMPLES_PER_SECOND,
     TRAIN_STEP_SECONDS, TRAIN_DATA_WAIT, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
+    TRAIN_CHECKPOINT_FAILURES, TRAIN_RESTARTS, TRAIN_OOMS, TRAIN_ALLOC_RETRIES, TRAIN_MAX_RESERVED,
 )  # fmt: skip
 
 _RUN = ("namespace", "finetune")

@@ -163,7 +163,7 @@ class MetricValue(ApiModel):
     """One number of training, as a decimal string."""
 
     name: Annotated[str, Field(max_length=63)]
-    """loss, gradNorm or stepSeconds."""
+    """loss, gradNorm, stepSeconds, or heldOutLoss, that of the clips that are held out."""
     value: Annotated[str, Field(max_length=32)]
     """Its last value; `NaN` when it was not finite."""
 

@@ -96,7 +96,9 @@ def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetim
     total = beat.total or before.total_steps
     left, pace = max(0, total - beat.done), beat.step_seconds
     known = beat.done > 0
-    pairs = (("loss", beat.loss), ("gradNorm", beat.grad_norm), ("stepSeconds", pace))
+    pairs = [("loss", beat.loss), ("gradNorm", beat.grad_norm), ("stepSeconds", pace)]
+    if beat.held_out_loss is not None:
+        pairs.append(("heldOutLoss", beat.held_out_loss))
     return replace(
         before,
         step=beat.done,

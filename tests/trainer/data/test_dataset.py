@@ -66,6 +66,14 @@ def test_a_missing_object_is_found_before_training(tmp_path: Path) -> None:
         Dataset.open(run_file(tmp_path))
 
 
+def test_a_rank_that_does_not_compare_asks_for_two_lists_only(tmp_path: Path, s3_server: Server) -> None:
+    run = in_s3(tmp_path, s3_server, clips=2)
+    with fault_proxy(run.s3, lambda _: None) as proxy:
+        with Dataset.open(run.model_copy(update={"s3": proxy.spec}), compared=False) as dataset:
+            assert len(dataset) == 2
+        assert [request.path.rpartition("/")[2] for request in proxy.seen] == ["manifest.json"] * 2
+
+
 def test_an_object_that_goes_later_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     with Dataset.open(run_file(tmp_path)) as dataset:

@@ -12,7 +12,7 @@ from mochi_api.runfile import RunFile
 from mochi_trainer.data.embeddings import Sample, TextFeatures, latents_in, text_in
 from mochi_trainer.data.fetching import Fetching
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
-from mochi_trainer.storage import Manifest, Store, entry_bytes, open_store, read_manifest
+from mochi_trainer.storage import Manifest, Store, entry_bytes, open_store, read_manifest, stored_manifest
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,15 @@ class Dataset:
         self._files = Fetching(self._read, [self._size(clip) for clip in self.clips], room=room)
 
     @classmethod
-    def open(cls, run: RunFile, *, room: int = KEPT_BYTES) -> Dataset:
+    def open(cls, run: RunFile, *, room: int = KEPT_BYTES, compared: bool = True) -> Dataset:
         """What the stages' lists have; `room` bytes of what is read stay in memory.
 
-        Raises MissingObjectError when a stage is not complete or an object is gone, InvalidInputError when a key is not set
+        `compared` with the storage: that every object is there. One rank that does so is enough. Raises MissingObjectError when a stage is not complete or an object is gone, InvalidInputError when a key is not set
         or no clip is left.
         """
         store = open_store(run.locations.cache, run.s3)
-        videos = _stage_manifest(store, "videos", run.keys.videos)
-        captions = _stage_manifest(store, "captions", run.keys.captions)
+        videos = _stage_manifest(store, "videos", run.keys.videos, compared)
+        captions = _stage_manifest(store, "captions", run.keys.captions, compared)
         dataset = cls(store, videos, captions, room=room)
         if not dataset.clips:
             raise InvalidInputError(f"no clip has both latents and caption features in {store.address()}")
@@ -114,12 +114,13 @@ def _sample(files: Files) -> Sample:
     return Sample(clip=files.clip, latents=latents_in(files.video, name), text=text_in(files.caption, name))
 
 
-def _stage_manifest(store: Store, stage: str, key: str) -> Manifest:
+def _stage_manifest(store: Store, stage: str, key: str, compared: bool) -> Manifest:
     if not key:
         raise InvalidInputError(
             f"keys.{stage} of the run file must name the output of the stage {stage}, got ''"
         )
     try:
-        return read_manifest(store, layout.cache_entry("", stage, key))
+        found = read_manifest if compared else stored_manifest
+        return found(store, layout.cache_entry("", stage, key))
     except MissingObjectError as error:
         raise MissingObjectError(f"output of the stage {stage} is not complete: {error}") from error

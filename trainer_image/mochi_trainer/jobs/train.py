@@ -15,7 +15,7 @@ import torch
 from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
-from mochi_trainer.data import Dataset
+from mochi_trainer.data import Dataset, Split, split
 from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
@@ -29,7 +29,7 @@ from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
-from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.evaluation import Case, Evaluation, fixed_batch, held_out
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
@@ -64,8 +64,10 @@ def execute(run: RunFile) -> Finished:
             device = device_for(run.world.gpus_per_pod)
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
-            training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
-        session = _session(run, training, store, gauges, preemption)
+            dataset = stack.enter_context(Dataset.open(run, compared=group.first))
+            parts = split(dataset.clips, run.training.validation.clips)
+            training = _training(run, dataset, parts, group, device)
+        session = _session(run, training, parts, store, gauges, preemption)
         with _failures_at_step(session):
             session.run()
             PROCESS.doing("exporting")
@@ -89,12 +91,16 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
         yield group
 
 
-def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device) -> Training:
+def _training(run: RunFile, dataset: Dataset, parts: Split, group: Group, device: torch.device) -> Training:
+    if parts.held_out:
+        names = ", ".join(dataset.clips[index] for index in parts.held_out)
+        log.info("%d clips are trained on; held out: %s", len(parts.training), names)
     composed = composed_model(run, group, device)
     return Training(
         model=composed.model,
         optimizer=composed.optimizer,
         dataset=dataset,
+        clips=parts.training,
         empty=dataset.empty_text(),
         statistics=preset_named(run.model.preset).latents,
         spec=run.training,
@@ -104,9 +110,9 @@ def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device
 
 
 def _session(
-    run: RunFile, training: Training, store: Store, gauges: Gauges, preemption: Preemption
+    run: RunFile, training: Training, parts: Split, store: Store, gauges: Gauges, preemption: Preemption
 ) -> Session:
-    group = training.group
+    group, names = training.group, training.dataset.clips
     return Session(
         training=training,
         checkpoints=Checkpoints(
@@ -117,18 +123,19 @@ def _session(
             keep_last=run.training.checkpoint.keep_last,
             attempt=run.run.attempt,
         ),
-        fixed=FixedBatch(
-            training.dataset,
-            training.statistics,
-            seed=run.training.seed,
-            group=group,
-            device=training.device,
-        ),
+        fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
+        held_out=_evaluation(training, held_out(parts.held_out, names)) if parts.held_out else None,
         series=Series(store),
         gauges=gauges,
         preemption=preemption,
         movement=PROCESS,
         earlier=_earlier(run),
+    )
+
+
+def _evaluation(training: Training, cases: Sequence[Case]) -> Evaluation:
+    return Evaluation(
+        training.dataset, cases, training.statistics, group=training.group, device=training.device
     )
 
 

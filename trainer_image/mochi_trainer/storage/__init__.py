@@ -13,6 +13,7 @@ from mochi_trainer.storage.manifest import (
     put_bytes_entry,
     put_entry,
     read_manifest,
+    stored_manifest,
     write_manifest,
 )
 from mochi_trainer.storage.opening import open_store
@@ -41,5 +42,6 @@ __all__ = [
     "put_entry",
     "read_manifest",
     "require_space",
+    "stored_manifest",
     "write_manifest",
 ]

@@ -143,14 +143,19 @@ def read_manifest(store: Store, prefix: str, *, unaltered: bool = False) -> Mani
 
     Raises MissingObjectError when the manifest, or an object that it lists, is not there.
     """
-    key = layout.join(prefix, layout.MANIFEST)
-    manifest = _parsed(store.read_bytes(key), prefix, store.address(key))
+    manifest = stored_manifest(store, prefix)
     there = _listed(store, manifest)
     for entry in manifest.entries.values():
         fault = _fault(entry, there.get(_key(prefix, entry)), unaltered)
         if fault:
             raise MissingObjectError(f"{store.address(_key(prefix, entry))} {fault}")
     return manifest
+
+
+def stored_manifest(store: Store, prefix: str) -> Manifest:
+    """The manifest of a directory, without a look at its objects. Raises MissingObjectError when it is not there."""
+    key = layout.join(prefix, layout.MANIFEST)
+    return _parsed(store.read_bytes(key), prefix, store.address(key))
 
 
 def _key(prefix: str, entry: Entry) -> str:

@@ -11,12 +11,13 @@ import torch
 from mochi_api.spec import TrainingSpec
 from mochi_trainer.data import Dataset, TextFeatures, batch_indices
 from mochi_trainer.errors import NonFiniteLossError
+from mochi_trainer.flow.bins import by_sigma
 from mochi_trainer.model import DiT
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
 from mochi_trainer.train.ahead import Awaited, ahead
-from mochi_trainer.train.draws import Example, example
+from mochi_trainer.train.draws import Example, example, noise_level
 from mochi_trainer.train.optimizer import learning_rate
 from mochi_trainer.train.step import StepRecord, optimizer_step
 from mochi_trainer.vae import LatentStatistics
@@ -32,6 +33,8 @@ class Training:
     model: DiT
     optimizer: torch.optim.Optimizer
     dataset: Dataset
+    clips: Sequence[int]
+    """Those of the dataset that are trained on."""
     empty: TextFeatures
     """The empty prompt."""
     statistics: LatentStatistics
@@ -66,7 +69,8 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
             group=training.group,
         )
         bad = 0 if record.finite else bad + 1
-        yield replace(record, data_seconds=drawn.spent())
+        levels = (float(noise_level(spec.seed, step, slot)) for slot in range(len(record.slots)))
+        yield replace(record, data_seconds=drawn.spent(), by_sigma=by_sigma(record.slots, levels))
         if bad >= NON_FINITE_LIMIT:
             raise NonFiniteLossError(
                 f"loss or gradient was not finite in {bad} steps in a row, the last with loss {record.loss} and "
@@ -97,14 +101,15 @@ def _drawn(training: Training, numbers: Sequence[int]) -> Iterator[Example]:
 def _clips(training: Training, numbers: Iterable[int]) -> Iterator[int]:
     """Which clips this rank takes in the steps."""
     for step in numbers:
-        yield from batch_indices(
-            len(training.dataset),
+        places = batch_indices(
+            len(training.clips),
             seed=training.spec.seed,
             step=step - 1,
             batch=training.share * training.group.world,
             rank=training.group.rank,
             world=training.group.world,
         )
+        yield from (training.clips[place] for place in places)
 
 
 def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:

@@ -10,7 +10,7 @@ from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError
 from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
-from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.evaluation import Evaluation
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.loop import Training, steps
 from mochi_trainer.train.preemption import Preemption
@@ -27,7 +27,9 @@ class Session:
 
     training: Training
     checkpoints: Checkpoints
-    fixed: FixedBatch
+    fixed: Evaluation
+    held_out: Evaluation | None
+    """Of the clips that are held out, if any are."""
     series: Series
     gauges: Gauges
     preemption: Preemption
@@ -60,6 +62,8 @@ class Session:
             if last or (record.finite and (overdue or record.step % spec.checkpoint.every_steps == 0)):
                 self._evaluate(record.step)
                 self._save()
+            elif record.finite and self._validates(record.step):
+                self._validate(record.step)
             self._stop_if_asked()
             if group.first:
                 self.series.upload_if_due()
@@ -121,9 +125,23 @@ class Session:
             )
 
     def _evaluate(self, step: int) -> None:
-        loss = self.fixed.loss(self.training.model)
+        loss = self.fixed.losses(self.training.model).loss
         self.series.add_fixed_loss(step, loss)
         log.info("loss of the fixed batch after step %d: %.5f", step, loss)
+        if self.held_out is not None:
+            self._validate(step)
+
+    def _validates(self, step: int) -> bool:
+        """Whether the clips that are held out are evaluated after this step, which has no checkpoint."""
+        every = self.training.spec.validation.every_steps
+        return self.held_out is not None and every is not None and step % every == 0
+
+    def _validate(self, step: int) -> None:
+        assert self.held_out is not None
+        losses = self.held_out.losses(self.training.model)
+        self.series.add_held_out(step, losses)
+        self.gauges.validated(losses)
+        log.info("loss of the clips that are held out after step %d: %.5f", step, losses.loss)
 
     def _save(self) -> None:
         """The series goes first: a resume drops lines that are too many, but could not make up for missing ones."""
@@ -131,7 +149,11 @@ class Session:
         if self.training.group.first:
             self.series.upload()
         started = time.monotonic()
-        uri = self.checkpoints.save(self.position)
+        try:
+            uri = self.checkpoints.save(self.position)
+        except Exception:
+            self.gauges.not_saved()
+            raise
         self._saved_step = self.position.step
         self.gauges.saved(self.position.step, uri)
         self.movement.doing("training")
