@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from mochi_api.heartbeat import Heartbeat
+from mochi_api.heartbeat import DIVERGING, Heartbeat
 from mochi_api.outcomes import Reason, TrainingResult
 from mochi_api.status import Checkpoint, MetricValue
 from mochi_operator.plan import Draft
@@ -116,6 +116,8 @@ def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetim
 def _health(draft: Draft, beat: Heartbeat) -> Draft:
     if beat.done == 0 or (beat.loss is None and beat.step_age_seconds is None):
         return draft
+    if beat.loss is not None and beat.loss_ratio is not None and beat.loss_ratio >= DIVERGING:
+        return _diverging(draft, beat.loss_ratio)
     if beat.loss is not None:
         message = f"{beat.non_finite} steps were not finite" if beat.non_finite else ""
         return draft.set_condition("TrainingHealthy", "True", "Stepping", message)
@@ -125,6 +127,16 @@ def _health(draft: Draft, beat: Heartbeat) -> Draft:
     if was.status == "False":
         return draft
     return draft.warning(Reason.NON_FINITE_LOSS, "the loss is not finite")
+
+
+def _diverging(draft: Draft, ratio: float) -> Draft:
+    message = (
+        f"the mean loss of the last 50 steps is {decimal(ratio)} times the lowest such mean before: "
+        "lower training.learningRate, or look at the clips that came last"
+    )
+    was = next(item for item in draft.state.conditions if item.type == "TrainingHealthy")
+    draft = draft.set_condition("TrainingHealthy", "False", "Diverging", message)
+    return draft if was.reason == "Diverging" else draft.warning("Diverging", message)
 
 
 def _unknown(draft: Draft, reading: Reading) -> Draft:

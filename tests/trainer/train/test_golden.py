@@ -28,7 +28,8 @@ from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.presets import preset_named
 from mochi_trainer.train.composition import Adapters, Choices, Stored, compose
 from mochi_trainer.train.evaluation import Evaluation, fixed_batch
-from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.feeding import Training
+from mochi_trainer.train.loop import steps
 from mochi_trainer.vae import LatentStatistics
 from mochi_trainer.weights import save_weights
 from tests.trainer.distributed import run_distributed

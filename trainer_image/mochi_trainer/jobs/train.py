@@ -21,22 +21,25 @@ from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.memory_advice import memory_advised
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import device_for
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
+from mochi_trainer.parallel.speed import measured, slow_ranks
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.evaluation import Case, Evaluation, fixed_batch, held_out
+from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
 from mochi_trainer.train.takeover import Earlier
+from mochi_trainer.watchdog import watched
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,8 @@ def execute(run: RunFile) -> Finished:
         ranks = ranks_of(os.environ, replicas=_replicas(run))
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(PROCESS.described(gauges.signs))
+        stack.enter_context(watched(PROCESS))
+        stack.enter_context(memory_advised(run))
         stack.enter_context(served(gauges, PROCESS, progress=ranks.rank == 0))
         fence = Fence(open_store(run.locations.run, run.s3), run.run.attempt)
         store = FencedStore(open_store(run.locations.run, run.s3), fence)
@@ -80,6 +85,7 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
     if run.mode != "full":
         yield Group()
         return
+    speed = measured(device)  # before the first wait for another rank
     with joined(
         ranks,
         device,
@@ -88,6 +94,8 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
         check=preemption.check,
         movement=PROCESS,
     ) as group:
+        for line in slow_ranks(group.gathered(speed)):
+            log.warning("%s", line)
         yield group
 
 

@@ -6,10 +6,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mochi_api.progress import Progress
+from mochi_trainer.train.divergence import Divergence
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.exposed import Exposed
 from mochi_trainer.train.step import StepRecord
@@ -29,11 +30,14 @@ class Gauges:
         self._progress = Progress(step=0, total_steps=total_steps)
         self._held_out: float | None = None
         self._seconds: deque[float] = deque(maxlen=RECENT)
+        self._divergence = Divergence()
         self._exposed = Exposed(total_steps=total_steps)
 
-    def resumed(self, step: int, non_finite: int) -> None:
-        """Training goes on after `step` steps."""
+    def resumed(self, step: int, non_finite: int, losses: Iterable[float | None] = ()) -> None:
+        """Training goes on after `step` steps, which had these losses."""
         with self._lock:
+            for loss in losses:
+                self._divergence.add(loss)
             self._progress = self._progress.model_copy(update={"step": step, "non_finite": non_finite})
         self._exposed.resumed(step)
 
@@ -42,6 +46,8 @@ class Gauges:
         self._exposed.stepped(record)
         with self._lock:
             self._seconds.append(record.seconds)
+            if record.finite:
+                self._divergence.add(record.loss)
             self._step_at = self._clock()
             update = {
                 "step": record.step,
@@ -80,6 +86,7 @@ class Gauges:
         """The state now as fields of the sign of life: ages, since clocks differ."""
         with self._lock:
             now, progress, held_out = self._clock(), self._progress, self._held_out
+            ratio = self._divergence.ratio
             step_at, saved_at = self._step_at, self._saved_at
         return {
             "done": progress.step,
@@ -93,6 +100,7 @@ class Gauges:
             "checkpoint_age_seconds": None if saved_at is None else round(now - saved_at, 3),
             "non_finite": progress.non_finite,
             "held_out_loss": held_out,
+            "loss_ratio": None if ratio is None else round(ratio, 3),
         }
 
     def exposition(self) -> bytes:

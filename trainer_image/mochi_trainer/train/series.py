@@ -71,6 +71,11 @@ class Series:
         )
 
     @property
+    def losses(self) -> list[float | None]:
+        """The loss of each step, in order."""
+        return [line["loss"] for _, line in sorted(self._lines.items()) if "loss" in line]
+
+    @property
     def held_out_losses(self) -> dict[int, float]:
         """The loss of the clips that are held out by step, in order, where it is finite."""
         lines = sorted(self._lines.items())

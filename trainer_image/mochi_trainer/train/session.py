@@ -11,8 +11,9 @@ from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.evaluation import Evaluation
+from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.loop import steps
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
@@ -92,7 +93,7 @@ class Session:
             return
         self.position, self.resumed_from, self._saved_step = position, position.step, position.step
         self.series.resume(position.step, origin)
-        self.gauges.resumed(position.step, position.non_finite)
+        self.gauges.resumed(position.step, position.non_finite, self.series.losses)
         log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
         if origin is not None:
             log.info("that step is of the run in %s", origin.address())
@@ -110,7 +111,11 @@ class Session:
         self.movement.moved()
         if not record.finite:
             log.warning(
-                "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
+                "step %d skipped: loss %s, gradient norm %s; %s",
+                record.step,
+                record.loss,
+                record.gradient_norm,
+                record.cause,
             )
         elif record.step == self.training.spec.steps or time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mochi_trainer.parallel.gradients import measures, scale, settled, synchronise
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.train.diagnosis import bad_gradient
 from mochi_trainer.train.draws import Example
 
 
@@ -34,6 +35,11 @@ class StepRecord:
     """Loss of each clip of the global batch, in the order of the ranks and their clips."""
     by_sigma: tuple[float | None, ...] = ()
     """Mean loss of the clips in each of the bins of `mochi_trainer.flow.bins`; None where there was none."""
+
+    bad_gradient: str = ""
+    """Of a step that is not finite: the parameter at which, counted from the output, this rank's gradients began not to be."""
+    cause: str = ""
+    """What is known of why it is not finite, for a person."""
 
     @property
     def finite(self) -> bool:
@@ -71,6 +77,9 @@ def optimizer_step(
         for options in optimizer.param_groups:
             options["lr"] = rate
         optimizer.step()
+        bad = ""
+    else:
+        bad = bad_gradient(model)
     optimizer.zero_grad(set_to_none=True)
     return StepRecord(
         step=step,
@@ -79,6 +88,7 @@ def optimizer_step(
         learning_rate=rate,
         seconds=time.monotonic() - started,
         slots=tuple(slots),
+        bad_gradient=bad,
     )
 
 
