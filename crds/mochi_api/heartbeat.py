@@ -58,6 +58,12 @@ class Heartbeat(ApiModel):
     """Steps with a loss or gradient that was not finite."""
     held_out_loss: Number | None = None
     """Last loss of the clips that are held out; None when it was not finite, or there are none."""
+    best_step: Count | None = None
+    """Step of the checkpoint with the lowest loss of the clips that are held out."""
+    best_held_out_loss: Number | None = None
+    """That loss."""
+    overfits_from_step: Count | None = None
+    """Step from which on the loss of the held out clips has only been higher; None while it still falls."""
     loss_ratio: Number | None = None
     """Mean loss of the last 50 steps over the lowest such mean so far; None before there are so many."""
 

@@ -33,6 +33,11 @@ TRAIN_SIGMA_LOSS = Metric(
 TRAIN_HELD_OUT_LOSS = Metric(
     "mochi_train_held_out_loss", "gauge", "last loss of the clips that are held out; NaN when none are"
 )
+TRAIN_BEST_STEP = Metric(
+    "mochi_train_best_step",
+    "gauge",
+    "step of the checkpoint with the lowest loss of the clips that are held out; NaN without",
+)
 TRAIN_SAMPLES_PER_SECOND = Metric(
     "mochi_train_samples_per_second", "gauge", "clips of the last step over its duration, all ranks together"
 )
@@ -68,7 +73,7 @@ TRAIN_MAX_RESERVED = Metric(
 )
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
-    TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_SAMPLES_PER_SECOND,
+    TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_BEST_STEP, TRAIN_SAMPLES_PER_SECOND,
     TRAIN_STEP_SECONDS, TRAIN_DATA_WAIT, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
     TRAIN_CHECKPOINT_FAILURES, TRAIN_RESTARTS, TRAIN_OOMS, TRAIN_ALLOC_RETRIES, TRAIN_MAX_RESERVED,
 )  # fmt: skip

@@ -177,7 +177,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
     if not files:
         return Finished(result=None, message=f"{steps} steps; rank 0 has stored the result")
     artifact, *others = files
-    position = session.position
+    position, best = session.position, session.best
     result = TrainingResult(
         artifactURI=artifact.uri,
         sha256=artifact.sha256,
@@ -185,6 +185,9 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
         final_step=position.step,
         final_loss=position.loss,
         checkpointURI=session.checkpoints.address,
+        best_step=best.step if best is not None else None,
+        best_held_out_loss=best.loss if best is not None else None,
+        overfits_from_step=session.overfits_from,
     )
     first, last = session.fixed_losses()
     return Finished(

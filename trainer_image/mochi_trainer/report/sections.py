@@ -64,7 +64,7 @@ def training(contents: Contents) -> View:
     norm = [Line(label="", points=series["gradNorm"], style="main")]
     return {
         "steps": len(contents.metrics),
-        "numbers": _numbers(series),
+        "numbers": [*_numbers(series), *_best(contents)],
         "loss": plot("Loss", loss, unit="mean squared error"),
         "rate": plot("Learning rate", rate, unit="learning rate"),
         "by_sigma": _by_sigma(contents),
@@ -133,6 +133,22 @@ def _by_sigma(contents: Contents) -> Sequence[tuple[str, str]]:
         values = [value for value in column if value is not None]
         if values:
             found.append((name, f"{sum(values) / len(values):.4g}"))
+    return found
+
+
+def _best(contents: Contents) -> list[tuple[str, str]]:
+    record = contents.record("train")
+    result = record.outcome.training_result if record else None
+    if result is None or result.best_step is None or result.best_held_out_loss is None:
+        return []
+    found = [
+        (
+            "Best checkpoint, by the held out clips",
+            f"step {result.best_step}: {result.best_held_out_loss:.4g}",
+        )
+    ]
+    if result.overfits_from_step is not None:
+        found.append(("Overfits", f"from step {result.overfits_from_step} on"))
     return found
 
 

@@ -82,6 +82,8 @@ class Checkpoints:
         self._store, self._group = store, group
         self._parameters, self._optimizer = parameters, optimizer
         self._keep_last, self._attempt = keep_last, attempt
+        self.spared: int | None = None
+        """Step whose checkpoint is kept however old it is: the best one."""
         self._warned = False
         self._latest: Place | None = None
         self._problem = ""
@@ -124,6 +126,16 @@ class Checkpoints:
             return None
         position, self._latest = found
         return position
+
+    def steps(self) -> set[int]:
+        """The steps of which there is a complete checkpoint, of any attempt. Raises what the store raises."""
+        return {place.step for place in _places(self._store) if self._complete(place)}
+
+    def load(self, step: int) -> bool:
+        """Load the newest complete checkpoint of `step`; False, with a warning and no change, when there is none to be used."""
+        found = [place for place in _places(self._store) if place.step == step] if self._group.first else []
+        place = self._group.from_first(found[0] if found else None)
+        return place is not None and self._load(self._store, Place(*place)) is not None
 
     def take_over(self, store: Store) -> Position:
         """As `resume`, from the folder of another run, which stays as it is.
@@ -196,7 +208,8 @@ class Checkpoints:
         try:
             going = superfluous(_places(self._store), self._complete, saved=saved, keep_last=self._keep_last)
             for place in going:
-                self._remove(place)
+                if place.step != self.spared:
+                    self._remove(place)
         except (StorageError, AccessDeniedError, MissingObjectError, InvalidInputError) as error:
             level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
             log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)

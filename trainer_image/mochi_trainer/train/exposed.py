@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from mochi_api import metrics
 from mochi_trainer.flow.bins import names
+from mochi_trainer.train.best import Best
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.step import StepRecord
 
@@ -37,7 +38,9 @@ class Exposed:
         self._saved = self._gauge(metrics.TRAIN_LAST_CHECKPOINT)
         self._saved_step = self._gauge(metrics.TRAIN_LAST_CHECKPOINT_STEP)
         self._held_out = self._gauge(metrics.TRAIN_HELD_OUT_LOSS)
-        self._held_out.set(math.nan)
+        self._best = self._gauge(metrics.TRAIN_BEST_STEP)
+        for gauge in (self._held_out, self._best):
+            gauge.set(math.nan)
         self._bad = self._counter(metrics.TRAIN_NONFINITE)
         for what in ("loss", "gradient"):
             self._bad.labels(what)
@@ -47,8 +50,8 @@ class Exposed:
         self._duration = self._histogram(metrics.TRAIN_STEP_SECONDS, BUCKETS)
         self._wait = self._histogram(metrics.TRAIN_DATA_WAIT, WAIT_BUCKETS)
         by_sigma = metrics.TRAIN_SIGMA_LOSS
-        gauge = Gauge(by_sigma.name, by_sigma.help, by_sigma.labels, registry=self.registry)
-        self._by_sigma = [_Mean(gauge.labels(name)) for name in names()]
+        bins = Gauge(by_sigma.name, by_sigma.help, by_sigma.labels, registry=self.registry)
+        self._by_sigma = [_Mean(bins.labels(name)) for name in names()]
         self.registry.register(_Memory())
         self._total.set(total_steps)
 
@@ -82,6 +85,10 @@ class Exposed:
     def validated(self, losses: Losses) -> None:
         """The clips that are held out were evaluated."""
         self._held_out.set(losses.loss)
+
+    def judged(self, best: Best | None) -> None:
+        """Which checkpoint is the best."""
+        self._best.set(math.nan if best is None else best.step)
 
     def saved(self, step: int) -> None:
         """A checkpoint is complete."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mochi_api.progress import Progress
+from mochi_trainer.train.best import Best
 from mochi_trainer.train.divergence import Divergence
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.exposed import Exposed
@@ -29,6 +30,8 @@ class Gauges:
         self._lock = threading.Lock()
         self._progress = Progress(step=0, total_steps=total_steps)
         self._held_out: float | None = None
+        self._best: Best | None = None
+        self._overfits_from: int | None = None
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._divergence = Divergence()
         self._exposed = Exposed(total_steps=total_steps)
@@ -65,6 +68,12 @@ class Gauges:
         with self._lock:
             self._held_out = losses.loss if math.isfinite(losses.loss) else None
 
+    def judged(self, best: Best | None, overfits_from: int | None) -> None:
+        """Which checkpoint is the best, and from which step on training no longer helps."""
+        self._exposed.judged(best)
+        with self._lock:
+            self._best, self._overfits_from = best, overfits_from
+
     def saved(self, step: int, uri: str) -> None:
         """A checkpoint is complete."""
         self._exposed.saved(step)
@@ -87,6 +96,7 @@ class Gauges:
         with self._lock:
             now, progress, held_out = self._clock(), self._progress, self._held_out
             ratio = self._divergence.ratio
+            best, overfits_from = self._best, self._overfits_from
             step_at, saved_at = self._step_at, self._saved_at
         return {
             "done": progress.step,
@@ -100,6 +110,9 @@ class Gauges:
             "checkpoint_age_seconds": None if saved_at is None else round(now - saved_at, 3),
             "non_finite": progress.non_finite,
             "held_out_loss": held_out,
+            "best_step": None if best is None else best.step,
+            "best_held_out_loss": None if best is None else best.loss,
+            "overfits_from_step": overfits_from,
             "loss_ratio": None if ratio is None else round(ratio, 3),
         }
 

@@ -26,7 +26,7 @@ class Series:
 
     A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `dataSeconds` (of these, for which rank 0 waited for its
     clips), `lossBySigma` (a list, of `mochi_trainer.flow.bins`), `time` (Unix seconds) and, where they were evaluated,
-    `fixedLoss`, `heldOutLoss` and `heldOutBySigma`; step 0 has only the latter. null stands for a number that is not finite,
+    `fixedLoss`, `heldOutLoss` and `heldOutBySigma`, with `checkpoint: true` where the state was saved then; step 0 has only the latter. null stands for a number that is not finite,
     or not there.
     """
 
@@ -69,6 +69,16 @@ class Series:
             heldOutBySigma=[_finite(loss) for loss in losses.by_sigma],
             time=round(self._clock(), 3),
         )
+
+    def add_checkpoint(self, step: int) -> None:
+        """Note that the state is saved after `step` steps, where the held out clips were evaluated."""
+        if "heldOutLoss" in self._lines.get(step, {}):
+            self._line(step)["checkpoint"] = True
+
+    @property
+    def saved(self) -> list[int]:
+        """The steps that were noted by `add_checkpoint`."""
+        return sorted(step for step, line in self._lines.items() if line.get("checkpoint"))
 
     @property
     def losses(self) -> list[float | None]:

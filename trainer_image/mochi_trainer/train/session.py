@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mochi_trainer.errors import AccessDeniedError, PreemptedError, StorageError, SupersededError
 from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
+from mochi_trainer.train.best import Best, best, overfits_from
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.evaluation import Evaluation
 from mochi_trainer.train.feeding import Training
@@ -39,6 +40,10 @@ class Session:
     """Another run, which training goes on from when this one has no checkpoint yet."""
     position: Position = field(default_factory=lambda: Position(step=0, loss=None))
     resumed_from: int = 0
+    best: Best | None = None
+    """The checkpoint with the lowest loss of the held out clips, as far as there are any."""
+    overfits_from: int | None = None
+    _kept: set[int] = field(default_factory=set, init=False)
     _saved_step: int = field(default=0, init=False)
     _next_line: float = field(default=0.0, init=False)
 
@@ -93,6 +98,8 @@ class Session:
             return
         self.position, self.resumed_from, self._saved_step = position, position.step, position.step
         self.series.resume(position.step, origin)
+        self._kept = self.checkpoints.steps() & set(self.series.saved)
+        self._judge()
         self.gauges.resumed(position.step, position.non_finite, self.series.losses)
         log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
         if origin is not None:
@@ -151,6 +158,9 @@ class Session:
     def _save(self) -> None:
         """The series goes first: a resume drops lines that are too many, but could not make up for missing ones."""
         self.movement.doing("saving")
+        self.series.add_checkpoint(self.position.step)
+        self._kept.add(self.position.step)
+        self._judge()
         if self.training.group.first:
             self.series.upload()
         started = time.monotonic()
@@ -163,6 +173,16 @@ class Session:
         self.gauges.saved(self.position.step, uri)
         self.movement.doing("training")
         log.info("checkpoint of step %d saved in %.2f s", self.position.step, time.monotonic() - started)
+
+    def _judge(self) -> None:
+        """Find the best of the checkpoints that were not lost, the coming one included, and keep it."""
+        losses = self.series.held_out_losses
+        self.best, before = best(losses, self._kept), self.overfits_from
+        self.overfits_from = overfits_from(losses)
+        self.checkpoints.spared = None if self.best is None else self.best.step
+        self.gauges.judged(self.best, self.overfits_from)
+        if self.overfits_from not in (None, before):
+            log.warning("training overfits from step %d on", self.overfits_from)
 
     def _stop_if_asked(self) -> None:
         """All ranks stop after the same step when any of them got SIGTERM; a run that is complete goes on to its end."""
