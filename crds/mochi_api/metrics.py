@@ -41,6 +41,17 @@ TRAIN_BEST_STEP = Metric(
 TRAIN_SAMPLES_PER_SECOND = Metric(
     "mochi_train_samples_per_second", "gauge", "clips of the last step over its duration, all ranks together"
 )
+TRAIN_MFU = Metric(
+    "mochi_train_mfu_ratio",
+    "gauge",
+    "operations the model asks for in a step over what this rank's GPU could do in its duration; NaN where the GPU is not known",
+)
+TRAIN_S3_REQUESTS = Metric(
+    "mochi_train_s3_requests_total",
+    "counter",
+    "requests to S3; result is ok, refused (4xx) or failed (5xx, or no answer)",
+    ("op", "result"),
+)
 TRAIN_STEP_SECONDS = Metric("mochi_train_step_duration_seconds", "histogram", "duration of a step")
 TRAIN_DATA_WAIT = Metric(
     "mochi_train_data_wait_seconds",
@@ -73,7 +84,7 @@ TRAIN_MAX_RESERVED = Metric(
 )
 TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
-    TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_BEST_STEP, TRAIN_SAMPLES_PER_SECOND,
+    TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_BEST_STEP, TRAIN_SAMPLES_PER_SECOND, TRAIN_MFU, TRAIN_S3_REQUESTS,
     TRAIN_STEP_SECONDS, TRAIN_DATA_WAIT, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
     TRAIN_CHECKPOINT_FAILURES, TRAIN_RESTARTS, TRAIN_OOMS, TRAIN_ALLOC_RETRIES, TRAIN_MAX_RESERVED,
 )  # fmt: skip

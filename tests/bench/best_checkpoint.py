@@ -1,7 +1,7 @@
 """Over-train nano with several seeds, and compare the checkpoint that each run calls the best with the one that is.
 
-`python -m tests.bench.best_checkpoint [SEEDS]`: 320 steps on 8 clips, 8 held out, a checkpoint every 40 steps; the truth is
-the loss of 16 clips of the same kind that the run never sees. The exit code says whether all are within one checkpoint.
+`python -m tests.bench.best_checkpoint [SEEDS]`: 320 steps on 4 clips, 4 held out, a checkpoint every 40 steps; the truth is
+the loss of 12 clips of the same kind that the run never sees. The exit code says whether all are within one checkpoint.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mochi_trainer.train.evaluation import Evaluation, held_out
 from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
 
-CLIPS, HELD_OUT, FRESH = 16, 8, 16
+CLIPS, HELD_OUT, FRESH = 8, 4, 12
 EVERY, STEPS = 40, 320
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def overtrained(root: Path, seed: int) -> Found:
         root,
         steps=STEPS,
         seed=seed,
-        learningRate="0.005",
+        learningRate="0.01",
         schedule="Constant",
         captionDropout="0",
         checkpoint={"everySteps": EVERY, "keepLast": 100},

@@ -13,6 +13,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from mochi_api.outcomes import TrainingResult
+from mochi_api.prediction.flops import useful
+from mochi_api.prediction.gpus import GPUS
+from mochi_api.prediction.work import work_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset, Split, split
@@ -72,6 +75,7 @@ def execute(run: RunFile) -> Finished:
             dataset = stack.enter_context(Dataset.open(run, compared=group.first))
             parts = split(dataset.clips, run.training.validation.clips)
             training = _training(run, dataset, parts, group, device)
+            _tell_ideal(run, gauges, device)
         session = _session(run, training, parts, store, gauges, preemption)
         with _failures_at_step(session):
             session.run()
@@ -145,6 +149,13 @@ def _evaluation(training: Training, cases: Sequence[Case]) -> Evaluation:
     return Evaluation(
         training.dataset, cases, training.statistics, group=training.group, device=training.device
     )
+
+
+def _tell_ideal(run: RunFile, gauges: Gauges, device: torch.device) -> None:
+    """Let the metrics have an MFU, where the GPU is one whose speed is known."""
+    name = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else ""
+    if name in GPUS:
+        gauges.ideal(useful(work_of_run(run)) / (GPUS[name].teraflops * 1e12))
 
 
 def _earlier(run: RunFile) -> Earlier | None:

@@ -18,6 +18,7 @@ from mochi_trainer.storage.manifest import (
 )
 from mochi_trainer.storage.opening import open_store
 from mochi_trainer.storage.s3_connection import Connection, Patience
+from mochi_trainer.storage.s3_counts import counts
 from mochi_trainer.storage.space import require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Store
 
@@ -32,6 +33,7 @@ __all__ = [
     "ObjectInfo",
     "Patience",
     "Store",
+    "counts",
     "entry_bytes",
     "file_sha256",
     "find_manifest",

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from mochi_api import metrics
 from mochi_trainer.flow.bins import names
+from mochi_trainer.storage import counts
 from mochi_trainer.train.best import Best
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.step import StepRecord
@@ -52,8 +53,16 @@ class Exposed:
         by_sigma = metrics.TRAIN_SIGMA_LOSS
         bins = Gauge(by_sigma.name, by_sigma.help, by_sigma.labels, registry=self.registry)
         self._by_sigma = [_Mean(bins.labels(name)) for name in names()]
+        self._mfu = self._gauge(metrics.TRAIN_MFU)
+        self._mfu.set(math.nan)
+        self._ideal_seconds: float | None = None
         self.registry.register(_Memory())
+        self.registry.register(_Requests())
         self._total.set(total_steps)
+
+    def ideal(self, seconds: float) -> None:
+        """How long a step would take a GPU that does nothing but what the model asks for, at the speed of its data sheet."""
+        self._ideal_seconds = seconds
 
     def resumed(self, step: int) -> None:
         """Training goes on after `step` steps."""
@@ -71,6 +80,8 @@ class Exposed:
         self._wait.observe(record.data_seconds)
         if record.seconds > 0:
             self._speed.set(len(record.slots) / record.seconds)
+            if self._ideal_seconds is not None:
+                self._mfu.set(self._ideal_seconds / record.seconds)
         if not math.isfinite(record.loss):
             self._bad.labels("loss").inc()
         elif not math.isfinite(record.gradient_norm):
@@ -137,3 +148,14 @@ class _Memory(Collector):
             CounterMetricFamily(retries.name, retries.help, value=counts.get("num_alloc_retries", 0)),
             GaugeMetricFamily(reserved.name, reserved.help, value=counts.get("reserved_bytes.all.peak", 0)),
         ]
+
+
+class _Requests(Collector):
+    """Requests to S3, as the storage counts them, when they are asked for."""
+
+    def collect(self) -> list[Family]:
+        row = metrics.TRAIN_S3_REQUESTS
+        family = CounterMetricFamily(row.name, row.help, labels=row.labels)
+        for (operation, result), count in sorted(counts().items()):
+            family.add_metric([operation, result], count)
+        return [family]

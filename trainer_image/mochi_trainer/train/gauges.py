@@ -36,6 +36,10 @@ class Gauges:
         self._divergence = Divergence()
         self._exposed = Exposed(total_steps=total_steps)
 
+    def ideal(self, seconds: float) -> None:
+        """How long a step would take at the speed of the GPU's data sheet."""
+        self._exposed.ideal(seconds)
+
     def resumed(self, step: int, non_finite: int, losses: Iterable[float | None] = ()) -> None:
         """Training goes on after `step` steps, which had these losses."""
         with self._lock:
