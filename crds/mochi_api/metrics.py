@@ -93,6 +93,12 @@ _RUN = ("namespace", "finetune")
 OPERATOR_RECONCILES = Metric(
     "mochi_operator_reconcile_total", "counter", "reconciliations by result", ("result",)
 )
+OPERATOR_RECONCILE_ERRORS = Metric(
+    "mochi_operator_reconcile_errors_total",
+    "counter",
+    "reconciliations that failed: api (the API server), or defect",
+    ("kind",),
+)
 OPERATOR_RECONCILE_SECONDS = Metric(
     "mochi_operator_reconcile_duration_seconds", "histogram", "time of a reconciliation"
 )
@@ -110,7 +116,23 @@ FINETUNE_ATTEMPTS = Metric("mochi_finetune_attempts_total", "counter", "training
 FINETUNE_FAILED_ITEMS = Metric(
     "mochi_finetune_stage_failed_items", "gauge", "clips a stage could not use", (*_RUN, "stage")
 )
+FINETUNE_CONDITION = Metric(
+    "mochi_finetune_condition", "gauge", "1 for the status that a condition has", (*_RUN, "type", "status")
+)
+FINETUNE_STAGE_SECONDS = Metric(
+    "mochi_finetune_stage_seconds",
+    "gauge",
+    "time from the start of a stage's last attempt to its end",
+    (*_RUN, "stage"),
+)
+FINETUNE_START = Metric(
+    "mochi_finetune_start_timestamp_seconds",
+    "gauge",
+    "Unix time at which the MochiFineTune was created",
+    _RUN,
+)
 OPERATOR_METRICS = (
     OPERATOR_RECONCILES, OPERATOR_RECONCILE_SECONDS, OPERATOR_QUEUE_DEPTH, OPERATOR_BUILD_INFO,
     FINETUNE_INFO, FINETUNE_PHASE, FINETUNE_ATTEMPTS, FINETUNE_FAILED_ITEMS,
+    FINETUNE_CONDITION, FINETUNE_STAGE_SECONDS, FINETUNE_START, OPERATOR_RECONCILE_ERRORS,
 )  # fmt: skip
