@@ -20,6 +20,9 @@ LINE_PREFIX = "mochi-heartbeat "
 LINE_SECONDS = 15.0
 """A pod writes such a line at least so often, whatever it is doing, and the first when its program starts."""
 
+DIVERGING = 2.0
+"""From this `lossRatio` on a training diverges: noise alone moves a mean of 50 steps by a fraction of that."""
+
 NOT_TOLD = "not told"
 """Activity of a pod whose image, of an earlier version, does not say what it is doing."""
 
@@ -53,6 +56,16 @@ class Heartbeat(ApiModel):
     checkpoint_age_seconds: Seconds | None = None
     non_finite: Count = 0
     """Steps with a loss or gradient that was not finite."""
+    held_out_loss: Number | None = None
+    """Last loss of the clips that are held out; None when it was not finite, or there are none."""
+    best_step: Count | None = None
+    """Step of the checkpoint with the lowest loss of the clips that are held out."""
+    best_held_out_loss: Number | None = None
+    """That loss."""
+    overfits_from_step: Count | None = None
+    """Step from which on the loss of the held out clips has only been higher; None while it still falls."""
+    loss_ratio: Number | None = None
+    """Mean loss of the last 50 steps over the lowest such mean so far; None before there are so many."""
 
     def to_line(self) -> str:
         """This sign as a line of the log."""

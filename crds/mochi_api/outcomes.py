@@ -202,6 +202,10 @@ class TrainingResult(ApiModel):
     final_step: int = 0
     final_loss: float | None = None
     checkpoint_uri: str = Field(default="", alias="checkpointURI", max_length=2048)
+    best_step: int | None = None
+    """Step of the checkpoint with the lowest loss of the clips that are held out."""
+    best_held_out_loss: float | None = None
+    overfits_from_step: int | None = None
 
 
 class SampleResult(ApiModel):

@@ -234,6 +234,15 @@ class CheckpointSpec(ApiModel):
     """How many of the newest checkpoints are kept."""
 
 
+class ValidationSpec(ApiModel):
+    """Clips that are held out: never trained on, so that their loss tells how long training helps."""
+
+    clips: int | None = Field(default=None, ge=0, le=256)
+    """Clips held out, each with all its segments; when not set a tenth of them, at most 8, and none of fewer than 20. 0 holds none out. Which ones depends on their names only."""
+    every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip."""
+
+
 class TrainingSpec(ApiModel):
     """The optimisation: AdamW with warm-up."""
 
@@ -259,6 +268,8 @@ class TrainingSpec(ApiModel):
     """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When the state of training is saved."""
+    validation: ValidationSpec = Field(default_factory=ValidationSpec, json_schema_extra=UNSTORED)
+    """The clips that are held out."""
     resume_from: OptionalUri = Field(default="", json_schema_extra=UNSTORED)
     """Folder of another run, such as `s3://runs/dissolve/runs/4f2c.../`, from whose newest good checkpoint this one goes on: weights, optimizer and step. Mode, model and adapter must be that run's, `steps` counts from its start; its files are only read. Empty: training starts at step 1."""
 

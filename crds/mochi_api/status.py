@@ -163,7 +163,7 @@ class MetricValue(ApiModel):
     """One number of training, as a decimal string."""
 
     name: Annotated[str, Field(max_length=63)]
-    """loss, gradNorm or stepSeconds."""
+    """loss, gradNorm, stepSeconds, or heldOutLoss, that of the clips that are held out."""
     value: Annotated[str, Field(max_length=32)]
     """Its last value; `NaN` when it was not finite."""
 
@@ -223,6 +223,17 @@ class Checkpoints(ApiModel):
     """The newest complete one."""
 
 
+class Best(ApiModel):
+    """The checkpoint with the lowest loss of the clips that are held out; it is kept however old it is."""
+
+    step: int
+    """Step after which it was saved."""
+    held_out_loss: Annotated[str, Field(max_length=32)]
+    """That loss."""
+    overfits_from_step: int | None = None
+    """Step from which on that loss has only been higher: training has learnt its clips by heart since. Absent while it still falls."""
+
+
 class Artifacts(ApiModel):
     """What was made and where."""
 
@@ -269,6 +280,8 @@ class FineTuneStatus(ApiModel):
     """How training stands."""
     checkpoints: Checkpoints | None = None
     """The saved states."""
+    best: Best | None = None
+    """The best of them, where clips are held out."""
     attempts: Annotated[list[Attempt], Field(max_length=10)] = Field(default_factory=list)
     """Attempts of the training, newest first."""
     artifacts: Artifacts | None = None

@@ -67,13 +67,13 @@ class Controller:
             _log.warning(
                 "%s/%s: %s; tried again after %.0f s", *key, error or "the pass took too long", pause
             )
-            self._metrics.passed("error", time.monotonic() - begun)
+            self._metrics.failed("api", time.monotonic() - begun)
             return
         except Exception:
             # A defect met by one run must not stop the others.
             pause = self._queue.failed(key)
             _log.exception("%s/%s: defect of the operator; tried again after %.0f s", *key, pause)
-            self._metrics.passed("error", time.monotonic() - begun)
+            self._metrics.failed("defect", time.monotonic() - begun)
             return
         self._metrics.saw(key, _numbers(result))
         self._metrics.passed("ok", time.monotonic() - begun)
@@ -117,5 +117,12 @@ def _numbers(result: Pass) -> RunNumbers | None:
         attempts=state.steps["train"].number,
         failed_items={
             name: step.items.failed for name, step in state.steps.items() if name != "train" and step.attempts
+        },
+        created=snapshot.run.created.timestamp(),
+        conditions={item.type: item.status for item in state.conditions},
+        stage_seconds={
+            name: (step.attempts[0].ended - step.attempts[0].started).total_seconds()
+            for name, step in state.steps.items()
+            if step.attempts and step.attempts[0].ended is not None
         },
     )

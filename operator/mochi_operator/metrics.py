@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -29,6 +30,12 @@ class RunNumbers:
     """Attempts of the training."""
     failed_items: Mapping[str, int]
     """Clips that could not be used, by stage."""
+    created: float
+    """Unix time at which the run was made."""
+    conditions: Mapping[str, str]
+    """Status by type."""
+    stage_seconds: Mapping[str, float]
+    """From start to end of the last attempt of each stage that has ended."""
 
 
 class Metrics(Collector):
@@ -38,6 +45,9 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._runs: dict[Key, RunNumbers] = {}
         self._passes = _counter(self.registry, table.OPERATOR_RECONCILES)
+        self._errors = _counter(self.registry, table.OPERATOR_RECONCILE_ERRORS)
+        for kind in ("api", "defect"):
+            self._errors.labels(kind)
         self._seconds = Histogram(
             table.OPERATOR_RECONCILE_SECONDS.name,
             table.OPERATOR_RECONCILE_SECONDS.help,
@@ -55,6 +65,11 @@ class Metrics(Collector):
         self._passes.labels(result=result).inc()
         self._seconds.observe(seconds)
 
+    def failed(self, kind: Literal["api", "defect"], seconds: float) -> None:
+        """One pass ended with an error: of the API server, or of our own."""
+        self._errors.labels(kind=kind).inc()
+        self.passed("error", seconds)
+
     def queued(self, depth: int) -> None:
         """So many keys wait."""
         self._depth.set(depth)
@@ -70,6 +85,8 @@ class Metrics(Collector):
         """Series of all runs."""
         info, phase = _gauge(table.FINETUNE_INFO), _gauge(table.FINETUNE_PHASE)
         failed = _gauge(table.FINETUNE_FAILED_ITEMS)
+        condition, took = _gauge(table.FINETUNE_CONDITION), _gauge(table.FINETUNE_STAGE_SECONDS)
+        start = _gauge(table.FINETUNE_START)
         row = table.FINETUNE_ATTEMPTS
         attempts = CounterMetricFamily(row.name.removesuffix(_TOTAL), row.help, labels=row.labels)
         for (namespace, name), seen in self._runs.items():
@@ -80,7 +97,12 @@ class Metrics(Collector):
             attempts.add_metric(labels, seen.attempts)
             for stage, count in seen.failed_items.items():
                 failed.add_metric([*labels, stage], count)
-        return [info, phase, attempts, failed]
+            start.add_metric(labels, seen.created)
+            for kind, status in seen.conditions.items():
+                condition.add_metric([*labels, kind, status], 1)
+            for stage, seconds in seen.stage_seconds.items():
+                took.add_metric([*labels, stage], seconds)
+        return [info, phase, attempts, failed, start, condition, took]
 
 
 def _counter(registry: CollectorRegistry, row: Row) -> Counter:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES, Stage
-from mochi_api.status import Artifacts, Checkpoint, Condition, FailedItem, MetricValue, Resolved
+from mochi_api.status import Artifacts, Best, Checkpoint, Condition, FailedItem, MetricValue, Resolved
 
 KEPT = 10
 """Attempts of a step that the history keeps."""
@@ -139,6 +139,7 @@ class State:
     steps: Mapping[Stage, Step] = field(default_factory=lambda: {name: Step(name=name) for name in STAGES})
     numbers: Numbers = Numbers()
     checkpoint: Checkpoint | None = None
+    best: Best | None = None
     artifacts: Artifacts | None = None
 
     def with_step(self, step: Step) -> State:

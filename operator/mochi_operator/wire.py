@@ -41,6 +41,7 @@ def read(status: FineTuneStatus) -> State:
         steps=steps,
         numbers=_numbers(status.training or TrainingStatus()),
         checkpoint=status.checkpoints.latest if status.checkpoints is not None else None,
+        best=status.best,
         artifacts=status.artifacts,
     )
 
@@ -58,6 +59,7 @@ def write(state: State, *, phase: Phase, generation: int) -> dict[str, Any]:
         stages=[_entry(step) for name, step in state.steps.items() if name != "train" and _begun(step)],
         training=_training_entry(train, state.numbers) if _begun(train) else None,
         checkpoints=wire.Checkpoints(latest=state.checkpoint) if state.checkpoint is not None else None,
+        best=state.best,
         attempts=[_attempt_entry(item) for item in train.attempts],
         artifacts=state.artifacts,
     )

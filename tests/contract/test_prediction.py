@@ -16,7 +16,7 @@ from mochi_api.spec import Target
 from mochi_trainer.lora import LoraParams, attach, trainable_parameters
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.presets import PRESETS
-from mochi_trainer.train import fixed
+from mochi_trainer.train import evaluation
 from mochi_trainer.vae import latent_shape
 from mochi_trainer.weights.diffusers_folder import SHARD_BYTES
 
@@ -86,4 +86,4 @@ def test_tokens_are_the_patches_of_the_latents(frames: int, height: int, width: 
 
 def test_numbers_that_both_sides_need_are_the_same() -> None:
     assert storage.SHARD_BYTES == SHARD_BYTES
-    assert len(fixed.SIGMAS) * fixed.CLIPS == FIXED_CASES
+    assert len(evaluation.SIGMAS) * evaluation.CLIPS == FIXED_CASES

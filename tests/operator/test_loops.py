@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 from mochi_operator.controller import Controller
 from mochi_operator.metrics import Metrics
 from mochi_operator.pulse import Pulse
+from mochi_operator.timestamps import parse
 from mochi_operator.workqueue import WorkQueue
 from tests.operator.fake_cluster import AwayCluster
 from tests.operator.world import KEY, World
@@ -123,6 +124,13 @@ async def test_metrics_follow_the_run_and_go_with_it():
     assert (
         'mochi_finetune_stage_failed_items{finetune="dissolve",namespace="videos",stage="trim"} 0.0' in text
     )
+    assert 'mochi_operator_reconcile_errors_total{kind="api"} 0.0' in text
+    world.cluster.outage = lambda verb, kind, place: "before"
+    await loops.turn(KEY)
+    world.cluster.outage = lambda verb, kind, place: ""
+    text = generate_latest(world.metrics.registry).decode()
+    assert 'mochi_operator_reconcile_errors_total{kind="api"} 1.0' in text
+    assert 'mochi_operator_reconcile_errors_total{kind="defect"} 0.0' in text
     world.cluster.objects.clear()
     await loops.turn(KEY)
     assert "dissolve" not in generate_latest(world.metrics.registry).decode()
@@ -175,4 +183,12 @@ async def test_metrics_keep_numbers_of_a_run_and_no_snapshot():
     stages = {line.split('stage="')[1].split('"')[0] for line in rows if "stage_failed_items" in line}
     assert stages == {"check", "trim", "captions", "videos"}
     assert sum("mochi_finetune_phase" in line and line.endswith(" 1.0") for line in rows) == 1
+    timed = {line.split('stage="')[1].split('"')[0] for line in rows if "stage_seconds" in line}
+    assert timed == {"check", "trim", "captions", "videos"}
+    conditions = [line for line in rows if "mochi_finetune_condition" in line]
+    assert len(conditions) == len(world.status["conditions"])
+    assert any('status="True",type="Accepted"' in line for line in conditions)
+    created = world.run["metadata"]["creationTimestamp"]
+    [start] = [line for line in rows if "start_timestamp" in line]
+    assert float(start.split()[-1]) == parse(created).timestamp()
     queue.close()

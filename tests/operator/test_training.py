@@ -179,6 +179,50 @@ async def test_a_loss_that_is_not_a_number_is_unhealthy_and_said_once():
     assert world.condition("TrainingHealthy")["message"] == "2 steps were not finite"
 
 
+async def test_a_loss_far_above_where_it_was_is_unhealthy_and_said_once():
+    world = await trained(World())
+    world.signs.answer = heartbeat(loss_ratio=2.5)
+    await world.turn()
+    world.clock.advance(30)
+    world.signs.answer = heartbeat(loss_ratio=2.75, done=6)
+    await world.turn()
+    healthy = world.condition("TrainingHealthy")
+    assert (healthy["status"], healthy["reason"]) == ("False", "Diverging")
+    assert "is 2.75 times the lowest" in healthy["message"]
+    assert world.cluster.reasons().count("Diverging") == 1
+    world.signs.answer = heartbeat(loss_ratio=1.9, done=7)
+    world.clock.advance(30)
+    await world.turn()
+    assert world.condition("TrainingHealthy")["status"] == "True"
+
+
+async def test_the_loss_of_the_held_out_clips_is_among_the_numbers():
+    world = await trained(World())
+    world.signs.answer = heartbeat(held_out_loss=0.625)
+    await world.turn()
+    assert world.status["training"]["metrics"][-1] == {"name": "heldOutLoss", "value": "0.625"}
+
+
+async def test_the_best_checkpoint_is_in_the_status_and_overfitting_is_said_once():
+    world = await trained(World())
+    world.signs.answer = heartbeat(best_step=4, best_held_out_loss=0.5)
+    await world.turn()
+    assert world.status["best"] == {"step": 4, "heldOutLoss": "0.5"}
+    for done in (6, 7):
+        world.signs.answer = heartbeat(best_step=4, best_held_out_loss=0.5, overfits_from_step=4, done=done)
+        world.clock.advance(30)
+        await world.turn()
+    assert world.status["best"] == {"step": 4, "heldOutLoss": "0.5", "overfitsFromStep": 4}
+    assert world.condition("TrainingHealthy")["status"] == "True"
+    assert "overfits from step 4 on" in world.condition("TrainingHealthy")["message"]
+    assert world.cluster.reasons().count("Overfitting") == 1
+    world.restart()
+    world.signs.answer = heartbeat(done=8)
+    world.clock.advance(30)
+    await world.turn()
+    assert world.status["best"]["step"] == 4
+
+
 async def test_the_time_of_transition_moves_with_the_status_only():
     world = await trained(World())
     before = world.condition("TrainingRunning")["lastTransitionTime"]

@@ -21,15 +21,18 @@ LATENT_SHAPE = (12, 2, 4, 6)
 TEXT_WIDTH = 64
 
 
-def write_dataset(root: Path, *, clips: int = 3, seed: int = 1) -> None:
-    """Latents with a strong common pattern, so that there is something to learn, and made-up caption features."""
+def write_dataset(root: Path, *, clips: int = 3, seed: int = 1, spread: float = 0.1) -> None:
+    """Latents with a strong common pattern, so that there is something to learn, and made-up caption features.
+
+    A clip differs from the pattern by `spread`. The first clips are the same however many there are.
+    """
     store = LocalStore(root / "cache")
     draws = torch.Generator().manual_seed(seed)
     pattern = 2 * torch.randn(LATENT_SHAPE, generator=draws)
     names = [f"clip-{index}" for index in range(clips)]
     latents = {
         name: {
-            "mean": pattern + 0.1 * torch.randn(LATENT_SHAPE, generator=draws),
+            "mean": pattern + spread * torch.randn(LATENT_SHAPE, generator=draws),
             "logvar": torch.full(LATENT_SHAPE, -4.0),
         }
         for name in names

@@ -105,6 +105,11 @@ class Movement:
         finally:
             self._details = before
 
+    @property
+    def quiet(self) -> float:
+        """Seconds since anything moved."""
+        return self._clock() - self._last
+
 
 PROCESS = Movement()
 """That of this process."""

@@ -12,6 +12,7 @@ Purpose = Literal[
     "adapter-dropout",
     "augment",
     "caption-dropout",
+    "held-out",
     "noise",
     "order",
     "posterior",

@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from mochi_api.heartbeat import Heartbeat
+from mochi_api.heartbeat import DIVERGING, Heartbeat
 from mochi_api.outcomes import Reason, TrainingResult
-from mochi_api.status import Checkpoint, MetricValue
+from mochi_api.status import Best, Checkpoint, MetricValue
 from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Reading
 from mochi_operator.state import Numbers, Step
@@ -34,7 +34,9 @@ def told(case: Case, draft: Draft) -> Draft:
     beat = reading.heartbeat
     received = case.now - timedelta(seconds=reading.age_seconds)
     numbers = _measured(draft.state.numbers, beat, case.now, received)
-    draft = _health(draft.with_state(replace(draft.state, numbers=numbers)), beat)
+    draft = draft.with_state(replace(draft.state, numbers=numbers))
+    draft = with_best(draft, beat.best_step, beat.best_held_out_loss, beat.overfits_from_step)
+    draft = _health(draft, beat)
     if beat.checkpoint_step is None or not beat.checkpoint_uri:
         return draft
     saved = _ago(case.now, beat.checkpoint_age_seconds)
@@ -63,6 +65,27 @@ def with_checkpoint(draft: Draft, latest: Checkpoint) -> Draft:
     return draft.set_condition(
         "CheckpointReady", "True", "CheckpointSaved", f"step {latest.step}: {latest.uri}"
     )
+
+
+def with_best(draft: Draft, step: int | None, loss: float | None, overfits_from: int | None) -> Draft:
+    """The draft with the best checkpoint, where one is known; that training overfits is an Event, once."""
+    if step is None or loss is None:
+        return draft
+    before, now = (
+        draft.state.best,
+        Best(step=step, held_out_loss=decimal(loss), overfits_from_step=overfits_from),
+    )
+    draft = draft.with_state(replace(draft.state, best=now))
+    if overfits_from is None or (before is not None and before.overfits_from_step is not None):
+        return draft
+    return draft.warning(
+        "Overfitting", f"{overfitting(overfits_from)}; the checkpoint of step {step} is kept"
+    )
+
+
+def overfitting(step: int) -> str:
+    """In words."""
+    return f"overfits from step {step} on: the loss of the clips that are held out has only been higher since"
 
 
 def final(before: Numbers, result: TrainingResult, ended: datetime) -> Numbers:
@@ -96,7 +119,9 @@ def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetim
     total = beat.total or before.total_steps
     left, pace = max(0, total - beat.done), beat.step_seconds
     known = beat.done > 0
-    pairs = (("loss", beat.loss), ("gradNorm", beat.grad_norm), ("stepSeconds", pace))
+    pairs = [("loss", beat.loss), ("gradNorm", beat.grad_norm), ("stepSeconds", pace)]
+    if beat.held_out_loss is not None:
+        pairs.append(("heldOutLoss", beat.held_out_loss))
     return replace(
         before,
         step=beat.done,
@@ -114,15 +139,29 @@ def _measured(before: Numbers, beat: Heartbeat, now: datetime, received: datetim
 def _health(draft: Draft, beat: Heartbeat) -> Draft:
     if beat.done == 0 or (beat.loss is None and beat.step_age_seconds is None):
         return draft
+    if beat.loss is not None and beat.loss_ratio is not None and beat.loss_ratio >= DIVERGING:
+        return _diverging(draft, beat.loss_ratio)
     if beat.loss is not None:
-        message = f"{beat.non_finite} steps were not finite" if beat.non_finite else ""
-        return draft.set_condition("TrainingHealthy", "True", "Stepping", message)
+        messages = [f"{beat.non_finite} steps were not finite"] if beat.non_finite else []
+        if beat.overfits_from_step is not None:
+            messages.append(overfitting(beat.overfits_from_step))
+        return draft.set_condition("TrainingHealthy", "True", "Stepping", "; ".join(messages))
     message = f"the loss is not finite; {beat.non_finite} such steps so far"
     was = next(item for item in draft.state.conditions if item.type == "TrainingHealthy")
     draft = draft.set_condition("TrainingHealthy", "False", Reason.NON_FINITE_LOSS, message)
     if was.status == "False":
         return draft
     return draft.warning(Reason.NON_FINITE_LOSS, "the loss is not finite")
+
+
+def _diverging(draft: Draft, ratio: float) -> Draft:
+    message = (
+        f"the mean loss of the last 50 steps is {decimal(ratio)} times the lowest such mean before: "
+        "lower training.learningRate, or look at the clips that came last"
+    )
+    was = next(item for item in draft.state.conditions if item.type == "TrainingHealthy")
+    draft = draft.set_condition("TrainingHealthy", "False", "Diverging", message)
+    return draft if was.reason == "Diverging" else draft.warning("Diverging", message)
 
 
 def _unknown(draft: Draft, reading: Reading) -> Draft:

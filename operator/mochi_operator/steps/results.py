@@ -78,6 +78,7 @@ def trained(draft: Draft, left: Left) -> Draft | None:
     if result.checkpoint_uri:
         latest = Checkpoint(step=result.final_step, uri=result.checkpoint_uri, time=render(left.ended))
         draft = meter.with_checkpoint(draft, latest)
+    draft = meter.with_best(draft, result.best_step, result.best_held_out_loss, result.overfits_from_step)
     draft = draft.set_condition("TrainingHealthy", "True", "Completed")
     text = f"attempt {left.attempt}: {result.artifact_uri}"
     return draft.normal("TrainingSucceeded", text)

@@ -47,7 +47,8 @@ class Lab:
     def numbers(self, name: str) -> list[dict[str, Any]]:
         lines = self.store(name).read_bytes("metrics.jsonl").decode().splitlines()
         return [
-            {k: v for k, v in json.loads(line).items() if k not in ("time", "stepSeconds")} for line in lines
+            {k: v for k, v in json.loads(line).items() if k not in ("time", "stepSeconds", "dataSeconds")}
+            for line in lines
         ]
 
 

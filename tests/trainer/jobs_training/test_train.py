@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -64,7 +65,10 @@ def series(folder: Path) -> list[dict[str, Any]]:
 
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("time", "stepSeconds")} for line in series(folder)]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")}
+        for line in series(folder)
+    ]
 
 
 def digest(path: Path) -> str:
@@ -276,15 +280,20 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(root: Path) -> None:
 def poisoned(root: Path, tmp_path: Path) -> Iterator[Path]:
     """A dataset of one good clip and one of NaN."""
     write_dataset(tmp_path, clips=2)
-    folder = tmp_path / "cache/videos" / KEY
-    path = folder / "clip-1.safetensors"
-    save_file({"mean": torch.full(LATENT_SHAPE, torch.nan), "logvar": torch.zeros(LATENT_SHAPE)}, path)
+    replaced(tmp_path, "clip-1", torch.full(LATENT_SHAPE, torch.nan))
+    return tmp_path  # type: ignore[return-value]
+
+
+def replaced(root: Path, clip: str, mean: torch.Tensor) -> None:
+    """Other latents of one clip, in their list too."""
+    folder = root / "cache/videos" / KEY
+    path = folder / f"{clip}.safetensors"
+    save_file({"mean": mean, "logvar": torch.zeros(LATENT_SHAPE)}, path)
     manifest = json.loads((folder / "manifest.json").read_text())
     for entry in manifest["entries"]:
         if entry["name"] == path.name:
             entry.update(size=path.stat().st_size, sha256=digest(path))
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return tmp_path  # type: ignore[return-value]
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(poisoned: Path) -> None:
@@ -302,11 +311,30 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(poisoned: Path) -> No
 
 def test_three_steps_in_a_row_that_are_not_finite_end_the_run(poisoned: Path) -> None:
     """Two clips a step: every step has the NaN."""
-    with pytest.raises(NonFiniteLossError, match="not finite in 3 steps in a row") as caught:
+    words = r"not finite in 3 steps in a row.*: clip clip-1 at noise level 0\.\d+: its own latents"
+    with pytest.raises(NonFiniteLossError, match=words) as caught:
         train.execute(run_file(poisoned, name="dead", globalBatchSize=2))
     assert (caught.value.exit_code, caught.value.step) == (8, 3)
     assert [line["loss"] for line in series(poisoned / "runs/dead")[1:]] == [None] * 3
     assert not (poisoned / "runs/dead/checkpoints").exists()
+
+
+def _cause(run: RunFile) -> str:
+    try:
+        train.execute(run)
+    except NonFiniteLossError as error:
+        return str(error)
+    return ""
+
+
+def test_all_ranks_name_the_clip_and_the_layer(root: Path, tmp_path: Path) -> None:
+    """Latents so large that their squares are beyond float32."""
+    write_dataset(tmp_path, clips=2)
+    replaced(tmp_path, "clip-1", torch.full(LATENT_SHAPE, 1e37))
+    one, other = run_distributed(_cause, 2, run_file(tmp_path, name="large", replicas=2, **FULL))
+    assert one == other
+    assert "clip clip-1 at noise level" in one
+    assert re.search(r": [a-z]\S+\.\S+ is the first with an output that is not finite", one)
 
 
 def test_a_dataset_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:

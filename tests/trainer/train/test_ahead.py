@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from mochi_trainer.train.ahead import ahead
+from mochi_trainer.train.ahead import Awaited, ahead
 
 
 def test_the_items_come_in_their_order() -> None:
@@ -41,3 +42,18 @@ def test_an_error_waits_for_its_turn() -> None:
     assert next(coming) == 1
     with pytest.raises(OSError, match="the clip is gone"):
         next(coming)
+
+
+def test_the_wait_is_that_for_the_items_and_not_for_their_use() -> None:
+    def items() -> Iterator[int]:
+        for number in range(2):
+            time.sleep(0.2)
+            yield number
+
+    began = time.monotonic()
+    awaited = Awaited(items())
+    next(awaited)
+    time.sleep(0.3)
+    next(awaited)
+    assert 0.4 <= awaited.spent() <= time.monotonic() - began - 0.3
+    assert awaited.spent() == 0

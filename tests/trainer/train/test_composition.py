@@ -89,7 +89,8 @@ def found(model: DiT, group: Group) -> Found:
         loss = mse_loss(model(*given), answer)
         torch.autograd.backward(loss / share)
         losses.append(loss.detach() / share)
-    mean, _ = settled(measures(torch.stack(losses).sum(), parameters, group), parameters, group)
+    [total], _ = settled(measures(torch.stack(losses).sum(), parameters, group), parameters, group)
+    mean = total / group.world
     gradients = {
         name: whole(parameter.grad).numpy()
         for name, parameter in trainable_parameters(model).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import struct
@@ -38,6 +39,11 @@ def test_numbers_that_are_null_are_left_out() -> None:
     assert b"training/loss" in event(LINES[2])
 
 
+def test_each_number_of_a_list_has_its_place_and_a_mark_is_no_number() -> None:
+    listed = {"step": 3, "lossBySigma": [0.5, None, 0.25], "checkpoint": True}
+    assert event(listed) == event({"step": 3, "lossBySigma/0": 0.5, "lossBySigma/2": 0.25})
+
+
 def test_what_is_known_is_not_encoded_again_and_what_changed_is() -> None:
     file, lines = EventFile(), [dict(line) for line in LINES]
     before = file.content(lines)
@@ -63,8 +69,6 @@ def test_it_lies_beside_the_series_with_the_same_steps(tmp_path: Path) -> None:
     series.add(StepRecord(step=1, loss=math.nan, gradient_norm=2.0, learning_rate=0.1, seconds=0.5))
     series.upload()
     found = (tmp_path / "tensorboard" / "events.out.tfevents.0.mochi").read_bytes()
-    lines = [
-        {"step": 0, "fixedLoss": 3.0, "time": 12.0},
-        {"step": 1, "loss": None, "lr": 0.1, "gradNorm": 2.0, "stepSeconds": 0.5, "time": 12.0},
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1]
     assert found == beginning(12.0) + b"".join(map(event, lines))

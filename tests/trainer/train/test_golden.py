@@ -27,8 +27,9 @@ from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.presets import preset_named
 from mochi_trainer.train.composition import Adapters, Choices, Stored, compose
-from mochi_trainer.train.fixed import FixedBatch
-from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.evaluation import Evaluation, fixed_batch
+from mochi_trainer.train.feeding import Training
+from mochi_trainer.train.loop import steps
 from mochi_trainer.vae import LatentStatistics
 from mochi_trainer.weights import save_weights
 from tests.trainer.distributed import run_distributed
@@ -82,16 +83,18 @@ def losses(root: Path, mode: str, count: int, group: Group) -> tuple[list[float]
             model=composed.model,
             optimizer=composed.optimizer,
             dataset=dataset,
+            clips=range(len(dataset)),
             empty=dataset.empty_text(),
             statistics=STATISTICS,
             spec=spec,
             group=group,
             device=CPU,
         )
-        fixed = FixedBatch(dataset, STATISTICS, seed=1, group=group, device=CPU)
-        before = fixed.loss(composed.model)
+        cases = fixed_batch(training.clips, seed=1)
+        fixed = Evaluation(dataset, cases, STATISTICS, group=group, device=CPU)
+        before = fixed.losses(composed.model).loss
         found = [record.loss for record in steps(training, done=0)]
-        return found, before, fixed.loss(composed.model)
+        return found, before, fixed.losses(composed.model).loss
 
 
 def full(root: Path, count: int) -> tuple[list[float], float, float]:

@@ -75,6 +75,13 @@ def test_metrics_have_the_names_of_the_contract() -> None:
     assert families["mochi_train_loss_ema"].samples[0].value == 4.0
 
 
+def test_a_step_in_half_of_the_time_it_could_take_has_an_mfu_of_a_half() -> None:
+    gauges = Gauges(total_steps=10)
+    gauges.ideal(0.25)
+    gauges.stepped(record(1, 4.0), non_finite=0)
+    assert "mochi_train_mfu_ratio 0.5" in gauges.exposition().decode()
+
+
 def test_a_taken_port_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

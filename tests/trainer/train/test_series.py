@@ -6,12 +6,21 @@ import json
 from pathlib import Path
 
 from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.step import StepRecord
 
 
 def record(step: int, loss: float = 1.0) -> StepRecord:
-    return StepRecord(step=step, loss=loss, gradient_norm=2.0, learning_rate=0.1, seconds=0.5)
+    return StepRecord(
+        step=step,
+        loss=loss,
+        gradient_norm=2.0,
+        learning_rate=0.1,
+        seconds=0.5,
+        data_seconds=0.25,
+        by_sigma=(None, 1.5),
+    )
 
 
 def lines(root: Path) -> list[dict[str, object]]:
@@ -23,6 +32,7 @@ def test_a_line_has_all_numbers_of_a_step(tmp_path: Path) -> None:
     series.add_fixed_loss(0, 3.0)
     series.add(record(1, float("nan")))
     series.add_fixed_loss(1, 2.5)
+    series.add_held_out(1, Losses(2.0, (1.0, float("inf"))))
     series.upload()
     assert lines(tmp_path) == [
         {"step": 0, "fixedLoss": 3.0, "time": 12.0},
@@ -32,11 +42,16 @@ def test_a_line_has_all_numbers_of_a_step(tmp_path: Path) -> None:
             "lr": 0.1,
             "gradNorm": 2.0,
             "stepSeconds": 0.5,
+            "dataSeconds": 0.25,
+            "lossBySigma": [None, 1.5],
             "time": 12.0,
             "fixedLoss": 2.5,
+            "heldOutLoss": 2.0,
+            "heldOutBySigma": [1.0, None],
         },
     ]
     assert series.fixed_losses == {0: 3.0, 1: 2.5}
+    assert series.held_out_losses == {1: 2.0}
 
 
 def test_a_resume_drops_the_lines_after_its_step(tmp_path: Path) -> None:

@@ -1,128 +1,89 @@
-"""The embeddings of a run's clips: verified local copies of what the captions and videos stages stored."""
+"""The embeddings of a run's clips, read from what the captions and videos stages stored when they are needed."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import NamedTuple, Self
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
-from mochi_trainer.storage import Manifest, Store, get_entry, open_store, read_manifest
+from mochi_trainer.data.embeddings import Sample, TextFeatures, latents_in, text_in
+from mochi_trainer.data.fetching import Fetching
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.storage import Manifest, Store, entry_bytes, open_store, read_list, read_manifest
 
 log = logging.getLogger(__name__)
 
 EMPTY_PROMPT = "_empty.safetensors"
 """Features of the empty prompt, in the directory of the captions stage."""
+KEPT_BYTES = 2 * 1024**3
+"""Of host memory, for what was read; about 700 clips of 37 frames at 480p."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Latents:
-    """Posterior of one clip under the VAE, not normalised: float32 (12, T, H, W) each."""
-
-    mean: Tensor
-    logvar: Tensor
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextFeatures:
-    """Features of one caption without padding: (count, width), at most 256 tokens; count 0 is the empty prompt."""
-
-    features: Tensor
-
-    @property
-    def count(self) -> int:
-        """Number of tokens."""
-        return self.features.shape[0]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One clip of the dataset."""
+class Files(NamedTuple):
+    """What is stored of one clip, as it is stored."""
 
     clip: str
-    """Name of the clip."""
-    latents: Latents
-    text: TextFeatures
+    video: bytes
+    caption: bytes
 
 
 class Dataset:
-    """The clips that have both latents and caption features, by name; use it in a `with` block or call `close`."""
+    """The clips that have both latents and caption features, by name; use it in a `with` block or call `close`.
 
-    def __init__(self, folder: Path, clips: Sequence[str], captions: Sequence[str]) -> None:
-        self._folder = folder
-        self._owned: tempfile.TemporaryDirectory[str] | None = None
-        self.clips = tuple(clips)
-        """Names, in order; an index means this order."""
-        self.captions = tuple(captions)
-        """Captions, in the same order."""
+    Nothing of a clip is read before it is asked for, or about to be. What comes is compared with the checksum that its stage
+    wrote down.
+    """
 
-    @classmethod
-    def open(cls, run: RunFile, *, folder: Path | None = None) -> Dataset:
-        """Download and check everything below `folder` (a temporary one when None).
-
-        Raises MissingObjectError when a stage is not complete, StorageError when an object is not what was stored,
-        InvalidInputError when a key is not set or no clip is left.
-        """
-        owned = tempfile.TemporaryDirectory(prefix="mochi-dataset-") if folder is None else None
-        root = Path(owned.name) if owned is not None else folder
-        assert root is not None
-        try:
-            dataset = cls._fetched(run, root)
-        except BaseException:
-            if owned is not None:
-                owned.cleanup()
-            raise
-        dataset._owned = owned
-        return dataset
-
-    @classmethod
-    def _fetched(cls, run: RunFile, root: Path) -> Dataset:
-        store = open_store(run.locations.cache, run.s3)
-        videos = _stage_manifest(store, "videos", run.keys.videos)
-        captions = _stage_manifest(store, "captions", run.keys.captions)
+    def __init__(self, store: Store, videos: Manifest, captions: Manifest, *, room: int = KEPT_BYTES) -> None:
+        self._store, self._videos, self._captions = store, videos, captions
         texts: dict[str, str] = captions.details["captions"]
-        clips = sorted(set(videos.details["clips"]) & set(texts))
-        if not clips:
+        self.clips = tuple(sorted(set(videos.details["clips"]) & set(texts)))
+        """Names, in order; an index means this order."""
+        self.captions = tuple(texts[clip] for clip in self.clips)
+        """Captions, in the same order."""
+        self._files = Fetching(self._read, [self._size(clip) for clip in self.clips], room=room)
+
+    @classmethod
+    def open(cls, run: RunFile, *, room: int = KEPT_BYTES, compared: bool = True) -> Dataset:
+        """What the stages' lists have; `room` bytes of what is read stay in memory.
+
+        `compared` with the storage: that every object is there. One rank that does so is enough. Raises MissingObjectError when a stage is not complete or an object is gone, InvalidInputError when a key is not set
+        or no clip is left.
+        """
+        store = open_store(run.locations.cache, run.s3)
+        videos = _stage_manifest(store, "videos", run.keys.videos, compared)
+        captions = _stage_manifest(store, "captions", run.keys.captions, compared)
+        dataset = cls(store, videos, captions, room=room)
+        if not dataset.clips:
             raise InvalidInputError(f"no clip has both latents and caption features in {store.address()}")
-        for clip in clips:
-            get_entry(store, videos, f"{clip}.safetensors", root / "videos" / f"{clip}.safetensors")
-            get_entry(store, captions, f"{clip}.safetensors", root / "captions" / f"{clip}.safetensors")
-        get_entry(store, captions, EMPTY_PROMPT, root / "captions" / EMPTY_PROMPT)
-        log.info("dataset: %d clips from %s", len(clips), store.address())
-        return cls(root, clips, [texts[clip] for clip in clips])
+        log.info("dataset: %d clips in %s", len(dataset), store.address())
+        return dataset
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def sample(self, index: int) -> Sample:
-        """Latents and caption features of one clip, on the CPU."""
-        clip = self.clips[index]
-        tensors = _tensors(self._folder / "videos" / f"{clip}.safetensors", "mean", "logvar")
-        return Sample(
-            clip=clip,
-            latents=Latents(mean=tensors["mean"], logvar=tensors["logvar"]),
-            text=self._text(f"{clip}.safetensors"),
-        )
+        """Latents and caption features of one clip, on the CPU.
+
+        Raises MissingObjectError when an object of it is gone, DamagedObjectError when one is not what was stored,
+        InvalidInputError when it has not the tensors, and what the store raises.
+        """
+        return _sample(self._files.one(index))
+
+    def samples(self, indices: Iterable[int]) -> Iterator[Sample]:
+        """The clips of `indices`, which may be long, in their order; the coming ones are read meanwhile. Raises as `sample`."""
+        return map(_sample, self._files.in_order(indices))
 
     def empty_text(self) -> TextFeatures:
         """Features of the empty prompt, which caption dropout and guidance use."""
-        return self._text(EMPTY_PROMPT)
+        return text_in(entry_bytes(self._store, self._captions, EMPTY_PROMPT), EMPTY_PROMPT)
 
     def close(self) -> None:
-        """Remove the local copies if this object made their folder."""
-        if self._owned is not None:
-            self._owned.cleanup()
+        """Read nothing more."""
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self
@@ -132,27 +93,34 @@ class Dataset:
     ) -> None:
         self.close()
 
-    def _text(self, name: str) -> TextFeatures:
-        return TextFeatures(features=_tensors(self._folder / "captions" / name, "features")["features"])
+    def _size(self, clip: str) -> int:
+        name = _file(clip)
+        return self._videos.entries[name].size + self._captions.entries[name].size
+
+    def _read(self, index: int) -> Files:
+        clip = self.clips[index]
+        video, caption = (
+            entry_bytes(self._store, stage, _file(clip)) for stage in (self._videos, self._captions)
+        )
+        return Files(clip, video, caption)
 
 
-def _stage_manifest(store: Store, stage: str, key: str) -> Manifest:
+def _file(clip: str) -> str:
+    return f"{clip}.safetensors"
+
+
+def _sample(files: Files) -> Sample:
+    name = _file(files.clip)
+    return Sample(clip=files.clip, latents=latents_in(files.video, name), text=text_in(files.caption, name))
+
+
+def _stage_manifest(store: Store, stage: str, key: str, compared: bool) -> Manifest:
     if not key:
         raise InvalidInputError(
             f"keys.{stage} of the run file must name the output of the stage {stage}, got ''"
         )
     try:
-        return read_manifest(store, layout.cache_entry("", stage, key))
+        found = read_manifest if compared else read_list
+        return found(store, layout.cache_entry("", stage, key))
     except MissingObjectError as error:
         raise MissingObjectError(f"output of the stage {stage} is not complete: {error}") from error
-
-
-def _tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise StorageError(f"{path.name} cannot be read: {error}") from error
-    absent = [name for name in names if name not in tensors]
-    if absent:
-        raise InvalidInputError(f"{path.name} has no tensor {', '.join(absent)}")
-    return {name: tensor.float() for name, tensor in tensors.items()}

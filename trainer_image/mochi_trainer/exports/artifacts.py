@@ -31,11 +31,7 @@ def store_adapter(
     store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int
 ) -> list[Artifact]:
     """Write the LoRA as Diffusers reads it (first) and as ComfyUI reads it, alpha / rank folded into both."""
-    details = metadata(run, steps) | {
-        "rank": str(params.rank),
-        "alpha": f"{params.alpha:g}",
-        "targets": ",".join(params.targets),
-    }
+    details = _of_adapter(run, params, steps)
     with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
         state = adapter_state(model)
         path, native = (Path(folder) / Path(key).name for key in (layout.LORA, layout.LORA_COMFYUI))
@@ -43,6 +39,23 @@ def store_adapter(
         tensors, expected = export_native(state, params)
         save_file(tensors, native, metadata=details | expected)
         return [_stored(store, path, layout.LORA), _stored(store, native, layout.LORA_COMFYUI)]
+
+
+def store_best(store: Store, run: RunFile, model: DiT, params: LoraParams, *, steps: int) -> Artifact:
+    """Write the LoRA that `model` has after `steps` steps, of which more were made, beside that of the last step."""
+    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
+        path = Path(folder) / Path(layout.LORA_BEST).name
+        tensors = export_diffusers(adapter_state(model), params)
+        save_file(tensors, path, metadata=_of_adapter(run, params, steps))
+        return _stored(store, path, layout.LORA_BEST)
+
+
+def _of_adapter(run: RunFile, params: LoraParams, steps: int) -> dict[str, str]:
+    return metadata(run, steps) | {
+        "rank": str(params.rank),
+        "alpha": f"{params.alpha:g}",
+        "targets": ",".join(params.targets),
+    }
 
 
 def store_merged(

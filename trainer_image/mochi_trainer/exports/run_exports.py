@@ -13,7 +13,13 @@ import torch
 from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError, TrainerError
-from mochi_trainer.exports.artifacts import store_adapter, store_card, store_merged, store_weights
+from mochi_trainer.exports.artifacts import (
+    store_adapter,
+    store_best,
+    store_card,
+    store_merged,
+    store_weights,
+)
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.exports.conversion import write_published
 from mochi_trainer.exports.run_card import Facts
@@ -84,7 +90,19 @@ def stored(store: Store, run: RunFile, session: Session, params: LoraParams) -> 
                 files.append(_merged(store, run, base, model, params))
     if files:
         store_card(store, run, _facts(run, session), files)
+        files += _best(store, run, session, params)
     return files
+
+
+def _best(store: Store, run: RunFile, session: Session, params: LoraParams) -> list[Artifact]:
+    """The adapter of the best checkpoint, where training went on after it. The model is that of this checkpoint then."""
+    best = session.best
+    if run.mode == "full" or best is None or best.step == session.position.step:
+        return []
+    if not session.checkpoints.load(best.step):
+        return []
+    log.info("step %d has the lowest loss of the held out clips: its adapter is stored too", best.step)
+    return [store_best(store, run, session.training.model, params, steps=best.step)]
 
 
 def _merged(store: Store, run: RunFile, base: Sequence[Path], model: DiT, params: LoraParams) -> Artifact:

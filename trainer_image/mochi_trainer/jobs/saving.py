@@ -15,8 +15,8 @@ from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.storage import Connection, Fence, FencedStore, Patience, open_store
 from mochi_trainer.train.completion import Completion
 from mochi_trainer.train.copies import Copy, DiskCopy, copy_for
+from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
-from mochi_trainer.train.loop import Training
 from mochi_trainer.train.saving import PATIENCE_SECONDS, Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.shards import most_bytes

@@ -13,14 +13,18 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from mochi_api.outcomes import TrainingResult
+from mochi_api.prediction.flops import useful
+from mochi_api.prediction.gpus import GPUS
+from mochi_api.prediction.work import work_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
-from mochi_trainer.data import Dataset
+from mochi_trainer.data import Dataset, Split, split
 from mochi_trainer.errors import TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.memory_advice import memory_advised
 from mochi_trainer.jobs.saving import saving
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
@@ -28,13 +32,14 @@ from mochi_trainer.parallel.determinism import determinism
 from mochi_trainer.parallel.devices import training_device
 from mochi_trainer.parallel.group import Group, joined, peers_limit, time_limit
 from mochi_trainer.parallel.ranks import Ranks, ranks_of
+from mochi_trainer.parallel.speed import measured, slow_ranks
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
 from mochi_trainer.train.checkpoint import Checkpoints
-from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.evaluation import Case, Evaluation, fixed_batch, held_out
+from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.grace import Grace
-from mochi_trainer.train.loop import Training
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
@@ -42,6 +47,7 @@ from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
 from mochi_trainer.train.shards import most_bytes
 from mochi_trainer.train.takeover import Earlier
+from mochi_trainer.watchdog import watched
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ def execute(run: RunFile) -> Finished:
         ranks = ranks_of(os.environ, processes=run.world.processes)
         gauges = Gauges(total_steps=run.training.steps)
         stack.enter_context(PROCESS.described(gauges.signs))
+        stack.enter_context(watched(PROCESS))
+        stack.enter_context(memory_advised(run))
         if ranks.local == 0:  # a pod has one port
             stack.enter_context(served(gauges, PROCESS, progress=ranks.rank == 0))
         fence = Fence(open_store(run.locations.run, run.s3), run.run.attempt)
@@ -71,10 +79,13 @@ def execute(run: RunFile) -> Finished:
             device = training_device(run, ranks.local)
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
-            training = _training(run, stack.enter_context(Dataset.open(run)), group, device)
+            dataset = stack.enter_context(Dataset.open(run, compared=group.first))
+            parts = split(dataset.clips, run.training.validation.clips)
+            training = _training(run, dataset, parts, group, device)
+            _tell_ideal(run, gauges, device)
             series = Series(store)
             writer = stack.enter_context(saving(run, training, series, gauges))
-        session = _session(run, training, store, writer, series, gauges, preemption)
+        session = _session(run, training, parts, store, writer, series, gauges, preemption)
         with _failures_at_step(session):
             session.run()
             PROCESS.doing("exporting")
@@ -87,6 +98,7 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
     if run.mode == "lora" and ranks.world == 1:
         yield Group()
         return
+    speed = measured(device)  # before the first wait for another rank
     with joined(
         ranks,
         device,
@@ -95,15 +107,21 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
         check=preemption.check,
         movement=PROCESS,
     ) as group:
+        for line in slow_ranks(group.gathered(speed)):
+            log.warning("%s", line)
         yield group
 
 
-def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device) -> Training:
+def _training(run: RunFile, dataset: Dataset, parts: Split, group: Group, device: torch.device) -> Training:
+    if parts.held_out:
+        names = ", ".join(dataset.clips[index] for index in parts.held_out)
+        log.info("%d clips are trained on; held out: %s", len(parts.training), names)
     composed = composed_model(run, group, device)
     return Training(
         model=composed.model,
         optimizer=composed.optimizer,
         dataset=dataset,
+        clips=parts.training,
         empty=dataset.empty_text(),
         statistics=preset_named(run.model.preset).latents,
         spec=run.training,
@@ -115,24 +133,20 @@ def _training(run: RunFile, dataset: Dataset, group: Group, device: torch.device
 def _session(
     run: RunFile,
     training: Training,
+    parts: Split,
     store: Store,
     writer: Saving,
     series: Series,
     gauges: Gauges,
     preemption: Preemption,
 ) -> Session:
-    group = training.group
+    group, names = training.group, training.dataset.clips
     return Session(
         training=training,
         checkpoints=Checkpoints(store, group, trainable_parameters(training.model), training.optimizer),
         saving=writer,
-        fixed=FixedBatch(
-            training.dataset,
-            training.statistics,
-            seed=run.training.seed,
-            group=group,
-            device=training.device,
-        ),
+        fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
+        held_out=_evaluation(training, held_out(parts.held_out, names)) if parts.held_out else None,
         series=series,
         gauges=gauges,
         preemption=preemption,
@@ -147,6 +161,19 @@ def _grace(run: RunFile, training: Training) -> Grace:
     if group.first:
         grace.expect(most_bytes(trainable_parameters(training.model), first=True))
     return grace
+
+
+def _evaluation(training: Training, cases: Sequence[Case]) -> Evaluation:
+    return Evaluation(
+        training.dataset, cases, training.statistics, group=training.group, device=training.device
+    )
+
+
+def _tell_ideal(run: RunFile, gauges: Gauges, device: torch.device) -> None:
+    """Let the metrics have an MFU, where the GPU is one whose speed is known."""
+    name = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else ""
+    if name in GPUS:
+        gauges.ideal(useful(work_of_run(run)) / (GPUS[name].teraflops * 1e12))
 
 
 def _earlier(run: RunFile) -> Earlier | None:
@@ -173,7 +200,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
     if not files:
         return Finished(result=None, message=f"{steps} steps; rank 0 has stored the result")
     artifact, *others = files
-    position = session.position
+    position, best = session.position, session.best
     result = TrainingResult(
         artifactURI=artifact.uri,
         sha256=artifact.sha256,
@@ -181,6 +208,9 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
         final_step=position.step,
         final_loss=position.loss,
         checkpointURI=session.checkpoint_address,
+        best_step=best.step if best is not None else None,
+        best_held_out_loss=best.loss if best is not None else None,
+        overfits_from_step=session.overfits_from,
     )
     first, last = session.fixed_losses()
     return Finished(

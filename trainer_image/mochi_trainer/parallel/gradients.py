@@ -24,36 +24,40 @@ def synchronise(model: nn.Module, wanted: bool) -> None:
         model.set_requires_gradient_sync(wanted)
 
 
-def measures(loss: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> Tensor:
-    """On the device of `loss`, in float64, without waiting for it: what `settled` takes once it is on the host.
+def measures(told: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> Tensor:
+    """On the device of `told`, in float64, without waiting for it: what `settled` takes once it is on the host.
 
-    `loss` is the mean of this rank. In order: the loss; the sum of squares of this rank's part of the sharded gradients; of
-    several ranks of a sharded model every gradient that is not sharded, otherwise their sum of squares. Where no parameter
-    is sharded the gradients of all ranks are averaged first, so that all ranks call together.
+    `told` (n,) is what is to be summed over the ranks besides, such as losses. In order: `told`; the sum of squares of this
+    rank's part of the sharded gradients; of several ranks of a sharded model every gradient that is not sharded, otherwise
+    their sum of squares. Where no parameter is sharded the gradients of all ranks are averaged first, so that all ranks call
+    together.
     """
     alike = _replicated(parameters)
     if alike and group.world > 1:
         _average(parameters, group)
     sharded, plain = _gradients(parameters)
     whole = alike or group.world == 1
-    rest = [_square_sum(plain, loss)] if whole else [g.flatten().double() for g in plain]
-    return torch.cat([loss.double().reshape(1), _square_sum(sharded, loss), *rest])
+    rest = [_square_sum(plain, told)] if whole else [g.flatten().double() for g in plain]
+    return torch.cat([told.double().reshape(-1), _square_sum(sharded, told), *rest])
 
 
-def settled(found: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> tuple[float, float]:
-    """The mean loss of all ranks, and the Euclidean norm of the gradient of all parameters on all ranks together.
+def settled(found: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> tuple[list[float], float]:
+    """What was told, summed over all ranks, and the Euclidean norm of the gradient of all parameters on all ranks together.
 
     `found` is what `measures` returned, on the CPU. Gradients that FSDP2 does not average, those of parameters that every
     rank keeps whole, are averaged here. All ranks call together; NaN or infinite when any number is.
     """
     if group.world == 1:
-        loss, sharded, plain = found.tolist()
-        return loss, float((sharded + plain) ** 0.5)
+        *told, sharded, plain = found.tolist()
+        return told, float((sharded + plain) ** 0.5)
     sums = group.summed(found)
     if _replicated(parameters):  # the same squares on every rank
-        return float(sums[0]) / group.world, float((sums[2] / group.world) ** 0.5)
-    squares = float(sums[1]) + _averaged(sums[2:] / group.world, _gradients(parameters)[1])
-    return float(sums[0]) / group.world, float(squares**0.5)
+        *told, _, squares = sums.tolist()
+        return told, float((squares / group.world) ** 0.5)
+    gradients = _gradients(parameters)[1]
+    count = sums.numel() - 1 - sum(gradient.numel() for gradient in gradients)
+    squares = float(sums[count]) + _averaged(sums[count + 1 :] / group.world, gradients)
+    return sums[:count].tolist(), float(squares**0.5)
 
 
 def scale(parameters: Sequence[nn.Parameter], factor: float) -> None:

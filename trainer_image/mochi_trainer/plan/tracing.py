@@ -121,8 +121,10 @@ def trace_step(
             def step() -> None:
                 parameters = trained(composed.optimizer)
                 examples = (_example(shape, tokens, params) for _ in range(clips))
-                loss = accumulated(model, examples, share=clips, synchronise_once=synchronise_once)
-                measures(loss, parameters, group)  # and here the host waits, the only time
+                losses = accumulated(
+                    model, examples, share=clips, group=group, synchronise_once=synchronise_once
+                )
+                measures(losses, parameters, group)  # and here the host waits, the only time
                 scale(parameters, 0.5)
                 composed.optimizer.step()
                 composed.optimizer.zero_grad(set_to_none=True)

@@ -29,7 +29,7 @@ class Line:
     label: str
     points: Sequence[Point]
     style: str
-    """Class of the style sheet: `faint`, `main`, `second`."""
+    """Class of the style sheet: `faint`, `main`, `second`, `third`."""
 
     dots: bool = False
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_api.outcomes import Reason
+from mochi_trainer.flow.bins import names
 from mochi_trainer.report.clips import mappings, number
 from mochi_trainer.report.contents import Contents
 from mochi_trainer.report.dataset import dataset
@@ -48,7 +49,8 @@ def samples(contents: Contents) -> View:
 def training(contents: Contents) -> View:
     """The curves and the numbers beside them."""
     series = {
-        name: _series(contents, name) for name in ("loss", "fixedLoss", "lr", "gradNorm", "stepSeconds")
+        name: _series(contents, name)
+        for name in ("loss", "fixedLoss", "heldOutLoss", "lr", "gradNorm", "stepSeconds", "dataSeconds")
     }
     loss = [
         Line(label="each step", points=series["loss"], style="faint"),
@@ -57,14 +59,17 @@ def training(contents: Contents) -> View:
     if series["fixedLoss"]:
         loss.append(Line(label="fixed batch", points=series["fixedLoss"], style="second", dots=True))
     record = contents.record("train")
+    if series["heldOutLoss"]:
+        loss.append(Line(label="held out", points=series["heldOutLoss"], style="third", dots=True))
     rate = [Line(label="", points=series["lr"], style="main")]
     norm = [Line(label="", points=series["gradNorm"], style="main")]
     return {
         "steps": len(contents.metrics),
-        "numbers": _numbers(series),
+        "numbers": [*_numbers(series), *_best(contents)],
         "grace": str(record.details.get("graceWarning", "")) if record else "",
         "loss": plot("Loss", loss, unit="mean squared error"),
         "rate": plot("Learning rate", rate, unit="learning rate"),
+        "by_sigma": _by_sigma(contents),
         "norm": plot("Gradient norm", norm, unit="norm before clipping"),
     }
 
@@ -121,20 +126,54 @@ def _series(contents: Contents, name: str) -> list[Point]:
     return [(line["step"], line[name]) for line in contents.metrics if name in line]
 
 
+def _by_sigma(contents: Contents) -> Sequence[tuple[str, str]]:
+    """The loss at each share of noise: the mean over the second half of the steps, for which there are numbers."""
+    lines = [line["lossBySigma"] for line in contents.metrics if line.get("lossBySigma")]
+    found: list[tuple[str, str]] = []
+    for place, name in enumerate(names()):
+        column = [line[place] for line in lines[len(lines) // 2 :] if place < len(line)]
+        values = [value for value in column if value is not None]
+        if values:
+            found.append((name, f"{sum(values) / len(values):.4g}"))
+    return found
+
+
+def _best(contents: Contents) -> list[tuple[str, str]]:
+    record = contents.record("train")
+    result = record.outcome.training_result if record else None
+    if result is None or result.best_step is None or result.best_held_out_loss is None:
+        return []
+    found = [
+        (
+            "Best checkpoint, by the held out clips",
+            f"step {result.best_step}: {result.best_held_out_loss:.4g}",
+        )
+    ]
+    if result.overfits_from_step is not None:
+        found.append(("Overfits", f"from step {result.overfits_from_step} on"))
+    return found
+
+
+def _change(points: list[Point]) -> str:
+    known = [value for _, value in points if value is not None]
+    if len(known) < 2 or not known[0]:  # a change has two ends
+        return ""
+    return f"{known[0]:.4g} → {known[-1]:.4g} ({(known[-1] / known[0] - 1) * 100:+.1f} %)"
+
+
 def _numbers(series: Mapping[str, list[Point]]) -> list[tuple[str, str]]:
     """Names and values; those with an empty value are left out."""
-    fixed = [value for _, value in series["fixedLoss"] if value is not None]
     times = sorted(value for _, value in series["stepSeconds"] if value is not None)
     bad = sum(1 for _, value in series["loss"] if value is None)
-    change = ""
-    if len(fixed) > 1 and fixed[0]:
-        change = f"{fixed[0]:.4g} → {fixed[-1]:.4g} ({(fixed[-1] / fixed[0] - 1) * 100:+.1f} %)"
+    waited = [value for _, value in series["dataSeconds"] if value is not None]
     smooth = [value for _, value in smoothed(series["loss"]) if value is not None]
     facts = [
         ("Steps", f"{series['loss'][-1][0]:.0f}" if series["loss"] else ""),
-        ("Loss of the fixed batch", change),
+        ("Loss of the fixed batch", _change(series["fixedLoss"])),
+        ("Loss of the held out clips", _change(series["heldOutLoss"])),
         ("Loss, smoothed", f"{smooth[-1]:.4g}" if smooth else ""),
         ("Median step", duration(times[len(times) // 2]) if times else ""),
+        ("Waited for clips", f"{sum(waited) / sum(times):.1%} of the time" if waited and sum(times) else ""),
         ("Steps without a finite loss", str(bad) if bad else ""),
     ]
     return [(name, value) for name, value in facts if value]

@@ -5,6 +5,7 @@ from mochi_trainer.storage.manifest import (
     DamagedObjectError,
     Entry,
     Manifest,
+    entry_bytes,
     file_sha256,
     find_manifest,
     get_entry,
@@ -18,6 +19,7 @@ from mochi_trainer.storage.manifest import (
 )
 from mochi_trainer.storage.opening import open_store
 from mochi_trainer.storage.s3_connection import Connection, Patience
+from mochi_trainer.storage.s3_counts import counts
 from mochi_trainer.storage.space import require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Piece, Pieces, Store
 
@@ -34,6 +36,8 @@ __all__ = [
     "Piece",
     "Pieces",
     "Store",
+    "counts",
+    "entry_bytes",
     "file_sha256",
     "find_manifest",
     "get_entry",

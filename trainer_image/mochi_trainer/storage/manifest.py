@@ -104,16 +104,34 @@ def get_entry(store: Store, manifest: Manifest, name: str, to: Path) -> None:
     Raises MissingObjectError when the manifest does not list it or it is gone, DamagedObjectError when it is not what
     was written; `to` is absent then.
     """
-    key = manifest.key(name)
+    entry = _entry(store, manifest, name)
+    store.get(manifest.key(name), to)
+    try:
+        _require(entry, file_sha256(to), store.address(manifest.key(name)))
+    except DamagedObjectError:
+        to.unlink()
+        raise
+
+
+def entry_bytes(store: Store, manifest: Manifest, name: str) -> bytes:
+    """One object of a directory, checked; for those that are small. Raises as `get_entry`."""
+    entry = _entry(store, manifest, name)
+    data = store.read_bytes(manifest.key(name))
+    _require(entry, hashlib.sha256(data).hexdigest(), store.address(manifest.key(name)))
+    return data
+
+
+def _entry(store: Store, manifest: Manifest, name: str) -> Entry:
     entry = manifest.entries.get(name)
     if entry is None:
-        raise MissingObjectError(f"{store.address(key)} is not in the manifest beside it")
-    store.get(key, to)
-    found = file_sha256(to)
+        raise MissingObjectError(f"{store.address(manifest.key(name))} is not in the manifest beside it")
+    return entry
+
+
+def _require(entry: Entry, found: str, address: str) -> None:
     if found != entry.sha256:
-        to.unlink()
         raise DamagedObjectError(
-            f"{store.address(key)} is not what its manifest lists: sha256 {found[:12]}..., "
+            f"{address} is not what its manifest lists: sha256 {found[:12]}..., "
             f"expected {entry.sha256[:12]}...; delete it to have it made anew"
         )
 

@@ -29,6 +29,7 @@ from botocore.utils import parse_timestamp
 from mochi_api.identity import CA_ENV, CREDENTIALS_ENV
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.storage.s3_counts import counted
 from mochi_trainer.storage.s3_credentials import MountedSecret, MountedSecretProvider
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Connection:
                 self._session = _session()
                 self._client = _client(self._session, self.spec, self.patience)
                 events = self._client.meta.events
+                counted(events)
                 for operation in ("PutObject", "UploadPart"):
                     events.register(f"before-call.s3.{operation}", self._with_md5)
                 if self.spec.endpoint:

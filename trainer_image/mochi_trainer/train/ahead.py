@@ -1,10 +1,11 @@
-"""One thing ahead: the next item is made in a thread while the one before it is used."""
+"""One thing ahead: the next item is made in a thread while the one before it is used; and how long was waited all the same."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 _END = object()
@@ -20,3 +21,25 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := following.result()) is not _END:
             following = pool.submit(next, items, _END)
             yield item  # type: ignore[misc]  # _END has ended the loop
+
+
+class Awaited(Generic[T]):
+    """The items, and the seconds for which they were waited."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items, self._seconds = items, 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        started = time.monotonic()
+        try:
+            return next(self._items)
+        finally:
+            self._seconds += time.monotonic() - started
+
+    def spent(self) -> float:
+        """Seconds since this was asked last."""
+        found, self._seconds = self._seconds, 0.0
+        return found

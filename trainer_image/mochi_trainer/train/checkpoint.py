@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mochi_api import layout
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.storage import (
@@ -88,6 +89,20 @@ class Checkpoints:
         position, place = found
         self.address = self._store.address(place.prefix)
         return position
+
+    def steps(self) -> set[int]:
+        """The steps of which there is a complete checkpoint, of any attempt. Raises what the store raises."""
+        return {
+            place.step
+            for place in _places(self._store)
+            if self._store.exists(layout.join(place.prefix, layout.MANIFEST))
+        }
+
+    def load(self, step: int) -> bool:
+        """Load the newest complete checkpoint of `step`; False, with a warning and no change, when there is none to be used."""
+        found = [place for place in _places(self._store) if place.step == step] if self._group.first else []
+        place = self._group.from_first(found[0] if found else None)
+        return place is not None and self._load(self._store, Place(*place)) is not None
 
     def take_over(self, store: Store) -> Position:
         """As `resume`, from the folder of another run, which stays as it is.

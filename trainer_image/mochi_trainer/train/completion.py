@@ -19,6 +19,8 @@ class Completion:
     def __init__(self, store: Store, *, keep_last: int, before: Callable[[], None]) -> None:
         self._store, self._keep_last, self._before = store, keep_last, before
         self._warned = False
+        self.spared: int | None = None
+        """Step whose checkpoint is kept however old it is: the best one. The training thread sets it."""
 
     def complete(
         self, place: Place, entries: Sequence[Entry], details: Mapping[str, object], *, good: bool
@@ -37,7 +39,8 @@ class Completion:
         try:
             found = places(info.key for info in self._store.list("checkpoints/"))
             for place in superfluous(found, self._is_complete, saved=saved, keep_last=self._keep_last):
-                self._remove(place)
+                if place.step != self.spared:
+                    self._remove(place)
         except (StorageError, AccessDeniedError, MissingObjectError, InvalidInputError) as error:
             level, self._warned = (logging.DEBUG if self._warned else logging.WARNING), True
             log.log(level, "old checkpoints in %s stay: %s", self._store.address("checkpoints"), error)

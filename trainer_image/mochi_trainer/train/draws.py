@@ -65,8 +65,13 @@ def example(
 
     z = Posterior(latents.mean[None], latents.logvar[None]).sample(draws("posterior"))
     dropped = float(torch.rand((), generator=draws("caption-dropout"))) < caption_dropout
-    sigma = flow.sigmas_uniform(1, draws("sigma"))
+    sigma = noise_level(seed, step, slot)
     return mixed(z, empty if dropped else text, statistics, sigma, draws("noise"))
+
+
+def noise_level(seed: int, step: int, slot: int) -> Tensor:
+    """The share of noise (B,) that `slot` of step `step` is trained at, on the CPU."""
+    return flow.sigmas_uniform(1, stream(seed, "sigma", step=step, rank=slot))
 
 
 def mixed(

@@ -14,7 +14,7 @@ from typing import Any
 _POLYNOMIAL = 0x82F63B78
 """Of CRC-32C, bits reversed."""
 _MASK = 0xA282EAD8
-_BESIDES = ("step", "time")
+_BESIDES = ("step", "time", "checkpoint")
 """Fields of a line that are no value of its step."""
 
 
@@ -24,14 +24,24 @@ def beginning(time: float) -> bytes:
 
 
 def event(line: Mapping[str, Any]) -> bytes:
-    """The event of a line of `metrics.jsonl`: each of its numbers as a scalar `training/NAME`, without those that are null."""
+    """The event of a line of `metrics.jsonl`: each of its numbers as a scalar `training/NAME`, of a list `training/NAME/0`
+    and so on, without those that are null."""
     values = [
         _field(1, _field(1, f"training/{name}".encode()) + b"\x15" + struct.pack("<f", value))
-        for name, value in line.items()
-        if name not in _BESIDES and value is not None
+        for name, value in _scalars(line)
     ]
     step = b"\x10" + _varint(line["step"]) if line["step"] else b""  # zero is what a field that is absent has
     return _record(_wall_time(line.get("time", 0.0)) + step + _field(5, b"".join(values)))
+
+
+def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if name in _BESIDES or value is None:
+            continue
+        if isinstance(value, list):
+            yield from ((f"{name}/{place}", each) for place, each in enumerate(value) if each is not None)
+        else:
+            yield name, value
 
 
 def _wall_time(seconds: float) -> bytes:

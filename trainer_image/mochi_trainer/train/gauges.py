@@ -1,4 +1,4 @@
-"""What a training rank shows while it runs: Prometheus metrics and the progress document, safe to read from any thread."""
+"""What a training rank shows while it runs: its metrics and the progress document, safe to read from any thread."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-
-from mochi_api import metrics
 from mochi_api.progress import Progress
+from mochi_trainer.train.best import Best
+from mochi_trainer.train.divergence import Divergence
+from mochi_trainer.train.evaluation import Losses
+from mochi_trainer.train.exposed import Exposed
 from mochi_trainer.train.step import StepRecord
 
 RECENT = 20
 """Steps whose mean duration is shown."""
-EMA = 0.98
-BUCKETS = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 60, 120)
-"""Seconds; a step takes a fraction of one for nano, and up to half a minute for the published model."""
 
 
 class Gauges:
@@ -31,71 +29,70 @@ class Gauges:
         self._saved_at: float | None = None
         self._lock = threading.Lock()
         self._progress = Progress(step=0, total_steps=total_steps)
+        self._held_out: float | None = None
+        self._best: Best | None = None
+        self._overfits_from: int | None = None
         self._seconds: deque[float] = deque(maxlen=RECENT)
-        self._ema: float | None = None
-        self.registry = CollectorRegistry()
-        self._step, self._total = self._gauge(metrics.TRAIN_STEP), self._gauge(metrics.TRAIN_TOTAL_STEPS)
-        self._loss, self._loss_ema = self._gauge(metrics.TRAIN_LOSS), self._gauge(metrics.TRAIN_LOSS_EMA)
-        self._norm, self._rate = (
-            self._gauge(metrics.TRAIN_GRAD_NORM),
-            self._gauge(metrics.TRAIN_LEARNING_RATE),
-        )
-        self._last, self._saved = (
-            self._gauge(metrics.TRAIN_LAST_STEP),
-            self._gauge(metrics.TRAIN_LAST_CHECKPOINT),
-        )
-        self._saved_step = self._gauge(metrics.TRAIN_LAST_CHECKPOINT_STEP)
-        self._save_seconds = self._gauge(metrics.TRAIN_CHECKPOINT_SECONDS)
-        self._failures = self._counter(metrics.TRAIN_CHECKPOINT_FAILURES)
-        self._dropped = self._counter(metrics.TRAIN_CHECKPOINTS_DROPPED)
-        bad, duration = metrics.TRAIN_NONFINITE, metrics.TRAIN_STEP_SECONDS
-        self._bad = Counter(bad.name, bad.help, bad.labels, registry=self.registry)
-        for what in ("loss", "gradient"):
-            self._bad.labels(what)
-        self._duration = Histogram(duration.name, duration.help, buckets=BUCKETS, registry=self.registry)
-        self._total.set(total_steps)
+        self._divergence = Divergence()
+        self._exposed = Exposed(total_steps=total_steps)
 
-    def resumed(self, step: int, non_finite: int) -> None:
-        """Training goes on after `step` steps."""
+    def ideal(self, seconds: float) -> None:
+        """How long a step would take at the speed of the GPU's data sheet."""
+        self._exposed.ideal(seconds)
+
+    def resumed(self, step: int, non_finite: int, losses: Iterable[float | None] = ()) -> None:
+        """Training goes on after `step` steps, which had these losses."""
         with self._lock:
+            for loss in losses:
+                self._divergence.add(loss)
             self._progress = self._progress.model_copy(update={"step": step, "non_finite": non_finite})
-        self._step.set(step)
+        self._exposed.resumed(step)
 
     def stepped(self, record: StepRecord, *, non_finite: int) -> None:
         """A step is done; `non_finite` steps were skipped so far."""
-        now = time.time()
-        self._show(record, now)
+        self._exposed.stepped(record)
         with self._lock:
             self._seconds.append(record.seconds)
+            if record.finite:
+                self._divergence.add(record.loss)
             self._step_at = self._clock()
             update = {
                 "step": record.step,
                 "loss": record.loss if math.isfinite(record.loss) else None,
                 "grad_norm": record.gradient_norm if math.isfinite(record.gradient_norm) else None,
                 "step_seconds": sum(self._seconds) / len(self._seconds),
-                "last_step_time": now,
+                "last_step_time": time.time(),
                 "non_finite": non_finite,
             }
             self._progress = self._progress.model_copy(update=update)
 
-    def save_failed(self) -> None:
-        """The store did not answer while a checkpoint was written."""
-        self._failures.inc()
+    def validated(self, losses: Losses) -> None:
+        """The clips that are held out were evaluated."""
+        self._exposed.validated(losses)
+        with self._lock:
+            self._held_out = losses.loss if math.isfinite(losses.loss) else None
 
-    def save_dropped(self) -> None:
-        """A checkpoint is given up unsaved."""
-        self._dropped.inc()
+    def judged(self, best: Best | None, overfits_from: int | None) -> None:
+        """Which checkpoint is the best, and from which step on training no longer helps."""
+        self._exposed.judged(best)
+        with self._lock:
+            self._best, self._overfits_from = best, overfits_from
 
     def saved(self, step: int, uri: str, seconds: float) -> None:
         """A checkpoint is complete, so many seconds after its state was copied."""
-        now = time.time()
-        self._saved.set(now)
-        self._save_seconds.set(seconds)
-        self._saved_step.set(step)
+        self._exposed.saved(step, seconds)
         with self._lock:
             self._saved_at = self._clock()
-            update = {"checkpoint_step": step, "checkpoint_uri": uri, "checkpoint_time": now}
+            update = {"checkpoint_step": step, "checkpoint_uri": uri, "checkpoint_time": time.time()}
             self._progress = self._progress.model_copy(update=update)
+
+    def save_failed(self) -> None:
+        """The store did not answer while a checkpoint was written."""
+        self._exposed.save_failed()
+
+    def save_dropped(self) -> None:
+        """A checkpoint is given up unsaved."""
+        self._exposed.save_dropped()
 
     def progress(self) -> Progress:
         """The state now."""
@@ -105,7 +102,9 @@ class Gauges:
     def signs(self) -> Mapping[str, Any]:
         """The state now as fields of the sign of life: ages, since clocks differ."""
         with self._lock:
-            now, progress = self._clock(), self._progress
+            now, progress, held_out = self._clock(), self._progress, self._held_out
+            ratio = self._divergence.ratio
+            best, overfits_from = self._best, self._overfits_from
             step_at, saved_at = self._step_at, self._saved_at
         return {
             "done": progress.step,
@@ -118,29 +117,13 @@ class Gauges:
             "checkpoint_uri": progress.checkpoint_uri,
             "checkpoint_age_seconds": None if saved_at is None else round(now - saved_at, 3),
             "non_finite": progress.non_finite,
+            "held_out_loss": held_out,
+            "best_step": None if best is None else best.step,
+            "best_held_out_loss": None if best is None else best.loss,
+            "overfits_from_step": overfits_from,
+            "loss_ratio": None if ratio is None else round(ratio, 3),
         }
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
-
-    def _show(self, record: StepRecord, now: float) -> None:
-        self._step.set(record.step)
-        self._loss.set(record.loss)
-        self._norm.set(record.gradient_norm)
-        self._rate.set(record.learning_rate)
-        self._last.set(now)
-        self._duration.observe(record.seconds)
-        if not math.isfinite(record.loss):
-            self._bad.labels("loss").inc()
-        elif not math.isfinite(record.gradient_norm):
-            self._bad.labels("gradient").inc()
-        else:
-            self._ema = record.loss if self._ema is None else EMA * self._ema + (1 - EMA) * record.loss
-            self._loss_ema.set(self._ema)
-
-    def _gauge(self, metric: metrics.Metric) -> Gauge:
-        return Gauge(metric.name, metric.help, registry=self.registry)
-
-    def _counter(self, metric: metrics.Metric) -> Counter:
-        return Counter(metric.name, metric.help, registry=self.registry)
+        return self._exposed.exposition()

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import torch
 
-from mochi_api.spec import TrainingSpec
-from mochi_trainer.data import Dataset, TextFeatures, batch_indices
 from mochi_trainer.errors import NonFiniteLossError
-from mochi_trainer.model import DiT
+from mochi_trainer.flow.bins import by_sigma
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import stream
-from mochi_trainer.train.ahead import ahead
-from mochi_trainer.train.draws import Example, example
+from mochi_trainer.train.ahead import Awaited, ahead
+from mochi_trainer.train.diagnosis import bad_layer
+from mochi_trainer.train.draws import Example, noise_level
+from mochi_trainer.train.feeding import Training, drawn
 from mochi_trainer.train.optimizer import learning_rate
 from mochi_trainer.train.step import StepRecord, optimizer_step
-from mochi_trainer.vae import LatentStatistics
 
 NON_FINITE_LIMIT = 3
 """So many steps in a row with a loss or gradient that is not finite end the training."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Training:
-    """Everything a step needs; model and optimizer change in place."""
-
-    model: DiT
-    optimizer: torch.optim.Optimizer
-    dataset: Dataset
-    empty: TextFeatures
-    """The empty prompt."""
-    statistics: LatentStatistics
-    spec: TrainingSpec
-    group: Group
-    device: torch.device
-
-    @property
-    def share(self) -> int:
-        """Clips of one step on this rank."""
-        return (self.spec.global_batch_size or self.group.world) // self.group.world
 
 
 def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
@@ -52,54 +31,58 @@ def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
     """
     spec, bad = training.spec, 0
     training.model.train()
-    drawn = ahead(_drawn(training, range(done + 1, spec.steps + 1)))
+    coming = Awaited(ahead(drawn(training, range(done + 1, spec.steps + 1))))
     for step in range(done + 1, spec.steps + 1):
         _seed_dropout(training, step)
-        record = optimizer_step(
-            training.model,
-            training.optimizer,
-            _placed(islice(drawn, training.share), training.device),
-            step=step,
-            share=training.share,
-            rate=learning_rate(step, spec),
-            clip=float(spec.gradient_clip),
-            group=training.group,
+        record = _noted(
+            training,
+            optimizer_step(
+                training.model,
+                training.optimizer,
+                _placed(islice(coming, training.share), training.device),
+                step=step,
+                share=training.share,
+                rate=learning_rate(step, spec),
+                clip=float(spec.gradient_clip),
+                group=training.group,
+            ),
+            waited=coming.spent(),
         )
         bad = 0 if record.finite else bad + 1
         yield record
         if bad >= NON_FINITE_LIMIT:
             raise NonFiniteLossError(
                 f"loss or gradient was not finite in {bad} steps in a row, the last with loss {record.loss} and "
-                f"gradient norm {record.gradient_norm} at learning rate {record.learning_rate:g}",
+                f"gradient norm {record.gradient_norm} at learning rate {record.learning_rate:g}: {record.cause}",
                 step=step,
             )
 
 
-def _drawn(training: Training, numbers: Iterable[int]) -> Iterator[Example]:
-    """This rank's examples of the steps, one after the other, in host memory."""
-    spec, group, share = training.spec, training.group, training.share
-    for step in numbers:
-        clips = batch_indices(
-            len(training.dataset),
-            seed=spec.seed,
-            step=step - 1,
-            batch=share * group.world,
-            rank=group.rank,
-            world=group.world,
-        )
-        for place, clip in enumerate(clips):
-            sample = training.dataset.sample(clip)
-            drawn = example(
-                sample.latents,
-                sample.text,
-                training.empty,
-                training.statistics,
-                seed=spec.seed,
-                step=step,
-                slot=group.rank * share + place,
-                caption_dropout=float(spec.caption_dropout),
-            )
-            yield drawn.pinned() if training.device.type == "cuda" else drawn
+def _noted(training: Training, record: StepRecord, *, waited: float) -> StepRecord:
+    """The record with what the step itself does not know. All ranks call together."""
+    levels = [float(noise_level(training.spec.seed, record.step, slot)) for slot in range(training.batch)]
+    return replace(
+        record,
+        data_seconds=waited,
+        by_sigma=by_sigma(record.slots, levels),
+        cause="" if record.finite else _cause(training, record, levels),
+    )
+
+
+def _cause(training: Training, record: StepRecord, levels: Sequence[float]) -> str:
+    """Which clip, and in which layer, of a step that is not finite; the clip is computed once more for that."""
+    slot = next((slot for slot, loss in enumerate(record.slots) if not math.isfinite(loss)), None)
+    if slot is None:
+        names = [name for name in training.group.gathered(record.bad_gradient) if name]
+        where = f"; counted from the output, they begin at {names[0]}" if names else ""
+        return f"the losses of all its clips are finite, but not the gradients{where}"
+    sample = training.dataset.sample(training.slots(record.step)[slot])
+    made = training.example(sample, record.step, slot)
+    clip = f"clip {sample.clip} at noise level {levels[slot]:.3f}"
+    if not bool(made.x.isfinite().all() and made.text.isfinite().all()):
+        return f"{clip}: its own latents or caption features are not finite"
+    layer = bad_layer(training.model, made.to(training.device))
+    return f"{clip}: {layer or 'no layer'} is the first with an output that is not finite"
 
 
 def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:

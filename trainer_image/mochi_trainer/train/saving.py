@@ -91,6 +91,10 @@ class Saving:
         self.seconds = 0.0
         """The longest that one took, from the copy to the end."""
 
+    def spare(self, step: int | None) -> None:
+        """Keep the checkpoint of `step` from now on, however many newer ones there are; None keeps no such one."""
+        self._completion.spared = step
+
     def begin(self, position: Position) -> None:
         """Copy the state after `position.step` steps and let a thread store it; `make_room` comes before it.
 

@@ -16,6 +16,7 @@ from typing import Any
 from mochi_api import layout
 from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.storage import Store
+from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.event_file import EventFile
 from mochi_trainer.train.step import StepRecord
 
@@ -28,8 +29,10 @@ EVERY_SECONDS = 20.0
 class Series:
     """The lines so far, in memory and, now and then, in the store; one thread may add while others upload.
 
-    A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `time` (Unix seconds) and, where the fixed batch was
-    evaluated, `fixedLoss`; step 0 has only the latter. null stands for a number that is not finite.
+    A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `dataSeconds` (of these, for which rank 0 waited for its
+    clips), `lossBySigma` (a list, of `mochi_trainer.flow.bins`), `time` (Unix seconds) and, where they were evaluated,
+    `fixedLoss`, `heldOutLoss` and `heldOutBySigma`, with `checkpoint: true` where the state was saved then; step 0 has only the latter. null stands for a number that is not finite,
+    or not there.
     """
 
     def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
@@ -58,12 +61,44 @@ class Series:
             lr=record.learning_rate,
             gradNorm=_finite(record.gradient_norm),
             stepSeconds=round(record.seconds, 6),
+            dataSeconds=round(record.data_seconds, 6),
+            lossBySigma=list(record.by_sigma),
             time=round(self._clock(), 3),
         )
 
     def add_fixed_loss(self, step: int, loss: float) -> None:
         """Note the loss of the fixed batch after `step` steps."""
         self._note(step, fixedLoss=_finite(loss), time=round(self._clock(), 3))
+
+    def add_held_out(self, step: int, losses: Losses) -> None:
+        """Note the losses of the clips that are held out after `step` steps."""
+        self._note(
+            step,
+            heldOutLoss=_finite(losses.loss),
+            heldOutBySigma=[_finite(loss) for loss in losses.by_sigma],
+            time=round(self._clock(), 3),
+        )
+
+    def add_checkpoint(self, step: int) -> None:
+        """Note that the state is saved after `step` steps, where the held out clips were evaluated."""
+        if "heldOutLoss" in self._lines.get(step, {}):
+            self._note(step, checkpoint=True)
+
+    @property
+    def saved(self) -> list[int]:
+        """The steps that were noted by `add_checkpoint`."""
+        return sorted(step for step, line in self._lines.items() if line.get("checkpoint"))
+
+    @property
+    def losses(self) -> list[float | None]:
+        """The loss of each step, in order."""
+        return [line["loss"] for _, line in sorted(self._lines.items()) if "loss" in line]
+
+    @property
+    def held_out_losses(self) -> dict[int, float]:
+        """The loss of the clips that are held out by step, in order, where it is finite."""
+        lines = sorted(self._lines.items())
+        return {step: line["heldOutLoss"] for step, line in lines if line.get("heldOutLoss") is not None}
 
     @property
     def fixed_losses(self) -> dict[int, float | None]:

@@ -18,12 +18,14 @@ from mochi_trainer.errors import (
 )
 from mochi_trainer.logs import LINE_SECONDS
 from mochi_trainer.movement import Movement
+from mochi_trainer.train.best import Best, best, overfits_from
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.errand import Errand
-from mochi_trainer.train.fixed import FixedBatch
+from mochi_trainer.train.evaluation import Evaluation
+from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.grace import Grace
-from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.loop import steps
 from mochi_trainer.train.preemption import Preemption
 from mochi_trainer.train.saving import Saving
 from mochi_trainer.train.series import Series
@@ -40,7 +42,9 @@ class Session:
     training: Training
     checkpoints: Checkpoints
     saving: Saving
-    fixed: FixedBatch
+    fixed: Evaluation
+    held_out: Evaluation | None
+    """Of the clips that are held out, if any are."""
     series: Series
     gauges: Gauges
     preemption: Preemption
@@ -50,6 +54,11 @@ class Session:
     """Another run, which training goes on from when this one has no checkpoint yet."""
     position: Position = field(default_factory=lambda: Position(step=0, loss=None))
     resumed_from: int = 0
+    best: Best | None = None
+    """The complete checkpoint with the lowest loss of the held out clips, as far as there are any."""
+    overfits_from: int | None = None
+    _complete: set[int] = field(default_factory=set, init=False)
+    """Steps of the complete checkpoints that were not lost."""
     _held_step: int = field(default=0, init=False)
     """Step of the newest state that is saved or being saved."""
     _upload: Errand[None] | None = field(default=None, init=False)
@@ -81,8 +90,11 @@ class Session:
             if last or (record.finite and (overdue or record.step % spec.checkpoint.every_steps == 0)):
                 self._evaluate(record.step)
                 self._save(wait=last)
-            elif self.saving.advance():
-                self._measure()
+            else:
+                if record.finite and self._validates(record.step):
+                    self._validate(record.step)
+                if self.saving.advance():
+                    self._settle()
             self._stop_if_asked()
             if group.first:
                 self._upload_series()
@@ -116,7 +128,9 @@ class Session:
             return
         self.position, self.resumed_from, self._held_step = position, position.step, position.step
         self.series.resume(position.step, origin)
-        self.gauges.resumed(position.step, position.non_finite)
+        self._complete = self.checkpoints.steps() & set(self.series.saved)
+        self._judge()
+        self.gauges.resumed(position.step, position.non_finite, self.series.losses)
         log.info("resumed after step %d of %d", position.step, self.training.spec.steps)
         if origin is not None:
             log.info("that step is of the run in %s", origin.address())
@@ -134,7 +148,11 @@ class Session:
         self.movement.moved()
         if not record.finite:
             log.warning(
-                "step %d skipped: loss %s, gradient norm %s", record.step, record.loss, record.gradient_norm
+                "step %d skipped: loss %s, gradient norm %s; %s",
+                record.step,
+                record.loss,
+                record.gradient_norm,
+                record.cause,
             )
         elif record.step == self.training.spec.steps or time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS
@@ -149,26 +167,55 @@ class Session:
             )
 
     def _evaluate(self, step: int) -> None:
-        loss = self.fixed.loss(self.training.model)
+        loss = self.fixed.losses(self.training.model).loss
         self.series.add_fixed_loss(step, loss)
         log.info("loss of the fixed batch after step %d: %.5f", step, loss)
+        if self.held_out is not None:
+            self._validate(step)
+
+    def _validates(self, step: int) -> bool:
+        """Whether the clips that are held out are evaluated after this step, which has no checkpoint."""
+        every = self.training.spec.validation.every_steps
+        return self.held_out is not None and every is not None and step % every == 0
+
+    def _validate(self, step: int) -> None:
+        assert self.held_out is not None
+        losses = self.held_out.losses(self.training.model)
+        self.series.add_held_out(step, losses)
+        self.gauges.validated(losses)
+        log.info("loss of the clips that are held out after step %d: %.5f", step, losses.loss)
 
     def _save(self, *, wait: bool) -> None:
         """Begin to save the state as it is now, and wait until it is saved, if asked to."""
         self.movement.doing("saving")
         self.saving.make_room()
+        self._settle()
+        self.series.add_checkpoint(self.position.step)
         self.saving.begin(self.position)
         self._held_step = self.position.step
         if wait:
             self.saving.finish()
-        self._measure()
+            self._settle()
         self.movement.doing("training")
 
-    def _measure(self) -> None:
-        """Compare the grace period with what a checkpoint takes; one rank tells it."""
+    def _settle(self) -> None:
+        """Take notice of the newest complete checkpoint: it may be the best, and the grace period too short for it."""
+        if self.saving.step:
+            self._complete.add(self.saving.step)
+        self._judge()
         if self.training.group.first and self.saving.seconds:
             step = self.gauges.progress().step_seconds or 0.0
             self.grace.measured(step=step, save=self.saving.seconds)
+
+    def _judge(self) -> None:
+        """Find the best of the complete checkpoints, and keep it."""
+        losses = self.series.held_out_losses
+        self.best, before = best(losses, self._complete), self.overfits_from
+        self.overfits_from = overfits_from(losses)
+        self.saving.spare(None if self.best is None else self.best.step)
+        self.gauges.judged(self.best, self.overfits_from)
+        if self.overfits_from not in (None, before):
+            log.warning("training overfits from step %d on", self.overfits_from)
 
     @contextmanager
     def _what_is_under_way_is_saved(self) -> Iterator[None]:

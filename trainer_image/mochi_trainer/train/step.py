@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mochi_trainer.parallel.gradients import measures, scale, settled, synchronise
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.train.diagnosis import bad_gradient
 from mochi_trainer.train.draws import Example
 
 
@@ -28,6 +29,17 @@ class StepRecord:
     learning_rate: float
     seconds: float
     """Duration of the step, with its data."""
+    data_seconds: float = 0.0
+    """Of these, for which this rank waited for its clips."""
+    slots: tuple[float, ...] = ()
+    """Loss of each clip of the global batch, in the order of the ranks and their clips."""
+    by_sigma: tuple[float | None, ...] = ()
+    """Mean loss of the clips in each of the bins of `mochi_trainer.flow.bins`; None where there was none."""
+
+    bad_gradient: str = ""
+    """Of a step that is not finite: the parameter at which, counted from the output, this rank's gradients began not to be."""
+    cause: str = ""
+    """What is known of why it is not finite, for a person."""
 
     @property
     def finite(self) -> bool:
@@ -55,18 +67,28 @@ def optimizer_step(
     """
     started = time.monotonic()
     parameters = trained(optimizer)
-    loss = accumulated(model, examples, share=share, synchronise_once=synchronise_once)
-    found = measures(loss, parameters, group).cpu()  # the one wait
-    mean, norm = settled(found, parameters, group)
+    losses = accumulated(model, examples, share=share, group=group, synchronise_once=synchronise_once)
+    found = measures(losses, parameters, group).cpu()  # the one wait
+    (total, *slots), norm = settled(found, parameters, group)
+    mean = total / group.world
     if math.isfinite(mean) and math.isfinite(norm):
         if clip and norm > clip:
             scale(parameters, clip / norm)
         for options in optimizer.param_groups:
             options["lr"] = rate
         optimizer.step()
+        bad = ""
+    else:
+        bad = bad_gradient(model)
     optimizer.zero_grad(set_to_none=True)
     return StepRecord(
-        step=step, loss=mean, gradient_norm=norm, learning_rate=rate, seconds=time.monotonic() - started
+        step=step,
+        loss=mean,
+        gradient_norm=norm,
+        learning_rate=rate,
+        seconds=time.monotonic() - started,
+        slots=tuple(slots),
+        bad_gradient=bad,
     )
 
 
@@ -76,14 +98,20 @@ def trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def accumulated(
-    model: nn.Module, examples: Iterable[Example], *, share: int, synchronise_once: bool
+    model: nn.Module, examples: Iterable[Example], *, share: int, group: Group, synchronise_once: bool
 ) -> Tensor:
-    """Add the gradients of `share` examples to those of the model; return their mean loss, a float64 scalar on the device."""
+    """Add the gradients of `share` examples to those of the model; return their losses, float64 on the device.
+
+    First their mean; then, summed over the ranks, the loss of each clip of the global batch: 0 for those of other ranks.
+    """
     losses = []
     for place, each in enumerate(examples, 1):
         if synchronise_once:
             synchronise(model, place == share)
         loss = each.loss(model)
         torch.autograd.backward(loss / share)
-        losses.append(loss.detach().double() / share)
-    return torch.stack(losses).sum()
+        losses.append(loss.detach().double())
+    found = torch.stack(losses)
+    slots = found.new_zeros(share * group.world)
+    slots[group.rank * share : (group.rank + 1) * share] = found
+    return torch.cat([(found / share).sum().reshape(1), slots])

@@ -28,7 +28,8 @@ from mochi_trainer.parallel.group import Group, joined, time_limit
 from mochi_trainer.parallel.ranks import Ranks
 from mochi_trainer.presets import preset_named
 from mochi_trainer.train.composition import Adapters, Choices, compose
-from mochi_trainer.train.loop import Training, steps
+from mochi_trainer.train.feeding import Training
+from mochi_trainer.train.loop import steps
 
 _GIBIBYTES = "{:.1f}".format
 _SHARE = "{:.1%}".format
@@ -116,6 +117,7 @@ def _training(
         model=composed.model,
         optimizer=composed.optimizer,
         dataset=dataset,
+        clips=range(len(dataset.clips)),
         empty=dataset.empty_text(),
         statistics=preset.latents,
         spec=run.training,
