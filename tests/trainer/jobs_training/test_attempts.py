@@ -59,7 +59,9 @@ def attempt(run: RunFile, number: int) -> RunFile:
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")} for line in lines
+    ]
 
 
 def same_adapter(one: Path, other: Path) -> bool:
