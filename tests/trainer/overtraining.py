@@ -67,9 +67,7 @@ def overtrained(root: Path, seed: int) -> Found:
 def _true_losses(root: Path, run: RunFile) -> dict[int, float]:
     composed = composed_model(run, Group(), CPU)
     store = open_store(run.locations.run, run.s3)
-    checkpoints = Checkpoints(
-        store, Group(), trainable_parameters(composed.model), composed.optimizer, keep_last=100, attempt=1
-    )
+    checkpoints = Checkpoints(store, Group(), trainable_parameters(composed.model), composed.optimizer)
     with Dataset.open(run_file(root / "fresh")) as dataset:
         fresh = [index for index, clip in enumerate(dataset.clips) if int(re.sub(r"\D", "", clip)) >= CLIPS]
         statistics = preset_named("nano").latents

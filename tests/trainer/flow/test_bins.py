@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_trainer.flow.bins import BINS, by_sigma, names
+from mochi_trainer.sigma_bins import BINS, by_sigma, names
 
 
 def test_a_bin_has_the_mean_of_its_clips_and_none_without_any() -> None:

@@ -169,5 +169,7 @@ def result(folder: Path) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
     """The weights, and the series without its clocks."""
     weights = load_file(folder / "artifacts/lora.safetensors")
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    series = [{k: v for k, v in line.items() if k not in ("time", "stepSeconds")} for line in lines]
+    series = [
+        {k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")} for line in lines
+    ]
     return {name: tensor.tolist() for name, tensor in weights.items()}, series

@@ -112,7 +112,9 @@ def rank_of(pid: int) -> str:
 
 def numbers(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "stepSeconds")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "stepSeconds", "dataSeconds")} for line in lines
+    ]
 
 
 def same_files(one: Path, other: Path, pattern: str) -> int:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mochi_api.outcomes import Reason
-from mochi_trainer.flow.bins import names
 from mochi_trainer.report.clips import mappings, number
 from mochi_trainer.report.contents import Contents
 from mochi_trainer.report.dataset import dataset
 from mochi_trainer.report.plots import Line, Point, plot, smoothed
 from mochi_trainer.report.record import StageRecord
 from mochi_trainer.report.rendering import duration, size
+from mochi_trainer.sigma_bins import names
 
 View = Mapping[str, Any]
 """The values of a template."""

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from mochi_api import metrics
-from mochi_trainer.flow.bins import names
+from mochi_trainer.sigma_bins import names
 from mochi_trainer.storage import counts
 from mochi_trainer.train.best import Best
 from mochi_trainer.train.evaluation import Losses

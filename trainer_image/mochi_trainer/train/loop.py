@@ -10,9 +10,9 @@ from itertools import islice
 import torch
 
 from mochi_trainer.errors import NonFiniteLossError
-from mochi_trainer.flow.bins import by_sigma
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.seeds import stream
+from mochi_trainer.sigma_bins import by_sigma
 from mochi_trainer.train.ahead import Awaited, ahead
 from mochi_trainer.train.diagnosis import bad_layer
 from mochi_trainer.train.draws import Example, noise_level

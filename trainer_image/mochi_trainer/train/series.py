@@ -30,7 +30,7 @@ class Series:
     """The lines so far, in memory and, now and then, in the store; one thread may add while others upload.
 
     A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `dataSeconds` (of these, for which rank 0 waited for its
-    clips), `lossBySigma` (a list, of `mochi_trainer.flow.bins`), `time` (Unix seconds) and, where they were evaluated,
+    clips), `lossBySigma` (a list, of `mochi_trainer.sigma_bins`), `time` (Unix seconds) and, where they were evaluated,
     `fixedLoss`, `heldOutLoss` and `heldOutBySigma`, with `checkpoint: true` where the state was saved then; step 0 has only the latter. null stands for a number that is not finite,
     or not there.
     """

@@ -34,7 +34,7 @@ class StepRecord:
     slots: tuple[float, ...] = ()
     """Loss of each clip of the global batch, in the order of the ranks and their clips."""
     by_sigma: tuple[float | None, ...] = ()
-    """Mean loss of the clips in each of the bins of `mochi_trainer.flow.bins`; None where there was none."""
+    """Mean loss of the clips in each of the bins of `mochi_trainer.sigma_bins`; None where there was none."""
 
     bad_gradient: str = ""
     """Of a step that is not finite: the parameter at which, counted from the output, this rank's gradients began not to be."""
