@@ -69,13 +69,10 @@ def failed(lab: Lab) -> Lab:
         expired = expired or ("step-000006" in request.path and request.method == "PUT")
         return Answer(status=400, code="ExpiredToken", words="The token has expired.") if expired else None
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        fault_proxy(lab.server.spec, rule) as proxy,
-        pytest.raises(StorageError, match="has expired") as caught,
-    ):
+    with pytest.MonkeyPatch.context() as patch, fault_proxy(lab.server.spec, rule) as proxy:
         patch.setattr(saving, "PATIENCE_SECONDS", 1.0)
-        train.execute(lab.run("failed").model_copy(update={"s3": proxy.spec}))
+        with pytest.raises(StorageError, match="has expired") as caught:
+            train.execute(lab.run("failed").model_copy(update={"s3": proxy.spec}))
     assert "training.resumeFrom" in (caught.value.action or "")
     return lab
 
