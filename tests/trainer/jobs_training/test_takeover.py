@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
-from mochi_trainer.jobs import train
+from mochi_trainer.jobs import saving, train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import Store, open_store
 from tests.trainer.conftest import BUCKET, Server
@@ -70,11 +70,10 @@ def failed(lab: Lab) -> Lab:
         expired = expired or ("step-000006" in request.path and request.method == "PUT")
         return Answer(status=400, code="ExpiredToken", words="The token has expired.") if expired else None
 
-    with (
-        fault_proxy(lab.server.spec, rule) as proxy,
-        pytest.raises(StorageError, match="has expired") as caught,
-    ):
-        train.execute(lab.run("failed").model_copy(update={"s3": proxy.spec}))
+    with pytest.MonkeyPatch.context() as patch, fault_proxy(lab.server.spec, rule) as proxy:
+        patch.setattr(saving, "PATIENCE_SECONDS", 1.0)
+        with pytest.raises(StorageError, match="has expired") as caught:
+            train.execute(lab.run("failed").model_copy(update={"s3": proxy.spec}))
     assert "training.resumeFrom" in (caught.value.action or "")
     return lab
 

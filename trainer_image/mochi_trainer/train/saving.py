@@ -193,11 +193,13 @@ class Saving:
 
     def _give_up(self, ours: _UnderWay) -> None:
         problem = ours.errand.problem
-        problems = [text for text in self._group.gathered("" if problem is None else str(problem)) if text]
+        told = self._group.gathered(None if problem is None else (str(problem), problem.action))
+        text, action = next((each for each in told if each is not None), ("no answer", None))
         raise StorageError(
             f"the checkpoint of step {ours.position.step} could not be stored, nothing has moved for "
-            f"{self._patience:.0f} s: {problems[0] if problems else 'no answer'}",
+            f"{self._patience:.0f} s: {text}",
             step=ours.position.step,
+            action=action,
         )
 
     def _manifest(
