@@ -77,7 +77,8 @@ class Session:
         self._stop_if_asked()
         self.movement.doing("training")
         if self.position.step == 0:
-            self._evaluate(0)
+            with self.preemption.at_once():  # the first clips are read here, and there is nothing to save
+                self._evaluate(0)
         with self._what_is_under_way_is_saved():
             self._train()
 
