@@ -152,6 +152,15 @@ def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> 
         assert part in text, part
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_held_out_clips_are_explained_where_there_are_any(stores, tmp_path: Path, held_out: bool) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    line = {"step": 0, "fixedLoss": 1.5} | ({"heldOutLoss": 1.25} if held_out else {})
+    store.write_bytes("metrics.jsonl", (json.dumps(line) + "\n").encode())
+    assert ("Clips that are held out" in render(store, run_file(tmp_path), cache)) == held_out
+
+
 def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:
     store, cache = stores
     _whole_run(store, cache, tmp_path)

@@ -67,6 +67,7 @@ def training(contents: Contents) -> View:
         "steps": len(contents.metrics),
         "numbers": [*_numbers(series), *_best(contents)],
         "grace": str(record.details.get("graceWarning", "")) if record else "",
+        "held_out": bool(series["heldOutLoss"]),
         "loss": plot("Loss", loss, unit="mean squared error"),
         "rate": plot("Learning rate", rate, unit="learning rate"),
         "by_sigma": _by_sigma(contents),
