@@ -119,3 +119,28 @@ def test_sigterm_is_heard_while_the_store_is_slow(
         assert stopped(slow, tmp_path / "pod", lambda _: bool(seen)) == (143, "Preempted")
     assert not list((s3_server.folder / run.run.name / "run").glob("checkpoints/*"))
     assert not list((tmp_path / "pod").glob("mochi-*"))
+
+
+def test_sigterm_is_heard_while_clips_do_not_come_and_the_steps_before_are_saved(
+    tmp_path: Path, s3_server: Server
+) -> None:
+    """The store hangs in the middle of the training, which has read about half of its clips."""
+    write_dataset(tmp_path / "data", clips=40)
+    (tmp_path / "data/model").mkdir()
+    save_weights(load_dit("nano"), tmp_path / "data/model/dit.safetensors", dtype=torch.float32, metadata={})
+    run = on_server(tmp_path / "data", s3_server, "clips-do-not-come")
+    seen: list[float] = []
+
+    def rule(request: Request) -> Fault | None:
+        if request.method == "GET" and "/clip-" in request.path:
+            seen.append(time.monotonic())
+        return Shaped(seconds=75) if len(seen) > 60 and "/clip-" in request.path else None
+
+    def stands(_: subprocess.Popen[bytes]) -> bool:
+        return len(seen) > 60 and time.monotonic() - seen[60] > 6
+
+    with fault_proxy(s3_server.spec, rule) as proxy:
+        slow = run.model_copy(update={"s3": proxy.spec})
+        assert stopped(slow, tmp_path / "pod", stands) == (143, "Preempted")
+    (saved,) = (s3_server.folder / run.run.name / "run").glob("checkpoints/*/manifest.json")
+    assert json.loads(saved.read_text())["details"]["position"]["step"] > 0

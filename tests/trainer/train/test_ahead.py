@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mochi_trainer.train import ahead as ahead_module
 from mochi_trainer.train.ahead import Awaited, ahead
 
 
@@ -57,3 +58,39 @@ def test_the_wait_is_that_for_the_items_and_not_for_their_use() -> None:
     next(awaited)
     assert 0.4 <= awaited.spent() <= time.monotonic() - began - 0.3
     assert awaited.spent() == 0
+
+
+class EnoughError(Exception):
+    """Whoever waits has had enough."""
+
+
+def test_what_is_not_waited_for_any_more_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead_module, "LOOK_SECONDS", 0.01)
+    comes = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        comes.wait(60)
+        yield 2
+
+    def waiting() -> None:
+        raise EnoughError
+
+    taken = ahead(items(), waiting)
+    assert next(taken) == 1
+    with pytest.raises(EnoughError):
+        next(taken)
+    assert not comes.is_set()
+    comes.set()
+
+
+def test_a_timeout_of_an_item_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead_module, "LOOK_SECONDS", 0.01)
+
+    def items() -> Iterator[int]:
+        time.sleep(0.1)
+        raise TimeoutError("its own")
+        yield 1
+
+    with pytest.raises(TimeoutError, match="its own"):
+        next(ahead(items()))

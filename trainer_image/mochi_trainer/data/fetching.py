@@ -44,8 +44,8 @@ class Fetching(Generic[T]):
             yield coming.popleft().result()
 
     def close(self) -> None:
-        """Read nothing more, and wait for what is being read."""
-        self._pool.shutdown(cancel_futures=True)
+        """Read nothing more; what is being read is not waited for, since the store may hang."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _asked(self, number: int) -> Future[T]:
         with self._lock:

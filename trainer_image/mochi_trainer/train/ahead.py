@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 _END = object()
+LOOK_SECONDS = 1.0
+"""Between two calls of `waiting`."""
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T], waiting: Callable[[], None] = lambda: None) -> Iterator[T]:
     """The items in their order, never more than one before it is asked for; what making one raises is raised in its turn.
 
-    Closing it waits for the one that is being made.
+    `waiting` is called now and then while one is waited for; what it raises ends the waiting. Otherwise closing it waits for
+    the one that is being made.
     """
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    pool, given_up = ThreadPoolExecutor(1, "ahead"), True
+    try:
         following = pool.submit(next, items, _END)
-        while (item := following.result()) is not _END:
-            following = pool.submit(next, items, _END)
+        while (item := _awaited(following, waiting)) is not _END:
+            following, given_up = pool.submit(next, items, _END), False
             yield item  # type: ignore[misc]  # _END has ended the loop
+            given_up = True
+        given_up = False
+    finally:
+        pool.shutdown(wait=not given_up, cancel_futures=True)
+
+
+def _awaited(following: Future[object], waiting: Callable[[], None]) -> object:
+    while True:
+        try:
+            return following.result(timeout=LOOK_SECONDS)
+        except TimeoutError:
+            if following.done():  # it is what making the item raised, or it has just come
+                return following.result()
+            waiting()
 
 
 class Awaited(Generic[T]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -24,14 +24,16 @@ NON_FINITE_LIMIT = 3
 """So many steps in a row with a loss or gradient that is not finite end the training."""
 
 
-def steps(training: Training, *, done: int) -> Iterator[StepRecord]:
-    """Train from step `done` + 1 to the last one.
+def steps(
+    training: Training, *, done: int, waiting: Callable[[], None] = lambda: None
+) -> Iterator[StepRecord]:
+    """Train from step `done` + 1 to the last one. `waiting` is called now and then while a step waits for its clips.
 
     Raises NonFiniteLossError at the third step in a row that is not finite; the weights are those of the last finite one.
     """
     spec, bad = training.spec, 0
     training.model.train()
-    coming = Awaited(ahead(drawn(training, range(done + 1, spec.steps + 1))))
+    coming = Awaited(ahead(drawn(training, range(done + 1, spec.steps + 1)), waiting))
     for step in range(done + 1, spec.steps + 1):
         _seed_dropout(training, step)
         record = _noted(

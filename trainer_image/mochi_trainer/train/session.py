@@ -35,6 +35,10 @@ from mochi_trainer.train.takeover import Earlier
 log = logging.getLogger(__name__)
 
 
+class _NoLongerError(Exception):
+    """Clips are no longer waited for."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Session:
     """Runs the loop; `position` is where it stands."""
@@ -84,7 +88,7 @@ class Session:
 
     def _train(self) -> None:
         spec, group = self.training.spec, self.training.group
-        for record in steps(self.training, done=self.position.step):
+        for record in self._steps():
             self._note(record)
             last = record.step == spec.steps
             overdue = record.step - self._held_step >= spec.checkpoint.every_steps
@@ -99,6 +103,17 @@ class Session:
             self._stop_if_asked()
             if group.first:
                 self._upload_series()
+
+    def _steps(self) -> Iterator[StepRecord]:
+        """The steps; none more when SIGTERM comes while a rank that is alone waits for clips that do not come."""
+        try:
+            yield from steps(self.training, done=self.position.step, waiting=self._waiting)
+        except _NoLongerError:
+            self._stop_if_asked()
+
+    def _waiting(self) -> None:
+        if self.preemption.requested and self.training.group.world == 1:
+            raise _NoLongerError
 
     @property
     def checkpoint_address(self) -> str:
