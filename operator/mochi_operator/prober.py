@@ -75,12 +75,15 @@ class Prober:
         wake: Callable[[Key], None],
         *,
         told_seconds: float,
+        poll_seconds: float = POLL_SECONDS,
+        log_poll_seconds: float = LOG_POLL_SECONDS,
     ) -> None:
         self._source = source
         self._cluster = cluster
         self._clock = clock
         self._wake = wake
         self._told_seconds = told_seconds
+        self._poll_seconds, self._log_poll_seconds = poll_seconds, log_poll_seconds
         self._targets: dict[Key, Target] = {}
         self._readings: dict[Key, Reading] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -139,7 +142,8 @@ class Prober:
             if news:
                 self._told[key] = self._clock()
                 self._wake(key)
-            await asyncio.sleep(POLL_SECONDS if target.address and not reading.by_log else LOG_POLL_SECONDS)
+            answers = target.address and not reading.by_log
+            await asyncio.sleep(self._poll_seconds if answers else self._log_poll_seconds)
 
     async def _asked(self, target: Target, before: Reading) -> Reading:
         beat = await self._source.ask(target.address) if target.address else None

@@ -37,14 +37,14 @@ def target(pod: str = "p", address: str = "10.0.0.1", uid: str = "u") -> Target:
 class Scene:
     """A prober, the pods it asks, the logs it reads and who was woken."""
 
-    def __init__(self) -> None:
+    def __init__(self, **polling: float) -> None:
         self.clock = Clock()
         self.cluster = FakeCluster(self.clock)
         self.pods = Pods()
         self.seconds = 0.0
         self.woken: list[tuple[str, str]] = []
         self.prober = Prober(
-            self.pods, self.cluster, lambda: self.seconds, self.woken.append, told_seconds=30
+            self.pods, self.cluster, lambda: self.seconds, self.woken.append, told_seconds=30, **polling
         )
 
     async def __aenter__(self) -> "Scene":
@@ -94,11 +94,9 @@ async def test_where_the_address_does_not_answer_the_log_does():
         assert (reading.heartbeat.done, reading.by_log) == (5, True)
 
 
-async def test_a_line_of_the_log_from_before_the_last_answer_takes_nothing_back(monkeypatch):
+async def test_a_line_of_the_log_from_before_the_last_answer_takes_nothing_back():
     """A pod that has just ended answers no more, and its log has a line only every 15 s."""
-    monkeypatch.setattr("mochi_operator.prober.POLL_SECONDS", 0)
-    monkeypatch.setattr("mochi_operator.prober.LOG_POLL_SECONDS", 0)
-    async with Scene() as scene:
+    async with Scene(poll_seconds=0, log_poll_seconds=0) as scene:
         scene.pods.answers["10.0.0.1"] = heartbeat(done=7)
         await scene.aimed(target())
         scene.pods.answers["10.0.0.1"] = None

@@ -118,15 +118,22 @@ PROCESS = Movement()
 @contextmanager
 def heartbeats(movement: Movement, *, every: float = EVERY_SECONDS) -> Iterator[None]:
     """Write the sign of life into the log at once and every so many seconds, from a thread, for the length of the block."""
-    over = threading.Event()
 
-    def write() -> None:
+    def write(over: threading.Event) -> None:
         while True:
             log.info("%s", movement.heartbeat().to_line(), extra={"plain": True})
             if over.wait(every):
                 return
 
-    thread = threading.Thread(target=write, name="heartbeats", daemon=True)
+    with in_thread(write, name="heartbeats"):
+        yield
+
+
+@contextmanager
+def in_thread(act: Callable[[threading.Event], None], *, name: str) -> Iterator[None]:
+    """Run `act` in a thread for the length of the block; the event that it is given is set when the block is over."""
+    over = threading.Event()
+    thread = threading.Thread(target=act, args=(over,), name=name, daemon=True)
     thread.start()
     try:
         yield

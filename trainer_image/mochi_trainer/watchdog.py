@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from mochi_trainer.movement import Movement
+from mochi_trainer.movement import Movement, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,8 @@ def watched(movement: Movement, *, after: float | None = None, to: TextIO | None
     Unless given, `after` is the environment's, or the default, and they go to standard error.
     """
     limit = float(os.environ.get(VARIABLE, "") or QUIET_SECONDS) if after is None else after
-    over = threading.Event()
 
-    def watch() -> None:
+    def watch(over: threading.Event) -> None:
         told = False
         while not over.wait(min(limit / 4, 10.0)):
             quiet, activity = movement.quiet, movement.heartbeat().activity
@@ -47,10 +46,5 @@ def watched(movement: Movement, *, after: float | None = None, to: TextIO | None
                 log.warning("nothing has moved for %.0f s; what each thread is doing:", quiet)
                 faulthandler.dump_traceback(to or sys.stderr, all_threads=True)
 
-    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-    thread.start()
-    try:
+    with in_thread(watch, name="watchdog"):
         yield
-    finally:
-        over.set()
-        thread.join(timeout=5)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import MochiTransformer3DModel
 from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor
 
 from mochi_trainer.lora import imported, load_file
 from mochi_trainer.lora.diffusers_format import METADATA_KEY
-from mochi_trainer.weights.diffusers_layout import dit_layout
-from tests.trainer.numerics import TINY, difference, draw, tiny_dit
+from tests.trainer.numerics import difference, draw, tiny_dit
+from tests.trainer.tiny_of_diffusers import diffusers_dit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")
 SIGMA = 0.4
@@ -23,18 +22,6 @@ SIGMA = 0.4
 
 def inputs() -> tuple[Tensor, Tensor]:
     return draw(1, 12, 2, 4, 6, dtype=torch.float32), draw(1, 5, 64, seed=1, dtype=torch.float32)
-
-
-def theirs() -> MochiTransformer3DModel:
-    model = MochiTransformer3DModel(
-        num_attention_heads=TINY.heads,
-        attention_head_dim=TINY.head_width,
-        num_layers=TINY.depth,
-        pooled_projection_dim=TINY.text_width,
-        text_embed_dim=TINY.text_feature_width,
-    )
-    model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
-    return model.eval()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +38,7 @@ def theirs() -> MochiTransformer3DModel:
 def test_a_file_that_diffusers_saved_gives_the_velocity_of_diffusers(
     config: LoraConfig, tmp_path: Path
 ) -> None:
-    model = theirs()
+    model = diffusers_dit()
     model.add_adapter(config)
     with torch.no_grad():
         for index, (name, parameter) in enumerate(model.named_parameters()):

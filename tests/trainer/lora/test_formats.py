@@ -24,8 +24,8 @@ from mochi_trainer.lora import (
 )
 from mochi_trainer.lora.targets import PROJECTIONS
 from mochi_trainer.model import DiT
-from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
+from tests.trainer.tiny_of_diffusers import diffusers_dit
 
 PARAMS = {
     "query and value": LoraParams(rank=4, alpha=10),
@@ -56,18 +56,6 @@ def inputs() -> tuple[Tensor, Tensor]:
 def velocity(model: DiT) -> Tensor:
     x, text = inputs()
     return model(x, torch.tensor([SIGMA]), text)
-
-
-def diffusers_dit() -> MochiTransformer3DModel:
-    model = MochiTransformer3DModel(
-        num_attention_heads=TINY.heads,
-        attention_head_dim=TINY.head_width,
-        num_layers=TINY.depth,
-        pooled_projection_dim=TINY.text_width,
-        text_embed_dim=TINY.text_feature_width,
-    )
-    model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
-    return model.eval()
 
 
 def velocity_of_diffusers(adapter: dict[str, Tensor]) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import MochiTransformer3DModel
 from peft import DeloraConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file as read_tensors
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from mochi_trainer.lora import LoraParams, imported, load_file, read_file
 from mochi_trainer.lora.merging import changes
 from mochi_trainer.lora.targets import PARTS
-from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
+from tests.trainer.tiny_of_diffusers import diffusers_dit
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning"),
@@ -144,18 +143,6 @@ def test_adapters_on_published_layers_do_what_their_numbers_say(manner: str) -> 
         assert difference(found[f"{module}.weight"], scale * b.double() @ a.double()) <= 1e-15, module
 
 
-def diffusers_model() -> MochiTransformer3DModel:
-    model = MochiTransformer3DModel(
-        num_attention_heads=TINY.heads,
-        attention_head_dim=TINY.head_width,
-        num_layers=TINY.depth,
-        pooled_projection_dim=TINY.text_width,
-        text_embed_dim=TINY.text_feature_width,
-    )
-    model.load_state_dict(dit_layout(tiny_dit(torch.float32).state_dict(), TINY.depth), strict=True)
-    return model.eval()
-
-
 PEFT = {
     "alpha is not the rank": LoraConfig(r=4, lora_alpha=10, target_modules=["attn1.to_q", "ff.net.0.proj"]),
     "rank-stabilised": LoraConfig(
@@ -178,7 +165,7 @@ def filled(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("config", PEFT.values(), ids=PEFT.keys())
 def test_the_folder_that_peft_saves_gives_the_velocity_of_peft(config: LoraConfig, tmp_path: Path) -> None:
-    model = get_peft_model(diffusers_model(), copy.deepcopy(config))
+    model = get_peft_model(diffusers_dit(), copy.deepcopy(config))
     filled(model)
     model.save_pretrained(str(tmp_path))
     assert all(
@@ -222,7 +209,7 @@ def test_peft_on_the_published_layers_adds_what_peft_would_add(tmp_path: Path) -
 
 
 def test_a_file_of_peft_without_its_configuration_is_refused(tmp_path: Path) -> None:
-    model = get_peft_model(diffusers_model(), copy.deepcopy(PEFT["alpha is not the rank"]))
+    model = get_peft_model(diffusers_dit(), copy.deepcopy(PEFT["alpha is not the rank"]))
     model.save_pretrained(str(tmp_path))
     (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(ValueError, match=r"which keeps alpha in adapter_config.json: it must lie beside"):
@@ -258,7 +245,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_other_methods_of_peft_are_called_by_their_name(method: str, tmp_path: Path) -> None:
     config, words = METHODS[method]
-    model = get_peft_model(diffusers_model(), copy.deepcopy(config))
+    model = get_peft_model(diffusers_dit(), copy.deepcopy(config))
     model.save_pretrained(str(tmp_path))
     with pytest.raises(ValueError, match=words):
         read_file(tmp_path)

@@ -13,25 +13,13 @@ from torch import Tensor
 from mochi_trainer.flow import loss
 from mochi_trainer.weights.diffusers_layout import dit_layout
 from tests.trainer.numerics import TINY, Float64, difference, draw, noted, tiny_dit
+from tests.trainer.tiny_of_diffusers import diffusers_dit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*In CPU autocast:UserWarning")
 LENGTHS = {"one caption": [7], "two captions": [7, 3], "one of them empty": [0, 5], "empty prompt": [0]}
 
 
-@functools.cache
-def diffusers_dit(dtype: torch.dtype) -> MochiTransformer3DModel:
-    ours = tiny_dit(dtype)
-    theirs = MochiTransformer3DModel(
-        num_attention_heads=TINY.heads,
-        attention_head_dim=TINY.head_width,
-        num_layers=TINY.depth,
-        pooled_projection_dim=TINY.text_width,
-        text_embed_dim=TINY.text_feature_width,
-        time_embed_dim=TINY.timestep_width,
-    )
-    # Diffusers builds query and key norms of the text stream in the last block too; so does the published model.
-    theirs.load_state_dict(dit_layout(ours.state_dict(), TINY.depth), strict=True)
-    return theirs.to(dtype).eval()
+theirs_of = functools.cache(diffusers_dit)
 
 
 def inputs(
@@ -57,7 +45,7 @@ def test_the_velocity_is_that_of_diffusers_in_float64(
     lengths: list[int], shape: tuple[int, int, int]
 ) -> None:
     ours = tiny_dit()
-    theirs = diffusers_dit(ours.pos_frequencies.dtype)
+    theirs = theirs_of(ours.pos_frequencies.dtype)
     batch = inputs(lengths, torch.float64, shape)
     with torch.no_grad(), Float64():
         assert difference(ours(*batch), theirs_at(theirs, *batch)) <= 1e-9
@@ -66,7 +54,7 @@ def test_the_velocity_is_that_of_diffusers_in_float64(
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 def test_the_velocity_is_that_of_diffusers_in_float32(lengths: list[int]) -> None:
     ours = tiny_dit(torch.float32)
-    theirs = diffusers_dit(ours.pos_frequencies.dtype)
+    theirs = theirs_of(ours.pos_frequencies.dtype)
     batch = inputs(lengths, torch.float32)
     with torch.no_grad():
         assert difference(ours(*batch), theirs_at(theirs, *batch)) <= 2e-5
@@ -83,7 +71,7 @@ def test_bfloat16_stays_near_float32() -> None:
 
 def test_gradients_are_those_of_diffusers() -> None:
     ours = tiny_dit()
-    theirs = diffusers_dit(ours.pos_frequencies.dtype)
+    theirs = theirs_of(ours.pos_frequencies.dtype)
     batch = inputs([7, 3], torch.float64)
     target = draw(*batch[0].shape, seed=3)
     with Float64():
