@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -19,19 +21,29 @@ TIMES = [
 ]  # fmt: skip
 
 
-def page(time: str) -> bytes:
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the local time is not UTC, so that a time without a zone is not right by chance."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def page(said: str) -> bytes:
     return (
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><KeyCount>1</KeyCount>'
-        f"<IsTruncated>false</IsTruncated><Contents><Key>x/a</Key><LastModified>{time}</LastModified>"
+        f"<IsTruncated>false</IsTruncated><Contents><Key>x/a</Key><LastModified>{said}</LastModified>"
         "<ETag>1</ETag><Size>1</Size></Contents></ListBucketResult>"
     ).encode()
 
 
-@pytest.mark.parametrize("time", TIMES)
-def test_a_time_is_what_botocore_makes_of_it(time: str, s3_server: Server) -> None:
-    with fault_proxy(s3_server.spec, lambda _: Answer(status=200, body=page(time))) as proxy:
+@pytest.mark.parametrize("said", TIMES)
+def test_a_time_is_what_botocore_makes_of_it(said: str, s3_server: Server) -> None:
+    with fault_proxy(s3_server.spec, lambda _: Answer(status=200, body=page(said))) as proxy:
         (found,) = open_store(f"s3://{BUCKET}/x/", proxy.spec, Connection(proxy.spec)).list()
-    expected = parse_timestamp(time)
+    expected = parse_timestamp(said)
     expected = expected if expected.tzinfo else expected.replace(tzinfo=UTC)
     assert found.modified == pytest.approx(expected.timestamp(), abs=1e-3)
 
