@@ -21,8 +21,11 @@ Forward = Callable[..., Any]
 VARIABLE = "MOCHI_COMPILE"
 """Environment variable: torch's backend that compiles the blocks, for example `inductor`."""
 
+LONGEST = 256
+"""Tokens of text for which kernels are chosen; without a number inductor takes thousands, or none."""
 
-def compile_blocks(model: DiT, backend: str) -> None:
+
+def compile_blocks(model: DiT, backend: str | Callable[..., Any]) -> None:
     """Let the blocks be compiled by torch's `backend` when they first compute, in place; names stay the same.
 
     A block that cannot be one graph is an error. Call after `recompute`, which is compiled too, and before sharding, whose
@@ -53,5 +56,5 @@ def _of_any_length(
                 each.requires_grad_()  # the first block's, under frozen weights: a two-hundredth of its work
     if not y_BLE.shape[1]:
         y_BLE = y_BLE.as_strided(y_BLE.shape, (0, y_BLE.shape[2], 1))  # the strides of L tokens at L = 0
-    torch._dynamo.decorators.mark_unbacked(y_BLE, 1)
+    torch._dynamo.decorators.mark_unbacked(y_BLE, 1, hint_override=LONGEST)
     return compiled(block, x_BND, y_BLE, c_BD, rotary, key_mask_BS)
