@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mochi_api import resolved
 from mochi_api.address_rules import Rule, cel_message, one_source, outside_dataset
 from mochi_api.base import DECIMAL, Pattern, cel_text
+from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.spec import FineTuneSpec
 
 NAME_LIMIT = 45
@@ -145,6 +146,17 @@ def _targets(spec: FineTuneSpec) -> str | None:
     return f"spec.training.lora.targets must not repeat a projection, got {','.join(targets)}"
 
 
+def _swapped(spec: FineTuneSpec) -> str | None:
+    depth = NETWORKS[spec.model.preset].depth
+    count = spec.training.lora.blocks_to_swap if spec.training.lora else 0
+    if count < depth:
+        return None
+    return (
+        f"spec.training.lora.blocksToSwap must be less than the {depth} blocks of {spec.model.preset} "
+        f"(the last one stays in the GPU), got {count}"
+    )
+
+
 def _prompts(spec: FineTuneSpec) -> str | None:
     prompts = spec.sampling.prompts
     blank = sum(1 for prompt in prompts if re.search(_INK, prompt, re.ASCII) is None)
@@ -176,6 +188,8 @@ _CA_MAP, _CA_SECRET = (
 _BATCH = "self.training.globalBatchSize"
 _PROMPTS = "self.sampling.prompts"
 _TARGETS = "self.training.lora.targets"
+_SWAPPED = "self.training.lora.blocksToSwap"
+_DEPTH = f"(self.model.preset == 'nano' ? {NETWORKS['nano'].depth} : {NETWORKS['mochi-1'].depth})"
 _GUIDED = "(self.mode == 'lora' && (!has(self.limits) || self.limits == 'Guide'))"
 _GPUS = "(has(self.workers.gpusPerPod) && self.workers.gpusPerPod > 1 ? self.workers.gpusPerPod : 1)"
 """Of a pod; one without any trains like one with one."""
@@ -302,6 +316,17 @@ RULES: Sequence[Rule] = (
             "spec.training.lora.targets must not repeat a projection, got %s", f"{_TARGETS}.join(',')"
         ),
         broken=_targets,
+    ),
+    Rule(
+        path="spec.training.lora.blocksToSwap",
+        cel=f"!has(self.training.lora) || !has({_SWAPPED}) || {_SWAPPED} < {_DEPTH}",
+        message=cel_message(
+            "spec.training.lora.blocksToSwap must be less than the %d blocks of %s (the last one stays in the GPU), got %d",
+            _DEPTH,
+            "self.model.preset",
+            _SWAPPED,
+        ),
+        broken=_swapped,
     ),
     Rule(
         path="spec.sampling.prompts",

@@ -114,6 +114,8 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
      "spec.training.warmupSteps must be at most steps = 10, got 11"),
     ("a target twice", {"training.lora": {"targets": ["query", "query"]}},
      "spec.training.lora.targets must not repeat a projection, got query,query"),
+    ("all blocks of nano swapped", {"training.lora": {"blocksToSwap": 4}},
+     "spec.training.lora.blocksToSwap must be less than the 4 blocks of nano (the last one stays in the GPU), got 4"),
     ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
      "spec.sampling.prompts must not be blank, got 1 blank of 2"),
     ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),

@@ -49,6 +49,8 @@ SPECS: tuple[dict, ...] = (
     {"mode": "full", "frames": 109, "size": (480, 848), "world": 32, "text": 77, "alone": 2},
     {"mode": "lora", "frames": 37, "narrow": True},
     {"mode": "lora", "frames": 85, "alone": 12, "narrow": True},
+    {"mode": "lora", "frames": 37, "alone": 1, "swapped": 30},
+    {"mode": "lora", "frames": 85, "alone": 1, "narrow": True, "swapped": 46},
 )
 
 
@@ -80,6 +82,7 @@ def _line(
     clips: int = 1,
     text: int = 256,
     narrow: bool = False,
+    swapped: int = 0,
 ) -> bool:
     began = time.monotonic()
     width, height = size
@@ -87,15 +90,17 @@ def _line(
     traced = trace_step(
         DiTParams(), frames, mode, world=world, left_alone=alone, height=height, width=width,
         text_tokens=text, lora=lora, clips=clips, base=torch.float8_e4m3fn if narrow else None,
+        swapped=swapped,
     )  # fmt: skip
     work = Work(
         mode=mode, network=NETWORKS["mochi-1"], frames=frames, width=width, height=height, rank=rank,
         targets=targets, dropout=dropout > 0, world=world, share=clips, text=text, narrow=narrow,
+        swapped=swapped,
     )  # fmt: skip
     policy = Policy(left_alone=alone)
     peak, operations = memory(work, policy).peak, flops.step(work, policy).total
     off, off_flops = peak / traced.peak_bytes - 1, operations / traced.flops - 1
-    kept = ", base Float8" if narrow else ""
+    kept = (", base Float8" if narrow else "") + (f", {swapped} swapped" if swapped else "")
     adapters = f"r{rank} {'+'.join(targets) if len(targets) < 12 else 'all'}{kept}" if mode == "lora" else ""
     sys.stdout.write(
         f"| {number} | {mode} | {frames}, {width}x{height} | {world} | {clips} | {adapters} | {alone} "

@@ -34,10 +34,13 @@ def least_needed(work: Work) -> int:
 def largest_policy(work: Work, available: int) -> Policy | None:
     """The policy that leaves most blocks alone in `available` bytes, but for a spare part of them.
 
-    None when the training does not fit at all: what it needs at least may take the spare part too.
+    None when the training does not fit at all: what it needs at least may take the spare part too. Blocks that are swapped are
+    computed again, so none is left alone then but the last.
     """
     if least_needed(work) > available:
         return None
+    if work.swapped:
+        return LEAST
     used = available - available // SPARE
     low, high = LEAST.left_alone, work.network.depth
     while low < high:
@@ -79,6 +82,10 @@ def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
         yield f"training.lora.rank {rank}"
     if not work.full and not work.narrow and fits(replace(work, narrow=True), gpu):
         yield "training.lora.baseWeights Int8"
+    counts = range(work.swapped + 1, work.network.depth) if not work.full else ()
+    count = next((count for count in counts if fits(replace(work, swapped=count), gpu)), None)
+    if count is not None:
+        yield f"training.lora.blocksToSwap {count}"
     larger = smallest_gpu(work)
     if larger is not None:
         yield f"a GPU such as {larger.product}"

@@ -19,6 +19,8 @@ from mochi_api.prediction.work import Work
 
 NARROW = 1
 """Bytes of a number that is kept narrow."""
+ROOMS = 2
+"""Blocks whose matrices have room in the GPU while the others that are swapped wait; a test compares it with the trainer's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,12 @@ def all_trained(work: Work) -> int:
     return sum(trained_parameters(work, index) for index in range(work.network.depth))
 
 
+def swapped_block(work: Work) -> int:
+    """Bytes of the matrices of a block that waits in host memory; the last block, which is smaller, never does."""
+    each = NARROW if work.narrow else COMPUTE
+    return each * sum(layer.weights for layer in work.network.layers(0))
+
+
 @lru_cache(maxsize=256)
 def _trained(work: Work, index: int) -> int:
     if work.full:
@@ -117,9 +125,9 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
 
 @lru_cache(maxsize=64)
 def _base(work: Work) -> int:
-    """The frozen weights, in the compute type; of the blocks' matrices the narrow ones and their scales."""
+    """The frozen weights, in the compute type; of the blocks' matrices the narrow ones and their scales, and none that waits."""
     network = work.network
-    whole = COMPUTE * network.parameters
+    whole = COMPUTE * network.parameters - max(0, work.swapped - ROOMS) * swapped_block(work)
     if not work.narrow:
         return whole
     layers = [layer for index in range(network.depth) for layer in network.layers(index)]

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from mochi_api.prediction import flops
 from mochi_api.prediction.flops import Flops
 from mochi_api.prediction.gpus import Gpu
+from mochi_api.prediction.memory import ROOMS, swapped_block
 from mochi_api.prediction.policies import Policy
 from mochi_api.prediction.work import Work
 
+HOST_BYTES_A_SECOND = 20e9
+"""From pinned memory over PCIe 4.0 x16, of 32 GB/s that it has."""
 FIXED_CASES = 16
 """Forward passes of an evaluation: four clips at four noise levels, shared by the ranks."""
 
@@ -45,8 +48,9 @@ def seconds(work: Flops, gpu: Gpu, efficiency: Efficiency = USUAL) -> float:
 
 
 def step_seconds(work: Work, policy: Policy, gpu: Gpu, efficiency: Efficiency = USUAL) -> float:
-    """One optimizer step."""
-    return seconds(flops.step(work, policy), gpu, efficiency)
+    """One optimizer step; with blocks that are swapped as long as their copies, where these take longer."""
+    copied = work.share * swapped_traffic(work) / HOST_BYTES_A_SECOND
+    return max(seconds(flops.step(work, policy), gpu, efficiency), copied)
 
 
 def training_seconds(
@@ -57,6 +61,11 @@ def training_seconds(
     passes = evaluations * -(-FIXED_CASES // work.world)
     evaluated = seconds(flops.forward(work).times(passes), gpu, efficiency)
     return steps * step_seconds(work, policy, gpu, efficiency) + evaluated
+
+
+def swapped_traffic(work: Work) -> int:
+    """Bytes that a GPU copies from host memory for each clip: each block that waits once forward and once backward."""
+    return 2 * max(0, work.swapped - ROOMS) * swapped_block(work)
 
 
 def traffic(work: Work) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mochi_api.prediction.activations import COMPUTE, WIDE
-from mochi_api.prediction.memory import all_trained
+from mochi_api.prediction.memory import all_trained, swapped_block
 from mochi_api.prediction.sizes import NETWORKS, TARGET_LAYERS
 from mochi_api.prediction.work import Work
 from mochi_api.spec import Target
@@ -29,6 +29,8 @@ class Storage:
     """Of the pod that needs most: its part of a checkpoint, where host memory is too small for it, or the files of the export."""
     copy: int
     """Host memory of each rank for its part of a checkpoint while that is written and training goes on."""
+    swapped: int
+    """Host memory of each rank for the blocks that are swapped; pinned memory comes in powers of two."""
 
 
 def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
@@ -45,6 +47,7 @@ def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
         artifacts=artifacts,
         disk=max(part, export),
         copy=part,
+        swapped=work.swapped * (1 << (swapped_block(work) - 1).bit_length()),
     )
 
 

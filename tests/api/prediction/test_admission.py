@@ -53,6 +53,21 @@ def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product:
 
 
 @pytest.mark.parametrize(
+    ("product", "frames", "blocks", "kind"),
+    [
+        ("NVIDIA-L4", 37, 20, "BFloat16"),
+        ("NVIDIA-GeForce-RTX-4090", 85, 46, "Int8"),
+        ("NVIDIA-L40S", 163, 31, "BFloat16"),
+    ],
+)
+def test_with_blocks_in_host_memory_it_fits(product: str, frames: int, blocks: int, kind: str) -> None:
+    sections = {"limits": "Memory", "preprocessing": {"frames": frames}, **on(product)}
+    assert memory_problem(spec("lora", **sections)) is not None
+    lora = {"blocksToSwap": blocks, "baseWeights": kind}
+    assert memory_problem(spec("lora", training={"lora": lora}, **sections)) is None
+
+
+@pytest.mark.parametrize(
     ("mode", "sections", "message"),
     [
         (
@@ -60,7 +75,7 @@ def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product:
             {"preprocessing": {"frames": 85}, **on("NVIDIA-GeForce-RTX-5090")},
             "spec.workers.gpuProducts must name a GPU with at least 37.8 GiB free for mode lora with 85 frames of 848x480 "
             "on 1 GPU, got NVIDIA-GeForce-RTX-5090 with 30.8 GiB; what would fit: preprocessing.frames 49, or "
-            "training.lora.baseWeights Int8, or a GPU such as NVIDIA-A100-PCIE-40GB",
+            "training.lora.baseWeights Int8, or training.lora.blocksToSwap 20, or a GPU such as NVIDIA-A100-PCIE-40GB",
         ),
         (
             "full",
@@ -80,8 +95,8 @@ def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product:
             "lora",
             {"limits": "Memory", "preprocessing": {"frames": 163}, **on("NVIDIA-L40S", gpusPerPod=8)},
             "spec.workers.gpuProducts must name a GPU with at least 54.8 GiB free for mode lora with 163 frames of "
-            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 109, or a GPU such "
-            "as NVIDIA-H100-PCIe",
+            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 109, or "
+            "training.lora.blocksToSwap 30, or a GPU such as NVIDIA-H100-PCIe",
         ),
     ],
     ids=["lora", "the largest is named", "one pod", "lora on eight"],

@@ -73,6 +73,7 @@ def test_no_policy_fits_where_the_least_does_not() -> None:
             (
                 "preprocessing.frames 49",
                 "training.lora.baseWeights Int8",
+                "training.lora.blocksToSwap 21",
                 "a GPU such as NVIDIA-A100-PCIE-40GB",
             ),
         ),

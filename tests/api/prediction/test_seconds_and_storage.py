@@ -8,8 +8,16 @@ import pytest
 
 from mochi_api.prediction.flops import Flops
 from mochi_api.prediction.gpus import GPUS
-from mochi_api.prediction.policies import Policy
-from mochi_api.prediction.seconds import Efficiency, seconds, step_seconds, traffic, training_seconds
+from mochi_api.prediction.memory import swapped_block
+from mochi_api.prediction.policies import LEAST, Policy
+from mochi_api.prediction.seconds import (
+    Efficiency,
+    seconds,
+    step_seconds,
+    swapped_traffic,
+    traffic,
+    training_seconds,
+)
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.storage import Storage, storage
 from mochi_api.prediction.work import Work
@@ -59,6 +67,21 @@ def test_traffic_is_eight_bytes_of_each_parameter_that_others_hold() -> None:
     assert traffic(LORA) == 0
 
 
+def test_blocks_that_wait_are_copied_forward_and_backward_but_for_two() -> None:
+    gpu, block = GPUS["NVIDIA-GeForce-RTX-4090"], swapped_block(LORA)
+    waiting = replace(LORA, swapped=22)
+    assert swapped_traffic(waiting) == 40 * block
+    assert swapped_traffic(replace(LORA, swapped=2)) == swapped_traffic(LORA) == 0
+    assert step_seconds(waiting, LEAST, gpu) == step_seconds(LORA, LEAST, gpu)  # hidden behind the work
+    assert step_seconds(waiting, LEAST, gpu._replace(teraflops=1e6)) == pytest.approx(40 * block / 20e9)
+
+
+def test_pinned_memory_for_them_comes_in_powers_of_two() -> None:
+    assert storage(replace(LORA, swapped=10), keep_last=1, merged=False).swapped == 10 * 2**29
+    assert storage(replace(LORA, swapped=10, narrow=True), keep_last=1, merged=False).swapped == 10 * 2**28
+    assert 2**27 < swapped_block(replace(LORA, narrow=True)) < 2**28
+
+
 def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
     whole = 2 * PARAMETERS
     assert storage(FULL, keep_last=3, merged=False) == Storage(
@@ -67,6 +90,7 @@ def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
         artifacts=2 * whole,
         disk=whole + 10_000_000_000,
         copy=12 * PARAMETERS // 8,
+        swapped=0,
     )
 
 

@@ -1,8 +1,12 @@
-"""A LoRA trained on a base of one byte a number: its own file and checkpoints as ever, and almost what it learns."""
+"""A LoRA trained on a base of one byte a number: its own file and checkpoints as ever, and almost what it learns.
+
+On one whose blocks wait in host memory: just what it learns.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mochi_trainer import host_memory
+from mochi_trainer.errors import OutOfMemoryError
 from mochi_trainer.jobs import train
 from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
@@ -51,3 +57,26 @@ def test_it_learns_the_same_and_resumes_bit_for_bit(root: Path, kind: str) -> No
     assert train.execute(run_file(root, name=resumed.name, **options)).details["resumedFromStep"] == 2
     again = load_file(resumed / "artifacts/lora.safetensors")
     assert all(torch.equal(again[name], tensor) for name, tensor in ours.items())
+
+
+def test_blocks_that_wait_in_host_memory_leave_the_same_adapter(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    train.execute(run_file(root, name="swapped", lora={"rank": 4, "alpha": 8, "blocksToSwap": 3}))
+    assert "3 blocks wait in host memory" in caplog.text
+    ours, plain = (
+        load_file(root / "runs" / name / "artifacts/lora.safetensors") for name in ("swapped", "BFloat16")
+    )
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in plain.items())
+    assert losses(root / "runs/swapped") == losses(root / "runs/BFloat16")
+
+
+def test_a_pod_without_the_memory_for_them_is_told_how_much_it_needs(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_memory, "available", lambda: 1 << 20)
+    with pytest.raises(OutOfMemoryError, match=r"blocksToSwap 3 needs 0\.0 GiB of the pod's memory") as told:
+        train.execute(run_file(root, name="small", lora={"blocksToSwap": 3}))
+    assert told.value.action == "swap fewer blocks, or raise spec.workers.resources.memory"

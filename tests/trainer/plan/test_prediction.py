@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mochi_api.prediction import flops
 from mochi_api.prediction.memory import memory
@@ -41,6 +42,8 @@ ATTENTION = ("query", "key", "value", "output")
             0,
             id="lora of a small clip",
         ),
+        pytest.param(replace(LORA, swapped=3), 1, id="lora with blocks that wait"),
+        pytest.param(replace(LORA, swapped=3, narrow=True), 1, id="lora with narrow blocks that wait"),
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
@@ -58,6 +61,8 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         text_tokens=work.text_tokens,
         lora=LoraParams(rank=work.rank, alpha=16, targets=work.targets, dropout=0.1 if work.dropout else 0.0),
         clips=work.share,
+        base=torch.int8 if work.narrow else None,
+        swapped=work.swapped,
     )
     policy = Policy(left_alone=left_alone)
     assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03

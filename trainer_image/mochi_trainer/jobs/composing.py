@@ -11,9 +11,13 @@ from pathlib import Path
 
 import torch
 
+from mochi_api.prediction.admission import gibibytes
+from mochi_api.prediction.storage import storage
+from mochi_api.prediction.work import work_of_run
 from mochi_api.runfile import RunFile
 from mochi_api.spec import BaseWeights, LoraSpec
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer import host_memory
+from mochi_trainer.errors import InvalidInputError, OutOfMemoryError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.left_alone import blocks_left_alone
 from mochi_trainer.lora import LoraParams, continue_from
@@ -67,6 +71,7 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         attention=training_backend(run, device, compute, group),
         left_alone=blocks_left_alone(run, depth, group, device, os.environ),
         base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
+        swapped=swapped(run),
         compiler=os.environ.get(compilation.VARIABLE) or None,
     )
     if choices.base is not None:
@@ -78,6 +83,22 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         depth,
     )
     return choices
+
+
+def swapped(run: RunFile) -> int:
+    """Blocks that wait in host memory. Raises OutOfMemoryError when the pod has not as much."""
+    work = work_of_run(run)
+    need = max(1, run.world.gpus_per_pod) * storage(work, keep_last=0, merged=False).swapped
+    have = host_memory.available()
+    if need and have is not None and need > have:
+        raise OutOfMemoryError(
+            f"spec.training.lora.blocksToSwap {work.swapped} needs {gibibytes(need)} GiB of the pod's memory, and "
+            f"{gibibytes(have)} GiB are left",
+            action="swap fewer blocks, or raise spec.workers.resources.memory",
+        )
+    if need:
+        log.info("%d blocks wait in host memory, %s GiB", work.swapped, gibibytes(need))
+    return work.swapped
 
 
 @contextmanager

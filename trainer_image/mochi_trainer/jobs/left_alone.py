@@ -23,7 +23,7 @@ def blocks_left_alone(
     run: RunFile, depth: int, group: Group, device: torch.device, environ: Mapping[str, str]
 ) -> int:
     """The number that rank 0's environment names; otherwise on a GPU as many as fit into the fullest one of all ranks, and
-    on a CPU, where memory is not what is short, all.
+    on a CPU, where memory is not what is short, all. Where blocks are swapped none but the last is left alone.
 
     Call before the weights are there; all ranks call together. Raises InvalidInputError for what is no number.
     """
@@ -32,6 +32,8 @@ def blocks_left_alone(
         return int(text)
     if text:
         raise InvalidInputError(f"{VARIABLE} must be from 0 to the {depth} blocks of the model, got {text!r}")
+    if work_of_run(run).swapped:
+        return LEAST.left_alone
     if device.type != "cuda":
         return depth
     return as_room_allows(work_of_run(run), min(group.gathered(free_bytes(device))))

@@ -154,6 +154,8 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     yield f"{'the result, in all its forms':<42}{_gigabytes(stored['artifacts']):>12}"
     yield f"{'disk of a training pod, besides clips':<42}{_gigabytes(stored['disk']):>12}"
     yield f"{'host memory of a GPU for its checkpoint':<42}{_gigabytes(stored['copy']):>12}"
+    if stored["swapped"]:
+        yield f"{'host memory of a GPU for swapped blocks':<42}{_gigabytes(stored['swapped']):>12}"
     yield ""
     yield f"{'GPU':<32}{'GiB free':>9}{'blocks left alone':>19}{'s a step':>10}{'hours':>8}{'MFU':>7}"
     for row in found["products"]:

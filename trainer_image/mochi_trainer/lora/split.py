@@ -27,6 +27,10 @@ class Rows(Linear):
         """The rows of the whole weight, a view."""
         return self._whole[0].weight[self._rows]
 
+    def at_hand(self) -> Tensor:
+        """The rows of the whole weight where it is computed with, a view."""
+        return self._whole[0].at_hand()[self._rows]
+
     @property
     def scale(self) -> Tensor | None:  # type: ignore[override]  # as above
         """The rows of the whole scale, a view."""

@@ -6,6 +6,7 @@ nothing else changes; the widened matrix is not kept for the backward pass, sinc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,20 +18,27 @@ LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 class Linear(nn.Linear):
-    """As torch's, and computed with a narrow weight where it has a `scale`."""
+    """As torch's, and computed with a narrow weight where it has a `scale`, with one from elsewhere where it has a `fetch`."""
 
     scale: Tensor | None
     """(rows, 1) float32; None where the weight is as it was."""
+
+    fetch: Callable[[], Tensor] | None = None
+    """Gives the weight where it is computed with; set by `mochi_trainer.parallel.swapping.swap`."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.register_buffer("scale", None)
 
+    def at_hand(self) -> Tensor:
+        """The weight (out, in) on the device of the computation."""
+        return self.weight if self.fetch is None else self.fetch()
+
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) to (..., out), typed like `x`."""
         if self.scale is None:
-            return super().forward(x)
-        product: Tensor = _Product.apply(x, self.weight, self.scale, self.bias)
+            return functional.linear(x, self.at_hand(), self.bias)
+        product: Tensor = _Product.apply(x, self.at_hand(), self.scale, self.bias)
         return product
 
 

@@ -2,7 +2,7 @@
 
 The step is the real one: `mochi_trainer.train.composition` composes the model, and `mochi_trainer.train.step` trains it.
 
-    from mochi_trainer.model import DiTParams
+    from mochi_trainer.model import DiT, DiTParams
     from mochi_trainer.plan import trace_step
     trace_step(DiTParams(), frames=85, mode="lora", left_alone=4)
     trace_step(DiTParams(), frames=163, mode="full", world=8)
@@ -24,10 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mochi_api.spec import TrainingSpec
 from mochi_trainer.lora import LoraParams
-from mochi_trainer.model import DiTParams
+from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.model.attention_kernels import Backend
+from mochi_trainer.model.narrow import Linear
 from mochi_trainer.parallel.gradients import measures, scale
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.parallel.swapping import rooms
 from mochi_trainer.plan.launches import Launches
 from mochi_trainer.plan.live_bytes import LiveBytes
 from mochi_trainer.train.composition import Adapters, Choices, filled, outlined
@@ -91,12 +93,13 @@ def trace_step(
     lora: LoraParams = LORA,
     clips: int = 1,
     base: torch.dtype | None = None,
+    swapped: int = 0,
     synchronise_once: bool = False,
 ) -> Traced:
     """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
 
     `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given; `base`
-    is as in `Choices`. With mode
+    and `swapped` are as in `Choices`; what waits in host memory is not counted. With mode
     full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
     """
     spec = TrainingSpec.model_validate({"steps": 2})
@@ -115,6 +118,7 @@ def trace_step(
                 group=group,
                 device=_DEVICE,
                 base=base,
+                swapped=swapped,
             )
             model.train()
 
@@ -132,7 +136,7 @@ def trace_step(
             with FlopCounterMode(display=False) as counter, Launches() as launches:
                 step()  # apart from memory: the counter keeps activations alive
             with LiveBytes() as live:
-                live.add(*model.parameters(), *model.buffers(), *_moments(composed.optimizer))
+                live.add(*_on_device(model), *_moments(composed.optimizer))
                 resident = live.now[_DEVICE.type]
                 step()
     kernels = counter.get_flop_counts()["Global"]
@@ -150,6 +154,14 @@ def trace_step(
 def _example(shape: tuple[int, ...], tokens: int, params: DiTParams) -> Example:
     text = torch.empty(1, tokens, params.text_feature_width)
     return Example(torch.empty(shape), torch.empty(1), text, torch.empty(shape))
+
+
+def _on_device(model: DiT) -> Iterator[Tensor]:
+    """All but what waits in host memory, and the rooms for it."""
+    waiting = {id(layer.weight) for layer in model.modules() if isinstance(layer, Linear) and layer.fetch}
+    yield from (each for each in model.parameters() if id(each) not in waiting)
+    yield from model.buffers()
+    yield from rooms(model)
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:

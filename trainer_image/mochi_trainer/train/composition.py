@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from mochi_api.spec import TrainingSpec
+from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.lora import LoraParams, attach, base_state, draw, trainable_parameters
 from mochi_trainer.model import DiT, DiTParams
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.model.narrow import narrow
+from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.compilation import compile_blocks
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.parallel.recompute import VARIABLE as LEFT_ALONE
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
+from mochi_trainer.parallel.swapping import make_room, swap, swapped_blocks
 from mochi_trainer.presets.catalogue import Preset
 from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.weights import Source, fill_dit, kept_type
@@ -45,6 +49,9 @@ class Choices:
 
     base: torch.dtype | None = None
     """Type of the blocks' frozen matrices in mode lora, int8 or float8; None keeps them in `compute`."""
+
+    swapped: int = 0
+    """So many blocks, in mode lora, have their frozen matrices in host memory until they compute; they are computed again."""
 
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
@@ -121,6 +128,7 @@ def compose(
         group=group,
         device=device,
         base=choices.base,
+        swapped=choices.swapped,
         start=start,
     )
 
@@ -134,14 +142,17 @@ def filled(
     group: Group,
     device: torch.device,
     base: torch.dtype | None = None,
+    swapped: int = 0,
     start: Callable[[DiT], None] = lambda _: None,
 ) -> Composed:
     """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
-    model.to_empty(device=device)
+    waiting = swapped_blocks(len(model.blocks), swapped)
+    make_room(model, device, waiting)
     _fill(model, origin, group)
     if adapters is not None:
         if base is not None:
             narrow(model.blocks, base)
+        swap(model, device, waiting)
         draw(model, adapters.seed)
         start(model)
     return Composed(model, adamw(trainable_parameters(model), spec))
@@ -157,6 +168,15 @@ def outlined(
     params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group, device: torch.device
 ) -> DiT:
     """The model on the meta device, without memory, with all that is applied to it before it has numbers."""
+    if choices.swapped and choices.compiler is not None:
+        raise InvalidInputError(
+            f"{compilation.VARIABLE} must be left out with spec.training.lora.blocksToSwap {choices.swapped}, got {choices.compiler}"
+        )
+    if choices.swapped and choices.left_alone > 1:
+        raise InvalidInputError(
+            f"{LEFT_ALONE} must be at most 1 with spec.training.lora.blocksToSwap {choices.swapped}, "
+            f"got {choices.left_alone}: blocks that wait are computed again"
+        )
     with torch.device("meta"):
         model = DiT(params).eval()
     use(model, choices.attention)
