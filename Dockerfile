@@ -24,9 +24,11 @@ RUN /opt/tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels 
     && /opt/tools/bin/pip --python /opt/venv/bin/python install --no-deps --no-index /wheels/*.whl
 
 # --- packages of the trainer -----------------------------------------------------------------------------------------
+# --build-arg TRAINER=trainer-wandb takes those with Weights & Biases.
 FROM tools AS trainer-packages
-COPY requirements/trainer.txt requirements/
-RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r requirements/trainer.txt
+ARG TRAINER=trainer
+COPY requirements/${TRAINER}.txt requirements/
+RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --require-hashes -r requirements/${TRAINER}.txt
 COPY pyproject.toml README.md ./
 COPY crds/mochi_api crds/mochi_api
 COPY trainer_image/mochi_trainer trainer_image/mochi_trainer

@@ -88,6 +88,14 @@ DataKey = Annotated[
         words="must be a key of a ConfigMap or Secret such as ca.crt",
     ),
 ]
+EnvName = Annotated[
+    str,
+    Field(max_length=128),
+    Pattern(
+        looks_like=r"[A-Za-z_][A-Za-z0-9_]*",
+        words="must hold only letters, digits and '_', and start with no digit",
+    ),
+]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[
     str,

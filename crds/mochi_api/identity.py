@@ -33,5 +33,16 @@ IMAGE_ENV = "MOCHI_IMAGE"
 """Image of the pod, for the report."""
 CA_ENV = "AWS_CA_BUNDLE"
 """File with certificates to trust besides the public ones; other tools of AWS, and older images, trust it alone."""
+METRICS_PORT_ENV = "MOCHI_METRICS_PORT"
+"""Port of `/metrics` and `/progress`, where several trainers share a machine; pods have the usual one."""
 CREDENTIALS_ENV = "MOCHI_S3_CREDENTIALS"
 """Folder with the keys of S3 as files, which are renewed with their Secret; empty: the environment, or the pod's identity."""
+
+KEYS_ENV = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Keys of S3, from the Secret that `storage.s3.credentialsSecretName` names."""
+OWN_ENV = (
+    "HOME", "USER", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+    SHARD_ENV, POD_IP_ENV, IMAGE_ENV, METRICS_PORT_ENV, CA_ENV, CREDENTIALS_ENV, *KEYS_ENV,
+)  # fmt: skip
+"""Environment variables of a pod that are not the user's, and all that begin with `OWN_ENV_PREFIX`."""
+OWN_ENV_PREFIX = "PET_"

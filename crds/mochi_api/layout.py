@@ -8,7 +8,7 @@
 <cacheURI or outputURI>/cache/<stage>/claims/<family>/...        who makes which of them at the moment
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
-<outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  tensorboard/  run.yaml
+<outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  tensorboard/  wandb/  run.yaml
 ```
 A directory without its manifest does not exist.
 """
@@ -22,6 +22,8 @@ REPORT = "report.html"
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard/events.out.tfevents.0.mochi"
 """The same for TensorBoard, which knows its files by a part of their names."""
+WANDB = "wandb"
+"""Folder of offline runs of Weights & Biases, for `wandb sync`."""
 RUN_FILE = "run.yaml"
 LORA = "artifacts/lora.safetensors"
 LORA_COMFYUI = "artifacts/lora-comfyui.safetensors"

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from mochi_api.base import UNSTORED, ApiModel
 from mochi_api.fields import (
+    DataKey,
     DnsName,
+    EnvName,
     GpuProduct,
     Image,
     LabelKey,
@@ -68,6 +70,33 @@ class PodTemplateSpec(ApiModel):
     """Leave user, group and fsGroup of the pods to the namespace, as OpenShift wants it; otherwise they are 10001."""
 
 
+class SecretKeySpec(ApiModel):
+    """One key of a Secret of the run's namespace."""
+
+    name: DnsName
+    """Name of the Secret."""
+    key: DataKey
+    """Its key."""
+
+
+class EnvSourceSpec(ApiModel):
+    """Where a value comes from."""
+
+    secret_key_ref: SecretKeySpec
+    """A key of a Secret."""
+
+
+class EnvSpec(ApiModel):
+    """An environment variable, as in a pod's spec."""
+
+    name: EnvName
+    """Its name."""
+    value: str = Field(default="", max_length=4096)
+    """Its value, for everybody to read who may read the run."""
+    value_from: EnvSourceSpec | None = None
+    """The value from a Secret, instead."""
+
+
 class WorkersSpec(ApiModel):
     """The pods."""
 
@@ -85,6 +114,8 @@ class WorkersSpec(ApiModel):
     """CPU, memory and disk of each pod."""
     shm_size: Quantity = "64Gi"
     """Largest size of `/dev/shm`, which NCCL uses."""
+    env: list[EnvSpec] = Field(default_factory=list, max_length=32, json_schema_extra=UNSTORED)
+    """Environment variables of every pod of the run, such as `NCCL_DEBUG`, `HTTPS_PROXY` or the trainer's `MOCHI_...`. Names that the operator sets itself are refused."""
     pod_template: PodTemplateSpec = Field(default_factory=PodTemplateSpec)
     """What is merged into every pod of the run."""
 

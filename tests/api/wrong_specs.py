@@ -116,6 +116,15 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
      "spec.training.lora.targets must not repeat a projection, got query,query"),
     ("all blocks of nano swapped", {"training.lora": {"blocksToSwap": 4}},
      "spec.training.lora.blocksToSwap must be less than the 4 blocks of nano (the last one stays in the GPU), got 4"),
+    ("a rank of their own", {"workers.env": [{"name": "NCCL_DEBUG"}, {"name": "RANK", "value": "1"}, {"name": "PET_NNODES"}]},
+     "spec.workers.env must leave to the operator what it sets itself, got RANK"),
+    ("keys of S3 as variables", {"workers.env": [{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]},
+     "spec.workers.env must leave to the operator what it sets itself, got AWS_SECRET_ACCESS_KEY"),
+    ("a variable twice", {"workers.env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]},
+     "spec.workers.env must name each variable once, got one twice"),
+    ("a variable with two values", {"workers.env": [
+        {"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "a", "key": "a"}}}]},
+     "spec.workers.env must have value or valueFrom, not both, got both for A"),
     ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
      "spec.sampling.prompts must not be blank, got 1 blank of 2"),
     ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
@@ -156,6 +165,9 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("full with limits of no meaning", {"mode": "full", "limits": "Guide", "preprocessing.frames": 163}),
     ("eight GPUs a pod", {"mode": "full", "workers.gpusPerPod": 8, "training.globalBatchSize": 8}),
     ("three GPUs a pod", {"mode": "full", "workers.gpusPerPod": 3, "training.globalBatchSize": 18}),
+    ("variables of the users", {"workers.env": [
+        {"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "EMPTY"}, {"name": "MOCHI_COMPILE", "value": "inductor"},
+        {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "key"}}}]}),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""

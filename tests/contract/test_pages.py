@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from mochi_api import identity
+
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -33,3 +35,19 @@ def test_the_tree_in_the_readme_names_every_folder(project: Path) -> None:
     assert {name for name in folders if f"\n{name}/ " not in tree} == set()
     named = set(re.findall(r"^([\w.]+)/ ", tree, re.MULTILINE))
     assert {name for name in named if not (project / name).is_dir()} == set()
+
+
+def test_the_page_of_the_environment_names_the_trainers_variables_and_those_that_are_refused(
+    project: Path,
+) -> None:
+    page = (project / "docs/reference/environment.md").read_text()
+    code = "".join(path.read_text() for path in (project / "trainer_image").rglob("*.py"))
+    named = set(re.findall(r"\"(MOCHI_[A-Z0-9_]+)\"", code))
+    named = {name for name in named if not name.startswith("MOCHI_1_")}  # the model
+    assert {"MOCHI_COMPILE", "MOCHI_ATTENTION"} <= named
+    assert {
+        name for name in (*named, *identity.OWN_ENV, identity.OWN_ENV_PREFIX) if f"`{name}`" not in page
+    } == set()
+    rows = set(re.findall(r"^\| `(MOCHI_[A-Z0-9_]+)` \|", page, re.MULTILINE))
+    assert rows <= named, "what is on the page and nowhere in the code"
+    assert not rows & set(identity.OWN_ENV)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("${TRAINER}", "trainer")
+"""As it is built when no argument says otherwise."""
 IN_ROOT = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, "check": False}
 PACKAGES = {
     "operator": ("crds/mochi_api", "operator/mochi_operator"),
@@ -52,6 +53,13 @@ def copied_from_context() -> list[str]:
     return [path for line in lines for path in line.split()[:-1]]
 
 
+def test_the_trainer_with_wandb_has_the_same_packages_and_those_of_the_extra() -> None:
+    plain, extra = locked("trainer"), locked("trainer-wandb")
+    assert "wandb" in extra.keys() - plain.keys()
+    versions = [{name: rest.split()[0] for name, rest in each.items()} for each in (plain, extra)]
+    assert versions[0].items() <= versions[1].items()
+
+
 def stage(name: str) -> str:
     """The lines of one stage of the Dockerfile."""
     return re.split(r"^FROM ", DOCKERFILE.split(f" AS {name}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
@@ -65,14 +73,14 @@ def test_the_operators_lock_holds_no_training_package_and_the_trainers_no_kubern
     assert {"torch", "boto3", "pydantic"} <= trainer.keys()
 
 
-@pytest.mark.parametrize("name", ["operator", "trainer"])
+@pytest.mark.parametrize("name", ["operator", "trainer", "trainer-wandb"])
 def test_the_tests_run_with_the_packages_of_the_images(name: str) -> None:
     image, tests = locked(name), locked("dev")
     pins = {package: (rest.split()[0], tests.get(package, "").split()[:1]) for package, rest in image.items()}
     assert {package: pin for package, pin in pins.items() if [pin[0]] != pin[1]} == {}
 
 
-@pytest.mark.parametrize("name", ["operator", "trainer", "build"])
+@pytest.mark.parametrize("name", ["operator", "trainer", "trainer-wandb", "build"])
 def test_every_requirement_of_an_image_is_pinned_and_hashed_and_no_index_is_named(name: str) -> None:
     entries = locked(name)
     assert entries

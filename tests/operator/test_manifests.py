@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_api import resolved
+from mochi_api import identity, resolved
 from mochi_api.rules import name_problem
 from mochi_api.runfile import STAGES, World, parse
 from mochi_api.spec import FineTuneSpec
@@ -276,3 +276,38 @@ def test_user_and_group_can_be_left_to_the_namespace(stage):
     free = lora(workers={"podTemplate": {"userFromNamespace": True}})
     context = template(manifests(recipe(free, stage))[1])["spec"]["securityContext"]
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_users_variables_are_in_every_pod_and_each_name_is_there_once(stage):
+    secret = {"secretKeyRef": {"name": "wandb", "key": "key"}}
+    asked = [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "EMPTY"},
+        {"name": "WANDB_API_KEY", "valueFrom": secret},
+    ]
+    spec = {**PUBLISHED, "workers": {**PUBLISHED["workers"], "env": asked}}
+    plain, ours = (
+        template(manifests(recipe(each, stage))[1])["spec"]["containers"][0]["env"]
+        for each in (PUBLISHED, spec)
+    )
+    names = [each["name"] for each in ours]
+    assert len(set(names)) == len(names)
+    assert [each for each in ours if each["name"] in {"NCCL_DEBUG", "EMPTY", "WANDB_API_KEY"}] == [
+        {"name": "NCCL_DEBUG", "value": "INFO"},
+        {"name": "EMPTY", "value": ""},
+        {"name": "WANDB_API_KEY", "valueFrom": secret},
+    ]
+    assert [each for each in ours if each["name"] in identity.OWN_ENV] == [
+        each for each in plain if each["name"] in identity.OWN_ENV
+    ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_pod_gets_from_us_is_no_name_of_the_users(stage):
+    """But for what NCCL does by itself."""
+    env = template(manifests(recipe(PUBLISHED, stage))[1])["spec"]["containers"][0]["env"]
+    free = {each["name"] for each in env if each["name"] not in identity.OWN_ENV}
+    assert {name for name in free if not name.startswith(identity.OWN_ENV_PREFIX)} == (
+        {"NCCL_DEBUG", "TORCH_NCCL_ASYNC_ERROR_HANDLING"} if stage == "train" else set()
+    )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mochi_trainer import environment
+from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.movement import Movement
 from mochi_trainer.watchdog import VARIABLE, watched
 
@@ -64,3 +66,14 @@ def test_the_time_is_the_environments(tmp_path: Path, monkeypatch: pytest.Monkey
         while time.monotonic() < end and not (tmp_path / "stacks").read_text():
             time.sleep(0.02)
     assert "most recent call first" in (tmp_path / "stacks").read_text()
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
+def test_a_time_that_is_none_is_refused_with_its_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOCHI_STACKS_AFTER_SECONDS", text)
+    with pytest.raises(
+        InvalidInputError, match=f"MOCHI_STACKS_AFTER_SECONDS must be .* above 0, got '{text}'"
+    ):
+        environment.seconds("MOCHI_STACKS_AFTER_SECONDS", 240)
+    monkeypatch.setenv("MOCHI_STACKS_AFTER_SECONDS", "")
+    assert environment.seconds("MOCHI_STACKS_AFTER_SECONDS", 240) == 240

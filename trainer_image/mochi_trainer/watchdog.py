@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from mochi_trainer import environment
 from mochi_trainer.movement import Movement, in_thread
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def watched(movement: Movement, *, after: float | None = None, to: TextIO | None
 
     Unless given, `after` is the environment's, or the default, and they go to standard error.
     """
-    limit = float(os.environ.get(VARIABLE, "") or QUIET_SECONDS) if after is None else after
+    limit = environment.seconds(VARIABLE, QUIET_SECONDS) if after is None else after
 
     def watch(over: threading.Event) -> None:
         told = False

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mochi_api import identity, resolved
-from mochi_api.pods import PodTemplateSpec, TolerationSpec
+from mochi_api.pods import EnvSpec, PodTemplateSpec, TolerationSpec
 from mochi_api.progress import PORT
 from mochi_api.runfile import RUN_FILE_PATH, Stage
 from mochi_api.spec import FineTuneSpec, PvcSource
@@ -20,7 +20,7 @@ USER = 10001
 KEYS_MOUNT = "/mnt/mochi/s3-keys"
 CA_MOUNT = "/mnt/mochi/s3-ca"
 RUN_MOUNT = str(PurePosixPath(RUN_FILE_PATH).parent)
-KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEYS = identity.KEYS_ENV
 GPU_PRODUCT_LABEL = "nvidia.com/gpu.product"
 
 
@@ -90,13 +90,16 @@ def _restart(recipe: Recipe) -> dict[str, Any]:
 
 
 def _container(recipe: Recipe, name: str, env: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    asked = [_asked(each) for each in recipe.spec.workers.env]
+    taken = {each["name"] for each in asked}
     return {
         "name": name,
         "image": recipe.resolved.image,
         "command": ["python", "-m", "mochi_trainer"],
         "args": [recipe.step, "--run", RUN_FILE_PATH],
         "env": [
-            *env,
+            *(each for each in env if each["name"] not in taken),  # NCCL's may be another
+            *asked,
             value("HOME", "/tmp"),  # noqa: S108 a volume of the pod's own
             value("USER", "mochi"),  # libraries ask for it; the uid need not be in the image's passwd
             value(identity.IMAGE_ENV, recipe.resolved.image),
@@ -113,6 +116,13 @@ def _container(recipe: Recipe, name: str, env: Sequence[dict[str, Any]]) -> dict
         },
         "volumeMounts": _mounts(recipe),
     }
+
+
+def _asked(spec: EnvSpec) -> dict[str, Any]:
+    if spec.value_from is None:
+        return value(spec.name, spec.value)
+    secret = spec.value_from.secret_key_ref
+    return {"name": spec.name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret.key}}}
 
 
 def _ports(recipe: Recipe) -> dict[str, Any]:

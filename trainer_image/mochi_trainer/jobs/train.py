@@ -35,6 +35,7 @@ from mochi_trainer.parallel.ranks import Ranks, ranks_of
 from mochi_trainer.parallel.speed import measured, slow_ranks
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Fence, FencedStore, Store, open_store
+from mochi_trainer.train import weights_and_biases
 from mochi_trainer.train.checkpoint import Checkpoints
 from mochi_trainer.train.evaluation import Case, Evaluation, fixed_batch, held_out
 from mochi_trainer.train.feeding import Training
@@ -83,7 +84,8 @@ def execute(run: RunFile) -> Finished:
             parts = split(dataset.clips, run.training.validation.clips)
             training = _training(run, dataset, parts, group, device)
             _tell_ideal(run, gauges, device)
-            series = Series(store)
+            wandb = stack.enter_context(weights_and_biases.told(run, store)) if group.first else None
+            series = Series(store, told=wandb)
             writer = stack.enter_context(saving(run, training, series, gauges))
         session = _session(run, training, parts, store, writer, series, gauges, preemption)
         with _failures_at_step(session):

@@ -23,6 +23,7 @@ from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-de
 
 from mochi_api.identity import POD_IP_ENV
 from mochi_api.runfile import RUN_FILE_PATH
+from mochi_trainer import environment
 from mochi_trainer.errors import CollectiveTimeoutError
 from mochi_trainer.movement import Movement
 from mochi_trainer.parallel.ranks import Ranks
@@ -91,7 +92,7 @@ class Group:
 
 def time_limit() -> float:
     """Seconds that a rank waits for another: the environment's, or the default."""
-    return float(os.environ.get(TIMEOUT_ENV, "") or TIMEOUT_SECONDS)
+    return environment.seconds(TIMEOUT_ENV, TIMEOUT_SECONDS)
 
 
 def peers_limit(run_file: Path = Path(RUN_FILE_PATH)) -> float:

@@ -28,13 +28,14 @@ def event(line: Mapping[str, Any]) -> bytes:
     and so on, without those that are null."""
     values = [
         _field(1, _field(1, f"training/{name}".encode()) + b"\x15" + struct.pack("<f", value))
-        for name, value in _scalars(line)
+        for name, value in scalars(line)
     ]
     step = b"\x10" + _varint(line["step"]) if line["step"] else b""  # zero is what a field that is absent has
     return _record(_wall_time(line.get("time", 0.0)) + step + _field(5, b"".join(values)))
 
 
-def _scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a line of `metrics.jsonl` by name, those of a list as `NAME/0` and so on, without those that are null."""
     for name, value in line.items():
         if name in _BESIDES or value is None:
             continue

@@ -35,8 +35,15 @@ class Series:
     or not there.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._clock = store, clock
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        told: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """`told` gets each number with its step when it is noted, in parts of a line."""
+        self._store, self._clock, self._told = store, clock, told
         self._lines: dict[int, dict[str, Any]] = {}
         self._events = EventFile()
         self._adding, self._uploading = threading.Lock(), threading.Lock()
@@ -153,6 +160,8 @@ class Series:
         with self._adding:
             self.changed = True
             self._lines.setdefault(step, {"step": step}).update(numbers)
+        if self._told is not None:
+            self._told({"step": step, **numbers})
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from mochi_api import heartbeat
+from mochi_api import heartbeat, identity
 from mochi_api.identity import POD_IP_ENV
 from mochi_api.progress import PORT
 from mochi_trainer.movement import Movement
@@ -20,7 +20,7 @@ from mochi_trainer.train.gauges import Gauges
 
 log = logging.getLogger(__name__)
 
-PORT_ENV = "MOCHI_METRICS_PORT"
+PORT_ENV = identity.METRICS_PORT_ENV
 READ_SECONDS = 5
 """A client that sends nothing for so long is dropped."""
 
