@@ -54,7 +54,27 @@ def _of_any_length(
         for each in (x_BND, y_BLE):
             if not each.requires_grad:
                 each.requires_grad_()  # the first block's, under frozen weights: a two-hundredth of its work
-    if not y_BLE.shape[1]:
-        y_BLE = y_BLE.as_strided(y_BLE.shape, (0, y_BLE.shape[2], 1))  # the strides of L tokens at L = 0
+    if not y_BLE.shape[1] or y_BLE._is_view():
+        y_BLE = _Dense.apply(y_BLE)
     torch._dynamo.decorators.mark_unbacked(y_BLE, 1, hint_override=LONGEST)
     return compiled(block, x_BND, y_BLE, c_BD, rotary, key_mask_BS)
+
+
+class _Dense(torch.autograd.Function):
+    """(B, L, E) as a tensor of its own with the strides that L tokens have, at L = 0 too.
+
+    torch calls those of nothing otherwise; and of a view, such as FSDP2 hands on, its base's are compared as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y_BLE: Tensor) -> Tensor:  # noqa: ARG004  # torch hands it over
+        length, width = y_BLE.shape[1:]
+        dense = torch.empty_strided(
+            y_BLE.shape, (length * width, width, 1), dtype=y_BLE.dtype, device=y_BLE.device
+        )
+        return dense.copy_(y_BLE)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004  # as above
+        (gradient,) = gradients
+        return gradient
