@@ -17,9 +17,9 @@ from mochi_api.status import Artifacts
 
 _LEFT_IN_S3 = ("attempts/", "checkpoints/", "stages/")
 _OWNED_FILES = (
-    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
+    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.LORA_BEST).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
 )  # fmt: skip
-_OWNED_FOLDERS = ("samples", "logs", Path(layout.DIFFUSERS).name)
+_OWNED_FOLDERS = ("samples", "logs", "tensorboard", layout.WANDB, Path(layout.DIFFUSERS).name)
 _SHEET_COLUMNS = 4
 _SHEET_FRAMES = 12
 
@@ -49,7 +49,8 @@ def clear(folder: Path) -> None:
 
 def _kind(relative: str) -> str:
     kinds = {
-        layout.LORA: "LoRA weights", layout.LORA_COMFYUI: "LoRA weights for ComfyUI", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
+        layout.LORA: "LoRA weights", layout.LORA_BEST: "LoRA weights of the best checkpoint",
+        layout.EVENTS: "metrics for TensorBoard", layout.LORA_COMFYUI: "LoRA weights for ComfyUI", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
         layout.MERGED: "base with the LoRA in its weights",
         layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", layout.CARD: "model card",
     }  # fmt: skip
@@ -80,6 +81,7 @@ def _rank(result: Result) -> int:
     order = (
         "LoRA weights",
         "LoRA weights for ComfyUI",
+        "LoRA weights of the best checkpoint",
         "tuned weights",
         "base with the LoRA in its weights",
         "tuned weights for Diffusers",
