@@ -107,7 +107,14 @@ class Laws:
             return
         uid, step, attempt = owner(item)["uid"], label(item, identity.LABEL_STAGE), _attempt(item)
         self.ledger.made.setdefault((uid, step), set()).add(attempt)
-        if step == PREVIEW and self.kernel.seconds - self._idle.get(uid, 0.0) > NEWS_SECONDS:
+        if (
+            step == PREVIEW
+            and self.kernel.seconds - self._idle.get(uid, 0.0) > NEWS_SECONDS
+            and not any(
+                label(other, identity.LABEL_STAGE) == "train" and not ended(other)
+                for other in children(self.store, uid)
+            )
+        ):
             law = "samples during the training are made while it runs"
             self.kernel.violate(law, f"{item['metadata']['name']} is created")
         for other in children(self.store, uid):
@@ -141,6 +148,7 @@ class Laws:
             self._checkpoint(uid, old, status),
             self._truth(uid, status),
             self._shared(uid, status),
+            self._gives_way(uid, status),
             self._previews(uid, run, status),
         ):
             if problem:
@@ -198,8 +206,8 @@ class Laws:
                 return f"{name} is called Succeeded while {working} work"
         return ""
 
-    def _previews(self, uid: str, run: Object, status: Mapping[str, Any]) -> str:
-        """They give way to the training, those that are named are of a checkpoint, and no wish is honoured twice."""
+    def _gives_way(self, uid: str, status: Mapping[str, Any]) -> str:
+        """While the training does not run, no samples of it are made."""
         entries, own = status.get("attempts") or [{}], _histories(status).get(PREVIEW, [])
         if entries[0].get("runningTime") and not entries[0].get("reason"):
             self._idle[uid] = NEVER
@@ -207,20 +215,25 @@ class Laws:
             self._idle[uid] = self.kernel.seconds
         if self._idle[uid] != NEVER and own and not own[0].get("reason"):
             return f"the training does not run, and preview {own[0]['number']} does"
+        return ""
+
+    def _previews(self, uid: str, run: Object, status: Mapping[str, Any]) -> str:
+        """Samples that are named are of a checkpoint, and no wish is honoured twice."""
         told = status.get("previews") or {}
         work, asked = self.trainer.works.get(uid), told.get("asked", "")
         for item in told.get("made") or ():
             if work is None or not work.checkpoints.get(item["step"], (0, False))[1]:
                 return f"samples of step {item['step']} are named, of which there is no checkpoint"
         honoured = self._honoured.setdefault(uid, [])
-        if asked and (not honoured or honoured[-1] != asked):
+        if asked and asked not in honoured[-1:]:
             if asked in honoured or asked not in self.wishes.get(uid, ()):
                 return f"the wish {asked!r} is honoured, after {honoured}"
             honoured.append(asked)
         every = run["spec"]["sampling"].get("everySteps", 0)
-        made = [entry for entry in own if entry.get("reason") == Reason.COMPLETED]
-        if not every and len(made) > len(honoured):
-            return f"{len(made)} previews are made for the wishes {honoured}"
+        own = _histories(status).get(PREVIEW, ())
+        made = sum(entry.get("reason") == Reason.COMPLETED for entry in own)
+        if not every and made > len(honoured):
+            return f"{made} previews are made for the wishes {honoured}"
         return ""
 
     def _is_shard(self, runtime: Runtime, uid: str, step: str) -> bool:

@@ -81,6 +81,7 @@ class Previews:
             if draws.random() < 0.3:
                 kind = draws.choice(["fail", "fail", "hang", "silent", "oom", "mute"])
                 reason = draws.choice([Reason.STORAGE_ERROR, Reason.OUT_OF_MEMORY, Reason.BUG])
+                reason = Reason.UNKNOWN if kind == "silent" else reason  # it leaves no word of one
                 self.mishaps["preview", number] = Mishap(kind, reason, draws.random())
 
     def asked_in(self, body: dict[str, Any]) -> dict[str, Any]:
