@@ -161,6 +161,51 @@ def test_held_out_clips_are_explained_where_there_are_any(stores, tmp_path: Path
     assert ("Clips that are held out" in render(store, run_file(tmp_path), cache)) == held_out
 
 
+def _preview(store: Store, step: int, *prompts: str) -> None:
+    folder = f"samples/step-{step:06d}"
+    samples = []
+    for number, prompt in enumerate(prompts):
+        name = f"{folder}/sample-{number:02d}"
+        store.write_bytes(f"{name}.png", contact_sheet(grey_levels(7), 4))
+        address = store.address(name)
+        samples.append({"prompt": prompt, "video": f"{address}.mp4", "sheet": f"{address}.png", "seed": 7})
+    store.write_bytes(f"{folder}/samples.json", json.dumps({"step": step, "samples": samples}).encode())
+
+
+def test_samples_during_the_training_stand_under_their_prompt_by_step(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _preview(store, 1000, EVIL, "a bus")
+    _preview(store, 200, EVIL, "a bus")
+    store.write_bytes("samples/step-000300/sample-00.png", b"its description is not there yet")
+    store.write_bytes("samples/step-000400/samples.json", b"[1")
+    text = render(store, run_file(tmp_path), cache)
+    page = Page(text)
+    section = text.split("Samples during training</h2>")[1]
+    assert re.findall(r"step (\d+) ·", section) == ["200", "1000"] * 2
+    assert page.tags.count("video") == 0
+    assert page.tags.count("img") == 4
+    assert "<b>bold" not in text
+
+
+def test_a_long_training_has_pictures_of_some_of_its_samples_and_the_address_of_all(
+    stores, tmp_path: Path
+) -> None:
+    store, cache = stores
+    for step in range(1, 31):
+        _preview(store, 100 * step, "a bus")
+    text = render(store, run_file(tmp_path), cache)
+    assert Page(text).tags.count("img") == 12
+    assert len(re.findall(r"step \d+ ·", text)) == 30
+    for end in (100, 3000):
+        assert f"after step {end} for" in text, "the first and the last are among them"
+
+
+def test_a_run_without_samples_during_its_training_has_no_section_for_them(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    assert "Samples during training" not in render(store, run_file(tmp_path), cache)
+
+
 def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:
     store, cache = stores
     _whole_run(store, cache, tmp_path)
