@@ -150,9 +150,11 @@ async def test_the_annotation_waits_for_the_first_checkpoint_and_says_so():
     assert previews(world) == [PREVIEW]
 
 
-async def test_samples_that_are_there_are_named_instead_of_made_again():
-    world = await training(previewing())
-    await saved(world, PREVIEWED)
+@pytest.mark.parametrize("told", [PREVIEWED, PREVIEWED - 2], ids=["known", "newer than the status knows"])
+async def test_samples_that_are_there_are_named_instead_of_made_again(told):
+    """A pod finds what is in the store by then; the status may not know of it yet."""
+    world = await training(previewing(every=2))
+    await saved(world, told)
     await turns(world, 5)
     ask(world, "now")
     await turns(world, 3)

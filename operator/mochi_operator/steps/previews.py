@@ -89,7 +89,7 @@ def _latest(draft: Draft) -> int:
 
 def _answered(case: Case, draft: Draft) -> Draft:
     """The annotation, where the newest checkpoint has samples already: they are named, and no pod is made."""
-    there = next((item for item in draft.state.previews.made if item.step == _latest(draft)), None)
+    there = next((item for item in draft.state.previews.made if item.step >= _latest(draft)), None)
     if there is None or not _asked(case, draft):
         return draft
     draft = _noted(case, draft)
