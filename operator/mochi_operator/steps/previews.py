@@ -30,9 +30,8 @@ def beside(case: Case, draft: Draft) -> Draft:
     draft = _heard_early(case, draft)
     if train.current is None or train.current.ran is None:
         return _withdrawn(case, draft, step, OVERTAKEN if train.over else TAKEN_AWAY)
-    # One child at most is made in a pass: of two, the refusal of one would hide what became of the other.
-    if draft.starts:
-        return draft
+    # The sequence makes no child while such an attempt runs, so that one at most is made in a pass: of two, the refusal of
+    # one would hide what became of the other.
     draft = _answered(case, draft)
     asked, wanted = _asked(case, draft), _wanted(case, draft, step)
     if not wanted:
