@@ -302,6 +302,22 @@ async def test_an_operator_killed_between_the_pod_and_the_status_makes_no_second
     assert world.attempts("preview") == [""]
 
 
+async def test_one_that_no_status_knows_is_adopted_though_nobody_asks_for_it_any_more():
+    world = await training(lora(training=CHECKPOINTS), also="preview")
+    ask(world, "now")
+    await saved(world, 4)
+    world.run["status"] = {
+        **{key: part for key, part in world.status.items() if key != "previews"},
+        "stages": [item for item in world.status["stages"] if item["name"] != "preview"],
+    }
+    world.run["metadata"]["annotations"] = {}
+    world.cluster.touch(world.run)
+    world.restart()
+    await turns(world, 3)
+    assert previews(world) == [PREVIEW]
+    assert world.attempts("preview") == [""]
+
+
 async def test_one_that_no_status_knows_is_in_the_history_when_the_training_ends():
     world = await training(previewing(), also="preview")
     await saved(world, 4)

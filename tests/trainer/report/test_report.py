@@ -17,9 +17,11 @@ import pytest
 from mochi_api.outcomes import Item, Outcome, Reason, StageResult, TrainingResult
 from mochi_api.spec import S3Spec
 from mochi_trainer.report.page import policy, render
+from mochi_trainer.report.publishing import refresh
 from mochi_trainer.report.record import read_records, write_record
 from mochi_trainer.report.rendering import asset
 from mochi_trainer.storage import Store, open_store, put_bytes_entry, write_manifest
+from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.video import contact_sheet, encode_mp4, side_by_side, strip
 from tests.trainer.preprocessing_runs import run_file
 from tests.trainer.report.realistic import record
@@ -204,6 +206,27 @@ def test_a_run_without_samples_during_its_training_has_no_section_for_them(store
     store, cache = stores
     _whole_run(store, cache, tmp_path)
     assert "Samples during training" not in render(store, run_file(tmp_path), cache)
+
+
+class Meanwhile(LocalStore):
+    """A folder in which the training leaves its record and its page while a preview's page is on its way."""
+
+    told = False
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        if key == "report.html" and not self.told:
+            self.told = True
+            write_record(
+                self, record("train", Outcome(reason=Reason.NON_FINITE_LOSS, message="loss was NaN"))
+            )
+        super().write_bytes(key, data)
+
+
+def test_a_page_of_a_preview_never_hides_how_the_training_ended(stores, tmp_path: Path) -> None:
+    _, cache = stores
+    store = Meanwhile(tmp_path / "runs/0-1")
+    refresh(store, run_file(tmp_path), cache)
+    assert "Failed: NonFiniteLoss" in store.read_bytes("report.html").decode()
 
 
 def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:

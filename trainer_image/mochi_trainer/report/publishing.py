@@ -23,7 +23,7 @@ def publish(run: RunFile, record: StageRecord, connection: Connection | None = N
     cache = open_store(run.locations.cache, run.s3, connection)
     if run.stage == PREVIEW:
         if record.outcome.reason is Reason.COMPLETED:
-            _refresh(store, run, cache)
+            refresh(store, run, cache)
         return address
     if run.stage == "train":
         Fence(store, run.run.attempt).check()
@@ -36,7 +36,7 @@ def publish(run: RunFile, record: StageRecord, connection: Connection | None = N
 REFRESHES = 3
 
 
-def _refresh(store: Store, run: RunFile, cache: Store) -> None:
+def refresh(store: Store, run: RunFile, cache: Store) -> None:
     """Write the report anew, and again when a stage has left its record meanwhile: its own report must not be lost."""
     for _ in range(REFRESHES):
         before = [info.identity for info in store.list("stages/")]
