@@ -103,8 +103,8 @@ def _row(table: Table, state: str, name: str, *cells: RenderableType) -> None:
 
 def _steps(seen: Observation) -> Table:
     table = Table.grid(padding=(0, 2))
-    before = [stage for stage in seen.status.stages if stage.name != "sample"]
-    after = [stage for stage in seen.status.stages if stage.name == "sample"]
+    before = [stage for stage in seen.status.stages if stage.name not in ("sample", "preview")]
+    after = [stage for stage in seen.status.stages if stage.name in ("sample", "preview")]
     for stage in before:
         _row(table, stage.state, stage.name, Text(stage_words(stage)), Text(stage_seconds(stage), "dim"))
     training = seen.status.training

@@ -15,9 +15,14 @@ LABEL_FINETUNE = f"{GROUP}/finetune"
 LABEL_UID = f"{GROUP}/uid"
 """Uid of that MochiFineTune; another one of the same name may have been there before."""
 LABEL_STAGE = f"{GROUP}/stage"
-"""check, trim, captions, videos, train or sample."""
+"""check, trim, captions, videos, train, sample or preview."""
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 """Number of the step's attempt, from 1."""
+
+ANNOTATION_SAMPLE_NOW = f"{GROUP}/sample-now"
+"""On a MochiFineTune: each new value asks for sample videos from the newest checkpoint of the training, at once."""
+SAMPLE_NOW_LENGTH = 63
+"""Characters of such a value that count."""
 
 TRAINING_CONTAINER = "pytorch"
 """Name of a training pod's container; PyTorchJob asks for it."""

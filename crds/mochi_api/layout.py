@@ -8,6 +8,7 @@
 <cacheURI or outputURI>/cache/<stage>/claims/<family>/...        who makes which of them at the moment
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
+<outputURI>/runs/<uid>/samples/step-000400/...                   from a checkpoint, during the training; samples.json written last
 <outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  tensorboard/  wandb/  run.yaml
 ```
 A directory without its manifest does not exist.
@@ -78,6 +79,14 @@ def checkpoint(run: str, step: int, attempt: int) -> str:
     """
     suffix = "" if attempt == 1 else f"-a{attempt}"
     return join(run, "checkpoints", f"step-{step:06d}{suffix}")
+
+
+SAMPLES = "samples.json"
+
+
+def preview(run: str, step: int) -> str:
+    """The directory of the sample videos that were made of the checkpoint after `step` steps; `SAMPLES` in it describes them."""
+    return join(run, "samples", f"step-{step:06d}")
 
 
 def claim(run: str, attempt: int) -> str:

@@ -213,6 +213,8 @@ class SampleResult(ApiModel):
 
     sample_uris: list[str] = Field(default_factory=list, alias="sampleURIs", max_length=16)
     report_uri: str = Field(default="", alias="reportURI", max_length=2048)
+    step: int | None = None
+    """Of the checkpoint that they were made from, during the training; None: of its result."""
 
 
 class CheckResult(ApiModel):

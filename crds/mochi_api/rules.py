@@ -189,6 +189,26 @@ def _ca_bundle(spec: FineTuneSpec) -> str | None:
     return f"spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got {count}"
 
 
+def _previews_of_checkpoints(spec: FineTuneSpec) -> str | None:
+    every, saved = spec.sampling.every_steps, spec.training.checkpoint.every_steps
+    if every == 0 or every >= saved:
+        return None
+    return (
+        f"spec.sampling.everySteps must be 0 or at least training.checkpoint.everySteps = {saved} "
+        f"(samples are made from checkpoints), got {every}"
+    )
+
+
+def _previews_in_time(spec: FineTuneSpec) -> str | None:
+    every, steps = spec.sampling.every_steps, spec.training.steps
+    if every == 0 or every < steps:
+        return None
+    return (
+        f"spec.sampling.everySteps must be less than training.steps = {steps} "
+        f"(after the last step samples are made anyway), got {every}"
+    )
+
+
 _FRAMES = "self.preprocessing.frames"
 _FPS = "self.preprocessing.fps"
 _WIDTH = "self.preprocessing.width"
@@ -205,6 +225,8 @@ _CA_MAP, _CA_SECRET = (
 )
 _BATCH = "self.training.globalBatchSize"
 _PROMPTS = "self.sampling.prompts"
+_EVERY, _SAVED = "self.sampling.everySteps", "self.training.checkpoint.everySteps"
+_NO_PREVIEWS = f"!has({_EVERY}) || {_EVERY} == 0"
 _TARGETS = "self.training.lora.targets"
 _OWN_NAMES = "spec.workers.env must leave to the operator what it sets itself"
 _NAMES_ONCE = "spec.workers.env must name each variable once, got one twice"
@@ -381,6 +403,28 @@ RULES: Sequence[Rule] = (
             f"size({_PROMPTS})",
         ),
         broken=_prompts,
+    ),
+    Rule(
+        path="spec.sampling.everySteps",
+        cel=f"{_NO_PREVIEWS} || {_EVERY} >= {_SAVED}",
+        message=cel_message(
+            "spec.sampling.everySteps must be 0 or at least training.checkpoint.everySteps = %d "
+            "(samples are made from checkpoints), got %d",
+            _SAVED,
+            _EVERY,
+        ),
+        broken=_previews_of_checkpoints,
+    ),
+    Rule(
+        path="spec.sampling.everySteps",
+        cel=f"{_NO_PREVIEWS} || {_EVERY} < self.training.steps",
+        message=cel_message(
+            "spec.sampling.everySteps must be less than training.steps = %d "
+            "(after the last step samples are made anyway), got %d",
+            "self.training.steps",
+            _EVERY,
+        ),
+        broken=_previews_in_time,
     ),
 )
 

@@ -19,9 +19,12 @@ RUN_FILE_PATH = "/etc/mochi/run.yaml"
 SCHEMA_VERSION = 1
 LEARNING_RATE_LEFT_OUT = Decimal("0.0002")
 """What a run file means that names no learning rate, in either mode: operators once had this one default and left it out."""
-Stage = Literal["check", "trim", "captions", "videos", "train", "sample"]
+Stage = Literal["check", "trim", "captions", "videos", "train", "sample", "preview"]
 PREPROCESSING: tuple[Stage, ...] = ("trim", "captions", "videos")
 STAGES: tuple[Stage, ...] = ("check", *PREPROCESSING, "train", "sample")
+"""One after the other."""
+PREVIEW: Stage = "preview"
+"""Samples during the training, as often as they are asked for, beside it."""
 
 Address = Annotated[str, Field(max_length=2048, pattern=r"^(s3|file)://")]
 """`s3://bucket/prefix`, or `file:///path` for a mounted volume."""

@@ -277,10 +277,12 @@ class TrainingSpec(ApiModel):
 
 
 class SamplingSpec(ApiModel):
-    """Sample videos made from the tuned weights after training."""
+    """Sample videos made from the tuned weights, after training and, if asked for, during it."""
 
     prompts: list[Annotated[str, Field(max_length=2000)]] = Field(default_factory=list, max_length=16)
     """One video for each prompt; when empty, one for the first caption of the dataset."""
+    every_steps: int = Field(default=0, ge=0, le=1_000_000, json_schema_extra=UNSTORED)
+    """Also during the training: from the first checkpoint at or after each multiple of so many steps, in a pod of its own, `samples/step-000400/` and so on; 0: only after training. At least `training.checkpoint.everySteps`, since a checkpoint is what they are made from, and less than `training.steps`."""
     steps: int = Field(default=64, ge=1, le=1000)
     """Euler steps."""
     guidance: Annotated[DecimalString, Bounds(at_least=0, at_most=100)] = Decimal("6.0")

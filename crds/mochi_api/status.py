@@ -115,7 +115,7 @@ class StageStatus(ApiModel):
     """How one stage stands."""
 
     name: Annotated[str, Field(max_length=32)]
-    """check, trim, captions, videos or sample."""
+    """check, trim, captions, videos, sample or preview."""
     state: StageState
     """Where it stands."""
     job_name: Name = ""
@@ -234,6 +234,30 @@ class Best(ApiModel):
     """Step from which on that loss has only been higher: training has learnt its clips by heart since. Absent while it still falls."""
 
 
+class Preview(ApiModel):
+    """Sample videos from a checkpoint."""
+
+    step: int
+    """Step after which the checkpoint was saved."""
+    uri: Text
+    """Folder of the videos."""
+    time: Timestamp | None = None
+    """When they were made."""
+
+
+class Previews(ApiModel):
+    """Samples during the training."""
+
+    step: int = Field(default=0, json_schema_extra=UNSTORED)
+    """Step of the newest checkpoint when the last ones were begun."""
+    asked: Annotated[str, Field(max_length=63, json_schema_extra=UNSTORED)] = ""
+    """The last value of the annotation `mochi.finetune.dev/sample-now` that was honoured; each is once."""
+    made: Annotated[list[Preview], Field(max_length=10, json_schema_extra=UNSTORED)] = Field(
+        default_factory=list
+    )
+    """The last ones, newest first; the report has all."""
+
+
 class Artifacts(ApiModel):
     """What was made and where."""
 
@@ -282,6 +306,8 @@ class FineTuneStatus(ApiModel):
     """The saved states."""
     best: Best | None = None
     """The best of them, where clips are held out."""
+    previews: Previews | None = None
+    """Samples during the training, where any were asked for."""
     attempts: Annotated[list[Attempt], Field(max_length=10)] = Field(default_factory=list)
     """Attempts of the training, newest first."""
     artifacts: Artifacts | None = None

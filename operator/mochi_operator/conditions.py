@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
+from mochi_api.runfile import STAGES
 from mochi_api.status import CONDITION_TYPES, Condition, ConditionType, Phase
 from mochi_operator.state import State, Step
 from mochi_operator.timestamps import render
@@ -87,7 +88,7 @@ def summary(state: State) -> str:
     failed = find(state, "Failed")
     if state.result == "Failed" and failed is not None:
         return _shortened(failed.message, SUMMARY_LIMIT)
-    waits = [words for step in state.steps.values() if (words := _waits_for(step))]
+    waits = [words for name in STAGES if (words := _waits_for(state.steps[name]))]
     return _shortened(waits[0], SUMMARY_LIMIT) if waits and not state.result else ""
 
 

@@ -2,7 +2,8 @@
 
 What holds for the whole run comes first, in two short lists. Everything else is the one engine of `steps`: the six steps
 of a run (`steps.kinds`) are opened, watched and ended by it (`steps.engine`), and what keeps one of them from going on is
-found by the checks in `verdicts`, one file a cause.
+found by the checks in `verdicts`, one file a cause. Last, and beside all that, come samples during the training
+(`steps.previews`): whatever becomes of them, the sequence does not see it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mochi_operator.cluster import Manifest
 from mochi_operator.plan import Draft, Plan, Start
 from mochi_operator.policy import acceptance, deadline, ending
 from mochi_operator.snapshot import Case, Snapshot
-from mochi_operator.steps import engine
+from mochi_operator.steps import engine, previews
 
 DOOR: Sequence[Callable[[Snapshot, Draft], Draft]] = (
     acceptance.first_visit,  # all conditions exist
@@ -52,6 +53,7 @@ def decide(snapshot: Snapshot, backend: TrainingBackend) -> Plan:
         draft = step(case, draft)
         if draft.settled:
             break
+    draft = previews.beside(case, draft)
     made = [manifest for start in draft.starts for manifest in _manifests(case, draft, start, backend)]
     return _plan(snapshot, draft, tuple(made))
 

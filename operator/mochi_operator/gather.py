@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mochi_api import identity
+from mochi_api.runfile import PREVIEW, STAGES
 from mochi_operator import observe, wire
 from mochi_operator.backend.protocol import TrainingBackend
 from mochi_operator.cluster import (
@@ -28,7 +29,7 @@ from mochi_operator.cluster import (
 from mochi_operator.prober import SignsOfLife, Target
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Child, Family, Pod, Run, Snapshot, leading
-from mochi_operator.state import State
+from mochi_operator.state import State, Step
 from mochi_operator.vigil import Vigil
 
 _log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Gatherer:
         family = Family() if self._quiet.get(key) == run.uid else await self._family(run)
         self._note_quiet(key, run, state, family)
         self._prober.aim(key, _target(run, state, family))
+        self._prober.aim(key, _leading_pod(run, state.steps[PREVIEW], family), "beside")
         return Snapshot(
             run=run,
             spec=spec,
@@ -98,11 +100,13 @@ class Gatherer:
             progress_interval=self._settings.progress_seconds,
             family=family,
             reading=self._prober.reading(key),
+            reading_beside=self._prober.reading(key, "beside"),
         )
 
     def forget(self, key: Key) -> None:
         """Drop what is remembered of a run that is gone."""
         self._prober.aim(key, None)
+        self._prober.aim(key, None, "beside")
         self._vigil.forget(key)
         self._quiet.pop(key, None)
 
@@ -176,19 +180,21 @@ class Gatherer:
 
 
 def _target(run: Run, state: State, family: Family) -> Target | None:
-    """The running pod that leads the attempt that runs."""
-    for name, step in state.steps.items():
-        attempt = step.current
-        child = family.child(name, attempt.number) if attempt is not None else None
-        if child is None:
-            continue
-        pod = leading(family.pods_of(child), gang=name == "train")
-        if pod is not None:
-            return Target(
-                namespace=run.namespace,
-                pod=pod.name,
-                uid=pod.uid,
-                container=pod.main.name,
-                address=pod.ip if name == "train" else "",
-            )
-    return None
+    """The running pod that leads the attempt that runs, of the steps that follow each other."""
+    found = (_leading_pod(run, state.steps[name], family) for name in STAGES)
+    return next((target for target in found if target is not None), None)
+
+
+def _leading_pod(run: Run, step: Step, family: Family) -> Target | None:
+    attempt = step.current
+    child = family.child(step.name, attempt.number) if attempt is not None else None
+    pod = leading(family.pods_of(child), gang=step.name == "train") if child is not None else None
+    if pod is None:
+        return None
+    return Target(
+        namespace=run.namespace,
+        pod=pod.name,
+        uid=pod.uid,
+        container=pod.main.name,
+        address=pod.ip if step.name == "train" else "",
+    )

@@ -26,7 +26,7 @@ OURS = (identity.TRAINING_CONTAINER, identity.STAGE_CONTAINER)
 
 
 def run(raw: Raw) -> Run:
-    """Identity of a MochiFineTune."""
+    """Identity of a MochiFineTune, and what its annotations ask for."""
     meta = raw["metadata"]
     return Run(
         namespace=meta["namespace"],
@@ -36,6 +36,9 @@ def run(raw: Raw) -> Run:
         resource_version=meta["resourceVersion"],
         created=_created(meta),
         deleting="deletionTimestamp" in meta,
+        sample_now=str((meta.get("annotations") or {}).get(identity.ANNOTATION_SAMPLE_NOW, ""))[
+            : identity.SAMPLE_NOW_LENGTH
+        ],
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mochi_api.heartbeat import LINE_SECONDS, Heartbeat, newest
 from mochi_operator.cluster import Cluster, ClusterError
@@ -30,6 +30,10 @@ AT_ONCE = 16
 """Questions under way at the same time."""
 
 Key = tuple[str, str]
+Lane = Literal["main", "beside"]
+"""A run has up to two pods that are listened to: that of its sequence, and one that makes samples beside the training."""
+
+_Place = tuple[Key, Lane]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,11 +59,11 @@ class HeartbeatSource(Protocol):
 class SignsOfLife(Protocol):
     """What the passes need of a prober."""
 
-    def aim(self, key: Key, target: Target | None) -> None:
+    def aim(self, key: Key, target: Target | None, lane: Lane = "main") -> None:
         """From now on ask this pod for the run `key`; None: nobody."""
         ...
 
-    def reading(self, key: Key) -> Reading | None:
+    def reading(self, key: Key, lane: Lane = "main") -> Reading | None:
         """What is known of the pod that `key` is aimed at."""
         ...
 
@@ -84,64 +88,65 @@ class Prober:
         self._wake = wake
         self._told_seconds = told_seconds
         self._poll_seconds, self._log_poll_seconds = poll_seconds, log_poll_seconds
-        self._targets: dict[Key, Target] = {}
-        self._readings: dict[Key, Reading] = {}
-        self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._told: dict[Key, float] = {}
-        self._came: dict[Key, float] = {}
+        self._targets: dict[_Place, Target] = {}
+        self._readings: dict[_Place, Reading] = {}
+        self._tasks: dict[_Place, asyncio.Task[None]] = {}
+        self._told: dict[_Place, float] = {}
+        self._came: dict[_Place, float] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    def aim(self, key: Key, target: Target | None) -> None:
+    def aim(self, key: Key, target: Target | None, lane: Lane = "main") -> None:
         """From now on ask this pod for the run `key`; None: nobody."""
-        if self._targets.get(key) == target:
+        place = (key, lane)
+        if self._targets.get(place) == target:
             return
-        self._stop(key)
+        self._stop(place)
         if target is None:
             return
-        self._targets[key] = target
-        self._readings[key] = Reading(pod_uid=target.uid)
-        self._tasks[key] = asyncio.get_running_loop().create_task(self._follow(key, target))
+        self._targets[place] = target
+        self._readings[place] = Reading(pod_uid=target.uid)
+        self._tasks[place] = asyncio.get_running_loop().create_task(self._follow(place, target))
 
-    def reading(self, key: Key) -> Reading | None:
+    def reading(self, key: Key, lane: Lane = "main") -> Reading | None:
         """What is known of the pod that `key` is aimed at."""
-        reading = self._readings.get(key)
+        reading = self._readings.get((key, lane))
         if reading is None:
             return None
-        return replace(reading, age_seconds=self._clock() - self._came.get(key, self._clock()))
+        return replace(reading, age_seconds=self._clock() - self._came.get((key, lane), self._clock()))
 
     async def close(self) -> None:
         """Stop asking."""
         tasks = list(self._tasks.values())
-        for key in list(self._tasks):
-            self._stop(key)
+        for place in list(self._tasks):
+            self._stop(place)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _stop(self, key: Key) -> None:
-        task = self._tasks.pop(key, None)
+    def _stop(self, place: _Place) -> None:
+        task = self._tasks.pop(place, None)
         if task is not None:
             task.cancel()
-        self._targets.pop(key, None)
-        self._readings.pop(key, None)
-        self._told.pop(key, None)
-        self._came.pop(key, None)
+        self._targets.pop(place, None)
+        self._readings.pop(place, None)
+        self._told.pop(place, None)
+        self._came.pop(place, None)
 
-    async def _follow(self, key: Key, target: Target) -> None:
+    async def _follow(self, place: _Place, target: Target) -> None:
         """Ask one pod again and again until somebody aims elsewhere."""
         while True:
             try:
                 async with self._places:
-                    reading = await self._asked(target, self._readings[key])
+                    reading = await self._asked(target, self._readings[place])
             except Exception:
                 # One pod's oddity must not end the questions to it, let alone to others.
                 _log.exception("%s/%s: a sign of life could not be read", target.namespace, target.pod)
-                reading = self._missed(self._readings[key], log_readable=False)
-            news = self._is_news(key, self._readings[key], reading)
-            self._readings[key] = reading
+                reading = self._missed(self._readings[place], log_readable=False)
+            news = self._is_news(place, self._readings[place], reading)
+            self._readings[place] = reading
             if not reading.silent:
-                self._came[key] = self._clock()
+                self._came[place] = self._clock()
             if news:
-                self._told[key] = self._clock()
-                self._wake(key)
+                self._told[place] = self._clock()
+                self._wake(place[0])
             answers = target.address and not reading.by_log
             await asyncio.sleep(self._poll_seconds if answers else self._log_poll_seconds)
 
@@ -169,11 +174,11 @@ class Prober:
     def _missed(before: Reading, *, log_readable: bool) -> Reading:
         return replace(before, silent=before.silent + 1, log_readable=log_readable, by_log=log_readable)
 
-    def _is_news(self, key: Key, before: Reading, now: Reading) -> bool:
+    def _is_news(self, place: _Place, before: Reading, now: Reading) -> bool:
         """Whether a pass should look at it: the first sign, the end or the return of silence, else at a steady pace."""
         if before.heartbeat is None or bool(before.silent) != bool(now.silent):
             return True
-        told = self._told.get(key)
+        told = self._told.get(place)
         return told is None or self._clock() - told >= self._told_seconds
 
 

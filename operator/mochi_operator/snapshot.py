@@ -22,7 +22,7 @@ ChildState = Literal["Active", "Succeeded", "Failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Identity of the MochiFineTune."""
+    """Identity of the MochiFineTune, and what its metadata asks for."""
 
     namespace: str
     name: str
@@ -31,6 +31,8 @@ class Run:
     resource_version: str
     created: datetime
     deleting: bool = False
+    sample_now: str = ""
+    """The annotation that asks for samples at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +240,8 @@ class Snapshot:
     """Shortest time between two writes of progress, in seconds."""
     family: Family = field(default_factory=Family)
     reading: Reading | None = None
+    reading_beside: Reading | None = None
+    """That of the pod that makes samples beside the training."""
     refusals: tuple[Refusal, ...] = ()
 
 
@@ -254,6 +258,7 @@ class Case:
     progress_interval: float
     family: Family
     reading: Reading | None
+    reading_beside: Reading | None = None
     refusals: Mapping[str, Refusal]
     """By the name of the child."""
 

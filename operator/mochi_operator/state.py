@@ -11,11 +11,23 @@ from datetime import datetime
 from typing import Literal
 
 from mochi_api.outcomes import Reason
-from mochi_api.runfile import STAGES, Stage
-from mochi_api.status import Artifacts, Best, Checkpoint, Condition, FailedItem, MetricValue, Resolved
+from mochi_api.runfile import PREVIEW, STAGES, Stage
+from mochi_api.status import (
+    Artifacts,
+    Best,
+    Checkpoint,
+    Condition,
+    FailedItem,
+    MetricValue,
+    Previews,
+    Resolved,
+)
 
 KEPT = 10
 """Attempts of a step that the history keeps."""
+
+STEPS: tuple[Stage, ...] = (*STAGES, PREVIEW)
+"""All that a run has: those of its sequence, and the one beside the training."""
 
 Result = Literal["", "Succeeded", "Failed"]
 
@@ -136,10 +148,11 @@ class State:
     result: Result = ""
     """How the run has ended; empty while it goes on."""
     resolved: Resolved | None = None
-    steps: Mapping[Stage, Step] = field(default_factory=lambda: {name: Step(name=name) for name in STAGES})
+    steps: Mapping[Stage, Step] = field(default_factory=lambda: {name: Step(name=name) for name in STEPS})
     numbers: Numbers = Numbers()
     checkpoint: Checkpoint | None = None
     best: Best | None = None
+    previews: Previews = field(default_factory=Previews)
     artifacts: Artifacts | None = None
 
     def with_step(self, step: Step) -> State:

@@ -12,10 +12,10 @@ from typing import Any
 from mochi_api import status as wire
 from mochi_api.outcomes import Reason
 from mochi_api.reading import lenient
-from mochi_api.runfile import STAGES, Stage
-from mochi_api.status import FineTuneStatus, Phase, StageState, StageStatus, TrainingStatus
+from mochi_api.runfile import PREVIEW, Stage
+from mochi_api.status import FineTuneStatus, Phase, Previews, StageState, StageStatus, TrainingStatus
 from mochi_operator import conditions, names
-from mochi_operator.state import Attempt, Items, Numbers, Result, State, Step, Trouble
+from mochi_operator.state import STEPS, Attempt, Items, Numbers, Result, State, Step, Trouble
 from mochi_operator.timestamps import EPOCH, parse, render
 
 MESSAGE_LIMIT = 1024
@@ -29,7 +29,7 @@ def parse_status(raw: object) -> FineTuneStatus:
 
 def read(status: FineTuneStatus) -> State:
     """The state that a status tells."""
-    steps = {name: Step(name=name) for name in STAGES}
+    steps = {name: Step(name=name) for name in STEPS}
     for entry in status.stages:
         if entry.name in steps and entry.name != "train":
             steps[entry.name] = _stage(entry, entry.name)
@@ -42,6 +42,7 @@ def read(status: FineTuneStatus) -> State:
         numbers=_numbers(status.training or TrainingStatus()),
         checkpoint=status.checkpoints.latest if status.checkpoints is not None else None,
         best=status.best,
+        previews=status.previews or Previews(),
         artifacts=status.artifacts,
     )
 
@@ -60,6 +61,7 @@ def write(state: State, *, phase: Phase, generation: int) -> dict[str, Any]:
         training=_training_entry(train, state.numbers) if _begun(train) else None,
         checkpoints=wire.Checkpoints(latest=state.checkpoint) if state.checkpoint is not None else None,
         best=state.best,
+        previews=state.previews if state.previews != Previews() else None,
         attempts=[_attempt_entry(item) for item in train.attempts],
         artifacts=state.artifacts,
     )
@@ -206,6 +208,8 @@ def _word(step: Step) -> StageState:
         return "Succeeded"
     if step.given_up:
         return "Failed"
+    if step.name == PREVIEW and step.current is None:
+        return "Pending"  # its next attempt may never come: the training may end before
     return "Running" if step.attempts else "Pending"
 
 

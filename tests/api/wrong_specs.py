@@ -127,6 +127,12 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
      "spec.workers.env must have value or valueFrom, not both, got both for A"),
     ("a prompt of blanks", {"sampling.prompts": ["a fox", " \n "]},
      "spec.sampling.prompts must not be blank, got 1 blank of 2"),
+    ("samples more often than checkpoints", {"sampling.everySteps": 199},
+     "spec.sampling.everySteps must be 0 or at least training.checkpoint.everySteps = 200 "
+     "(samples are made from checkpoints), got 199"),
+    ("samples during training after its end", {"sampling.everySteps": 2000},
+     "spec.sampling.everySteps must be less than training.steps = 2000 "
+     "(after the last step samples are made anyway), got 2000"),
     ("empty prompts", {"sampling.prompts": ["", ""]}, "spec.sampling.prompts must not be blank, got 2 blank of 2"),
     ("results below the dataset", {"storage.outputURI": "s3://demo/clips/out"},
      f"spec.storage.outputURI {_BELOW}, got s3://demo/clips/out with clips at s3://demo/clips/: {_CLIPS}"),
@@ -168,6 +174,8 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("variables of the users", {"workers.env": [
         {"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "EMPTY"}, {"name": "MOCHI_COMPILE", "value": "inductor"},
         {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "key"}}}]}),
+    ("samples between checkpoints", {"sampling.everySteps": 300}),
+    ("samples only at the end, said", {"sampling.everySteps": 0}),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""

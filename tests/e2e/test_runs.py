@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from demo.kubectl import KubectlError
 from devcluster.processes import send
 from mochi_api import layout
-from mochi_api.identity import GROUP
-from mochi_api.status import FineTuneStatus
+from mochi_api.identity import ANNOTATION_SAMPLE_NOW, GROUP
+from mochi_api.status import FineTuneStatus, Preview
 from tests.e2e.lab import Lab
 from tests.e2e.pods import held_at, hold
-from tests.e2e.stories import trained_steps
+from tests.e2e.stories import same, trained_steps
 
 
 def _condition(status: FineTuneStatus, kind: str) -> Any:
@@ -107,6 +107,51 @@ def test_a_second_run_reuses_the_embeddings_and_survives_the_loss_of_its_pod(
     assert ended.artifacts is not None
     assert trained_steps(lab, ended) == list(range(1, 121))
     assert "reused" in " ".join(event["message"] for event in lab.events("second"))
+
+
+def test_samples_during_the_training_leave_its_weights_as_they_are(
+    lab: Lab, first: FineTuneStatus, tmp_path: Path
+) -> None:
+    """By the schedule and by an annotation, both from the one checkpoint at which the training is held."""
+    training = {"training.steps": 120, "training.checkpoint.everySteps": 10}
+    lab.apply("alone", training)
+    lab.apply("shown", training | {"sampling.everySteps": 20})
+    lab.until("shown", lambda status: _saved(status) >= 20, "a checkpoint in the status")
+    with held_at(lab, "shown", attempt=1, step=20):
+        made = lab.until("shown", lambda status: bool(_previews(status)), "samples of a checkpoint")
+        assert [(item.name, item.state) for item in made.stages if item.name == "preview"] == [
+            ("preview", "Succeeded")
+        ]
+        assert 20 <= _previews(made)[0].step < 120
+        lab.kubectl.run("annotate", "mft", "shown", f"{ANNOTATION_SAMPLE_NOW}=now")
+        asked = lab.until(
+            "shown", lambda status: status.previews is not None and status.previews.asked == "now", "the wish"
+        )
+        assert asked.phase == "Training"
+    ended, undisturbed = lab.succeeded("shown"), lab.succeeded("alone")
+    assert [item.reason for item in ended.attempts] == ["Completed"]
+    assert ended.artifacts is not None
+    assert undisturbed.artifacts is not None
+    newest = _previews(ended)[0]
+    assert lab.fetch(f"{newest.uri}/sample-00.mp4", tmp_path / "sample.mp4").stat().st_size > 0
+    assert "Samples during training" in lab.text(ended.artifacts.report_uri)
+    ours, others = (
+        load_file(lab.fetch(status.artifacts.lora_uri, tmp_path / f"{number}.safetensors"))
+        for number, status in enumerate((ended, undisturbed))
+        if status.artifacts is not None
+    )
+    assert same(ours, others)
+
+
+def _saved(status: FineTuneStatus) -> int:
+    """Step of the newest checkpoint that the status names; 0 before the first."""
+    latest = status.checkpoints.latest if status.checkpoints is not None else None
+    return latest.step if latest is not None else 0
+
+
+def _previews(status: FineTuneStatus) -> list[Preview]:
+    """Samples during the training that the status names, newest first."""
+    return list(status.previews.made) if status.previews is not None else []
 
 
 def test_full_training_in_two_pods_begins_anew_as_a_whole_when_one_of_them_is_killed(

@@ -18,6 +18,8 @@ from mochi_operator.timestamps import parse, render
 from tests.operator.fake_cluster import Clock, FakeCluster
 
 NAMESPACE = "videos"
+PREVIEWED = 4
+"""Step of the checkpoint that a preview finds, unless a script knows better."""
 ARTIFACT = "s3://runs/dissolve/lora.safetensors"
 
 
@@ -47,6 +49,10 @@ def well(stage: str, attempt: int, rank: int) -> End:
         sample = SampleResult(
             sampleURIs=["s3://runs/dissolve/a.mp4"], reportURI="s3://runs/dissolve/report.html"
         )
+        return End(outcome=result.model_copy(update={"sample_result": sample}))
+    if stage == "preview":
+        uri = f"s3://runs/dissolve/samples/step-{PREVIEWED:06d}/sample-00.mp4"
+        sample = SampleResult(sampleURIs=[uri], reportURI="s3://runs/dissolve/report.html", step=PREVIEWED)
         return End(outcome=result.model_copy(update={"sample_result": sample}))
     if stage == "check":
         found = CheckResult(clips=3, checked=["3 clips with captions"])

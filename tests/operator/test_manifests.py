@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mochi_api import identity, resolved
 from mochi_api.rules import name_problem
-from mochi_api.runfile import STAGES, World, parse
+from mochi_api.runfile import World, parse
 from mochi_api.spec import FineTuneSpec
 from mochi_api.status import Resolved
 from mochi_operator import names
@@ -20,6 +20,7 @@ from mochi_operator.build.config import config_map
 from mochi_operator.build.job import step_job
 from mochi_operator.build.recipe import Recipe
 from mochi_operator.snapshot import Run
+from mochi_operator.state import STEPS
 from tests.operator.world import IMAGE, full, lora
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -51,7 +52,7 @@ PUBLISHED = {
     },
 }
 SPECS = {"lora-nano": lora(), "full-nano": full(), "full-published": PUBLISHED}
-CASES = [(name, stage) for name in SPECS for stage in STAGES]
+CASES = [(name, stage) for name in SPECS for stage in STEPS]
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,43}[a-z0-9])?", fullmatch=True)
 
 
@@ -189,7 +190,7 @@ def test_gpu_products_matter_only_where_there_are_gpus():
 @given(NAMES, st.integers(1, 101))
 def test_names_are_valid_and_bounded(name, attempt):
     assert name_problem(name) is None
-    children = [names.child(name, step, attempt) for step in STAGES]
+    children = [names.child(name, step, attempt) for step in STEPS]
     derived = [*children, f"{names.child(name, 'train', attempt)}-worker-63"]
     for child in [*derived, *(names.run_config(child) for child in derived)]:
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", child)
@@ -199,7 +200,7 @@ def test_names_are_valid_and_bounded(name, attempt):
 @given(NAMES, NAMES, st.integers(1, 101), st.integers(1, 101))
 def test_children_of_two_runs_never_share_a_name(one, other, first, second):
     def children(name: str, attempt: int) -> dict[str, set[str]]:
-        jobs = {names.child(name, step, attempt) for step in STAGES if step != "train"}
+        jobs = {names.child(name, step, attempt) for step in STEPS if step != "train"}
         trainings = {names.child(name, "train", attempt)}
         return {
             "jobs": jobs,
@@ -212,7 +213,7 @@ def test_children_of_two_runs_never_share_a_name(one, other, first, second):
         assert all(not mine[kind] & others[kind] for kind in mine)
 
 
-@given(NAMES, st.sampled_from(STAGES), st.integers(1, 101), st.sampled_from(STAGES), st.integers(1, 101))
+@given(NAMES, st.sampled_from(STEPS), st.integers(1, 101), st.sampled_from(STEPS), st.integers(1, 101))
 def test_children_of_one_run_never_share_a_name(name, step, attempt, other, second):
     same = (step, attempt) == (other, second)
     assert (names.child(name, step, attempt) == names.child(name, other, second)) is same
@@ -257,21 +258,21 @@ def test_a_job_has_one_try_and_no_deadline_of_its_own(name, stage):
         assert (spec["backoffLimit"], set(spec)) == (0, {"backoffLimit", "template"})
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_pods_carry_the_annotations_that_switch_injection_off_and_keep_our_labels(stage):
     metadata = template(manifests(recipe(PUBLISHED, stage))[1])["metadata"]
     assert metadata["annotations"] == {"sidecar.istio.io/inject": "false"}
     assert (metadata["labels"]["team"], metadata["labels"]["mochi.finetune.dev/stage"]) == ("films", stage)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_no_token_is_mounted_even_where_an_account_is_named(stage):
     spec = template(manifests(recipe(PUBLISHED, stage))[1])["spec"]
     assert spec["serviceAccountName"] == "trainer"
     assert spec["automountServiceAccountToken"] is False
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_user_and_group_can_be_left_to_the_namespace(stage):
     free = lora(workers={"podTemplate": {"userFromNamespace": True}})
     context = template(manifests(recipe(free, stage))[1])["spec"]["securityContext"]

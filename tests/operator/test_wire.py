@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES
+from mochi_api.status import Preview, Previews
 from mochi_operator import wire
 from mochi_operator.conditions import phase
-from mochi_operator.state import Attempt, Items, Numbers, State, Step, Trouble
+from mochi_operator.state import STEPS, Attempt, Items, Numbers, State, Step, Trouble
 from tests.operator.world import End, World, lora, well
 
 MOMENTS = st.integers(0, 10**8).map(
@@ -43,10 +44,18 @@ def attempts(draw, newest: int) -> tuple[Attempt, ...]:
     return tuple(made)
 
 
+PREVIEWS = st.builds(
+    Previews,
+    step=st.integers(0, 99),
+    asked=st.sampled_from(["", "now"]),
+    made=st.lists(st.builds(Preview, step=st.integers(0, 99), uri=st.just("s3://a/b")), max_size=3),
+)
+
+
 @st.composite
 def states(draw) -> State:
     steps = {}
-    for name in STAGES:
+    for name in STEPS:
         history = draw(attempts(draw(st.integers(0, 5))))
         done = bool(history) and history[0].completed
         trouble = Trouble(
@@ -68,6 +77,7 @@ def states(draw) -> State:
         result=draw(st.sampled_from(["", "Succeeded", "Failed"])),
         steps=steps,
         numbers=numbers if steps["train"].attempts else Numbers(),
+        previews=draw(PREVIEWS),
     )
 
 

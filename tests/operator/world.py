@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from mochi_api import identity
@@ -12,7 +13,7 @@ from mochi_api.outcomes import Outcome, Reason
 from mochi_operator.backend.pytorchjob import PyTorchJobBackend
 from mochi_operator.cluster import FINETUNES, Manifest
 from mochi_operator.gather import Gatherer
-from mochi_operator.prober import SignsOfLife, Target
+from mochi_operator.prober import Lane, SignsOfLife, Target
 from mochi_operator.reconcile import Pass, reconcile
 from mochi_operator.settings import Settings
 from mochi_operator.snapshot import Reading
@@ -51,39 +52,43 @@ def failing(reason: Reason, code: int, *, until: int, message: str = "", step: s
 
 
 class FakeSigns:
-    """Signs of life of the pod that a run is aimed at: `answer`, or silence, counted anew at every pass."""
+    """Signs of life of the pods that a run is aimed at: `answer`, and of one beside the training `beside`, or silence,
+    counted anew at every pass."""
 
     def __init__(self, clock: Clock) -> None:
         self.answer: Heartbeat | None = None
+        self.beside: Heartbeat | None = None
         self.log_readable = False
         self.frozen = False
         """No question is asked meanwhile."""
         self.targets: list[Target] = []
         self._clock = clock
-        self._target: Target | None = None
-        self._reading: Reading | None = None
-        self._came = clock.now
+        self._target: dict[Lane, Target | None] = {}
+        self._readings: dict[Lane, Reading | None] = {}
+        self._came: dict[Lane, datetime] = {}
 
-    def aim(self, key: tuple[str, str], target: Target | None) -> None:
-        if target != self._target:
-            self._reading = None if target is None else Reading(pod_uid=target.uid)
+    def aim(self, key: tuple[str, str], target: Target | None, lane: Lane = "main") -> None:
+        if target != self._target.get(lane):
+            self._readings[lane] = None if target is None else Reading(pod_uid=target.uid)
         if target is not None and target not in self.targets:
             self.targets.append(target)
-        self._target = target
+        self._target[lane] = target
 
-    def reading(self, key: tuple[str, str]) -> Reading | None:
-        if self._reading is None:
+    def reading(self, key: tuple[str, str], lane: Lane = "main") -> Reading | None:
+        before = self._readings.get(lane)
+        if before is None:
             return None
         if self.frozen:
-            age = (self._clock.now - self._came).total_seconds()
-            return replace(self._reading, age_seconds=age)
-        self._came = self._clock.now
-        if self.answer is None:
-            silent = self._reading.silent + 1
-            self._reading = replace(self._reading, silent=silent, log_readable=self.log_readable)
+            age = (self._clock.now - self._came[lane]).total_seconds()
+            return replace(before, age_seconds=age)
+        self._came[lane] = self._clock.now
+        answer = self.answer if lane == "main" else self.beside
+        if answer is None:
+            found = replace(before, silent=before.silent + 1, log_readable=self.log_readable)
         else:
-            self._reading = Reading(pod_uid=self._reading.pod_uid, heartbeat=self.answer)
-        return self._reading
+            found = Reading(pod_uid=before.pod_uid, heartbeat=answer)
+        self._readings[lane] = found
+        return found
 
 
 class World:

@@ -19,12 +19,25 @@ def main() -> int:
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first seed that fails")
     parser.add_argument("--kind", action="store_true", help="without faults")
     parser.add_argument("--one-pod", action="store_true", help="no stage has several pods")
+    parser.add_argument("--no-previews", action="store_true", help="no samples during the training")
     chosen = parser.parse_args()
     if chosen.replay is not None:
-        result = simulate(chosen.replay, kind=chosen.kind, shards=not chosen.one_pod, trace=True)
+        result = simulate(
+            chosen.replay,
+            kind=chosen.kind,
+            shards=not chosen.one_pod,
+            previews=not chosen.no_previews,
+            trace=True,
+        )
         return _replayed(result, trace=chosen.trace)
     seeds = range(chosen.start, chosen.start + chosen.seeds)
-    return _many(seeds, kind=chosen.kind, shards=not chosen.one_pod, keep_going=chosen.keep_going)
+    return _many(
+        seeds,
+        kind=chosen.kind,
+        shards=not chosen.one_pod,
+        previews=not chosen.no_previews,
+        keep_going=chosen.keep_going,
+    )
 
 
 def _replayed(result: Result, *, trace: bool) -> int:
@@ -34,10 +47,10 @@ def _replayed(result: Result, *, trace: bool) -> int:
     return 1 if result.violations else 0
 
 
-def _many(seeds: range, *, kind: bool, shards: bool, keep_going: bool) -> int:
+def _many(seeds: range, *, kind: bool, shards: bool, previews: bool, keep_going: bool) -> int:
     begun, failing, events, fewest = time.monotonic(), 0, 0, sys.maxsize
     for count, seed in enumerate(seeds, 1):
-        result = simulate(seed, kind=kind, shards=shards)
+        result = simulate(seed, kind=kind, shards=shards, previews=previews)
         events += result.events
         fewest = min(fewest, result.events)
         if result.violations:

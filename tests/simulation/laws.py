@@ -7,6 +7,7 @@ from typing import Any
 
 from mochi_api import identity
 from mochi_api.outcomes import DISRUPTIONS, ROWS, Reason
+from mochi_api.runfile import PREVIEW
 from mochi_operator.cluster import CONFIGMAPS, FINETUNES, JOBS, PODS, PYTORCHJOBS
 from tests.simulation.controllers import children
 from tests.simulation.kernel import Kernel
@@ -17,6 +18,8 @@ from tests.simulation.trainer import Trainer
 
 NEWS_SECONDS = 30.0
 """A pod that has begun so lately may not be known yet: calls take time."""
+NEVER = 1e9
+"""Later than any end."""
 KEPT = 10
 """Attempts that a status keeps."""
 _PHASES = {
@@ -58,8 +61,8 @@ class Ledger:
         """Whether this attempt may have ended for this reason."""
         if reason is Reason.DEADLINE_EXCEEDED:
             return uid in self.may_be_late
-        if reason in self.lasting:
-            return True
+        if reason in self.lasting or (step == PREVIEW and reason is Reason.PREEMPTED):
+            return True  # the operator itself takes a preview away from a training that does not run
         if (uid, step, attempt) in self._disrupted and reason in (*DISRUPTIONS, Reason.COLLECTIVE_TIMEOUT):
             return True
         return reason in self.failures.get((uid, step), {}).get(attempt, ())
@@ -70,8 +73,8 @@ class Ledger:
             return True
         if reason in DISRUPTIONS:
             return reason in self.final.get(uid, ())
-        for (run, _), attempts in self.failures.items():
-            if run != uid or not any(reason in found for found in attempts.values()):
+        for (run, step), attempts in self.failures.items():
+            if run != uid or step == PREVIEW or not any(reason in found for found in attempts.values()):
                 continue
             spent = sum(bool(found - DISRUPTIONS) for found in attempts.values())
             if (
@@ -89,7 +92,12 @@ class Laws:
     def __init__(self, kernel: Kernel, store: Store, nodes: Nodes, trainer: Trainer) -> None:
         self.kernel, self.store, self.nodes, self.trainer = kernel, store, nodes, trainer
         self.ledger = Ledger()
+        self.wishes: dict[str, set[str]] = {}
+        """Values of the annotation that asks for samples, by run."""
         self._phase: dict[str, int] = {}
+        self._idle: dict[str, float] = {}
+        """Since when a run's status has said that its training does not run."""
+        self._honoured: dict[str, list[str]] = {}
 
     # Calls of the operator.
 
@@ -99,6 +107,16 @@ class Laws:
             return
         uid, step, attempt = owner(item)["uid"], label(item, identity.LABEL_STAGE), _attempt(item)
         self.ledger.made.setdefault((uid, step), set()).add(attempt)
+        if (
+            step == PREVIEW
+            and self.kernel.seconds - self._idle.get(uid, 0.0) > NEWS_SECONDS
+            and not any(
+                label(other, identity.LABEL_STAGE) == "train" and not ended(other)
+                for other in children(self.store, uid)
+            )
+        ):
+            law = "samples during the training are made while it runs"
+            self.kernel.violate(law, f"{item['metadata']['name']} is created")
         for other in children(self.store, uid):
             if label(other, identity.LABEL_STAGE) == step and not ended(other):
                 name = other["metadata"]["name"]
@@ -130,6 +148,8 @@ class Laws:
             self._checkpoint(uid, old, status),
             self._truth(uid, status),
             self._shared(uid, status),
+            self._gives_way(uid, status),
+            self._previews(uid, run, status),
         ):
             if problem:
                 law = "no status goes backwards, none lies"
@@ -184,6 +204,36 @@ class Laws:
             working = [item.name for item in self.nodes.running() if self._is_shard(item, uid, name)]
             if working:
                 return f"{name} is called Succeeded while {working} work"
+        return ""
+
+    def _gives_way(self, uid: str, status: Mapping[str, Any]) -> str:
+        """While the training does not run, no samples of it are made."""
+        entries, own = status.get("attempts") or [{}], _histories(status).get(PREVIEW, [])
+        if entries[0].get("runningTime") and not entries[0].get("reason"):
+            self._idle[uid] = NEVER
+        elif self._idle.get(uid, NEVER) == NEVER:
+            self._idle[uid] = self.kernel.seconds
+        if self._idle[uid] != NEVER and own and not own[0].get("reason"):
+            return f"the training does not run, and preview {own[0]['number']} does"
+        return ""
+
+    def _previews(self, uid: str, run: Object, status: Mapping[str, Any]) -> str:
+        """Samples that are named are of a checkpoint, and no wish is honoured twice."""
+        told = status.get("previews") or {}
+        work, asked = self.trainer.works.get(uid), told.get("asked", "")
+        for item in told.get("made") or ():
+            if work is None or not work.checkpoints.get(item["step"], (0, False))[1]:
+                return f"samples of step {item['step']} are named, of which there is no checkpoint"
+        honoured = self._honoured.setdefault(uid, [])
+        if asked and asked not in honoured[-1:]:
+            if asked in honoured or asked not in self.wishes.get(uid, ()):
+                return f"the wish {asked!r} is honoured, after {honoured}"
+            honoured.append(asked)
+        every = run["spec"]["sampling"].get("everySteps", 0)
+        own = _histories(status).get(PREVIEW, ())
+        made = sum(entry.get("reason") == Reason.COMPLETED for entry in own)
+        if not every and made > len(honoured):
+            return f"{made} previews are made for the wishes {honoured}"
         return ""
 
     def _is_shard(self, runtime: Runtime, uid: str, step: str) -> bool:
@@ -392,7 +442,8 @@ def _stages(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         found = now.get(item["name"])
         if found is None:
             return f"stage {item['name']} is forgotten"
-        if item["state"] == "Succeeded" and found["state"] != "Succeeded":
+        again = item["name"] == PREVIEW  # it is done as often as it is asked for
+        if item["state"] == "Succeeded" and found["state"] != "Succeeded" and not again:
             return f"stage {item['name']} has succeeded, and is {found['state']} again"
         problem = _history(item.get("attempts"), found.get("attempts"))
         if problem:

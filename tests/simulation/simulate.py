@@ -45,10 +45,15 @@ class Result:
     trace: str
     seconds: float
     phases: tuple[str, ...]
+    previews: int = 0
+    """How many samples during the training the statuses name."""
 
 
-def simulate(seed: int, *, kind: bool = False, shards: bool = True, trace: bool = False) -> Result:
-    """The world of this seed, from its beginning to its end; `kind` leaves all faults out, without `shards` all stages have one pod."""
+def simulate(
+    seed: int, *, kind: bool = False, shards: bool = True, previews: bool = True, trace: bool = False
+) -> Result:
+    """The world of this seed, from its beginning to its end; `kind` leaves all faults out, without `shards` all stages have
+    one pod, without `previews` no samples are made during the training."""
     loop = VirtualLoop()
     asyncio.set_event_loop(None)
     world = World(seed, loop)
@@ -59,7 +64,7 @@ def simulate(seed: int, *, kind: bool = False, shards: bool = True, trace: bool 
     logger.propagate = False
     loop.set_exception_handler(lambda _, context: _defect(world, context))
     try:
-        prepare(world, kind=kind, shards=shards)
+        prepare(world, kind=kind, shards=shards, previews=previews)
         loop.run_until_complete(world.kernel.over)
     finally:
         logger.removeHandler(handler)
@@ -74,6 +79,9 @@ def simulate(seed: int, *, kind: bool = False, shards: bool = True, trace: bool 
         digest=kernel.digest(),
         trace=kernel.readable() if trace or kernel.violations else "",
         seconds=kernel.seconds,
+        previews=sum(
+            len(((run.get("status") or {}).get("previews") or {}).get("made") or ()) for run in world.runs()
+        ),
         phases=tuple((run.get("status") or {}).get("phase", "") for run in world.runs()),
     )
 

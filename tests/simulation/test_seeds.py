@@ -60,18 +60,23 @@ def test_no_law_is_broken(start):
 @pytest.mark.parametrize("seed", KEPT)
 def test_a_seed_that_once_found_something_finds_nothing_more(seed):
     """Its world as it was then: every stage in one pod."""
-    assert not _violations(seed, shards=False)
+    assert not _violations(seed, shards=False, previews=False)
 
 
 @pytest.mark.parametrize("seed", KEPT_OF_SHARDS)
 def test_a_seed_with_shards_that_once_found_something_finds_nothing_more(seed):
-    assert not _violations(seed)
+    assert not _violations(seed, previews=False)
 
 
 def test_worlds_have_stages_of_several_pods():
     """Some of the first twenty: their pods have numbers in their names."""
     sharded = [seed for seed in range(20) if "-videos-1-" in simulate(seed, trace=True).trace]
     assert len(sharded) >= 3
+
+
+def test_worlds_have_samples_during_the_training():
+    """Some of the first twenty: their statuses name them."""
+    assert sum(simulate(seed).previews > 0 for seed in range(20)) >= 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -92,9 +97,10 @@ def test_the_trace_does_not_depend_on_the_order_of_sets():
     assert len({_digest_under(hash_seed) for hash_seed in ("0", "1", "2")}) == 1
 
 
-def _violations(seed: int, *, shards: bool = True) -> list[str]:
-    result = simulate(seed, shards=shards)
-    hint = f"python -m tests.simulation --replay {seed} --trace{'' if shards else ' --one-pod'}"
+def _violations(seed: int, *, shards: bool = True, previews: bool = True) -> list[str]:
+    result = simulate(seed, shards=shards, previews=previews)
+    without = ("" if shards else " --one-pod") + ("" if previews else " --no-previews")
+    hint = f"python -m tests.simulation --replay {seed} --trace{without}"
     assert result.events >= 200
     return [f"seed {seed}: {text}\n  {hint}" for text in result.violations]
 

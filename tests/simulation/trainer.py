@@ -63,6 +63,10 @@ class Work:
         """Where a checkpoint lies."""
         return f"s3://runs/x/runs/{self.uid}/checkpoints/step-{step:06d}"
 
+    def preview_uri(self, step: int) -> str:
+        """Where samples of a checkpoint lie."""
+        return f"s3://runs/x/runs/{self.uid}/samples/step-{step:06d}"
+
 
 @dataclass
 class Script:
@@ -162,7 +166,7 @@ class Job:
     def well(self) -> None:
         """The work is done."""
         mute = self.mishap is not None and self.mishap.kind == "mute"
-        if self.stage == "check" and not self.trainer.script.knows_check:
+        if self.stage in ("check", "preview") and not self.trainer.script.knows_check:
             self.exit(2, None)
         else:
             self.exit(0, None if mute else result_of(self.stage, self.work))
@@ -412,6 +416,10 @@ def result_of(stage: str, work: Work, step: int = 0) -> Outcome:
     if stage == "sample":
         root = f"s3://runs/x/runs/{work.uid}"
         result = SampleResult(sampleURIs=[f"{root}/samples/a.mp4"], reportURI=f"{root}/report.html")
+        return done.model_copy(update={"sample_result": result})
+    if stage == "preview":
+        folder, report = work.preview_uri(work.newest()), f"s3://runs/x/runs/{work.uid}/report.html"
+        result = SampleResult(sampleURIs=[f"{folder}/a.mp4"], reportURI=report, step=work.newest())
         return done.model_copy(update={"sample_result": result})
     if stage == "train":
         training = TrainingResult(

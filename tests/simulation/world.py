@@ -88,6 +88,14 @@ class World:
             self.laws.ledger.may_be_late.add(uid)
         return run
 
+    def ask_for_samples(self) -> None:
+        """`kubectl annotate` on every run, each time with a new value."""
+        for run in self.runs():
+            value = f"at {self.kernel.seconds:.3f}"
+            self.kernel.note("user", f"asks for samples of {run['metadata']['name']}")
+            self.laws.wishes.setdefault(run["metadata"]["uid"], set()).add(value)
+            self.store.edit(run, meta={"annotations": {identity.ANNOTATION_SAMPLE_NOW: value}})
+
     def start_operator(self) -> OperatorProcess:
         """One more operator process."""
         self._names += 1

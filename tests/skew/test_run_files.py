@@ -13,6 +13,9 @@ from tests.skew.pinned import Checkout
 from tests.skew.specs import SPECS
 from tests.skew.trees import default_values, known, places
 
+PREVIEWED = {
+    "previewed": lora(training={"steps": 20, "checkpoint": {"everySteps": 5}}, sampling={"everySteps": 10})
+}
 SHARDED = {
     stage: lora(preprocessing={"frames": 7, "width": 64, "height": 64, stage: {"shards": 2}})
     for stage in PREPROCESSING
@@ -146,3 +149,13 @@ def test_an_image_that_knows_no_shards_refuses_them_in_every_step(
         said = sharded[f"{stage}/{step}"]
         assert isinstance(said, str), said
         assert place in said
+
+
+def test_an_image_that_makes_no_samples_during_the_training_refuses_them_in_every_step(
+    old: Checkout, new: Checkout
+) -> None:
+    meanings = old.ask("meanings", new.ask("run_files", PREVIEWED))
+    for step in OLD_STEPS:
+        said = meanings[f"previewed/{step}"]
+        assert isinstance(said, str), said
+        assert "sampling.everySteps" in said

@@ -1,4 +1,4 @@
-"""The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample> --run FILE`,
+"""The command line: `python -m mochi_trainer <check|trim|captions|videos|train|sample|preview> --run FILE`,
 `sample --prompt TEXT`, `inspect FILE`, `export FILE --to FORM`, `preprocess ADDRESS`,
 `cache ADDRESS`, `footage DIR`, `plan FILE` and `bench`.
 

@@ -18,6 +18,7 @@ HELP: dict[Stage, str] = {
     "videos": "turn the trimmed clips into latents",
     "train": "train the adapter (mode lora) or all weights (mode full)",
     "sample": "make sample videos from the tuned weights",
+    "preview": "make sample videos from the newest checkpoint, while the training goes on",
 }
 
 
@@ -27,7 +28,8 @@ def command_line() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {row.exit_code:>3}  {row.reason:<18} {row.action}" for row in rows)
     parser = argparse.ArgumentParser(
         prog="python -m mochi_trainer",
-        description="Fine-tune Mochi-1, one stage at a time. The order is: " + ", ".join(STAGES) + ".",
+        description="Fine-tune Mochi-1, one stage at a time. The order is: " + ", ".join(STAGES) + "; "
+        "preview runs beside train.",
         epilog=f"exit codes, and what to do:\n{codes}\n\nS3 credentials come from the environment "
         f"(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or the machine's identity.\n"
         f"The outcome is also written as one JSON line to {TERMINATION_LOG} (or ${TERMINATION_LOG_ENV}).",

@@ -34,6 +34,7 @@ def gpus(spec: FineTuneSpec, chosen: Resolved, step: Stage) -> int:
         "videos": asked.videos,
         "train": chosen.gpus_per_pod,
         "sample": asked.sampling,
+        "preview": asked.sampling,
     }[step]
 
 

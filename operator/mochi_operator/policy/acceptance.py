@@ -99,6 +99,7 @@ def case_of(snapshot: Snapshot, draft: Draft) -> Case | None:
         progress_interval=snapshot.progress_interval,
         family=snapshot.family,
         reading=snapshot.reading,
+        reading_beside=snapshot.reading_beside,
         refusals={item.ref.name: item for item in snapshot.refusals},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mochi_api.outcomes import ROWS, Reason
+from mochi_api.runfile import STAGES
 from mochi_operator.plan import Draft
 from mochi_operator.policy import ending
 from mochi_operator.snapshot import Case
@@ -16,7 +17,8 @@ def deadline(case: Case, draft: Draft) -> Draft:
     left = limit - case.age(case.run.created)
     if left > 0:
         return draft.waking(left)
-    waits = [step.trouble.message for step in draft.state.steps.values() if step.trouble is not None]
+    troubles = [draft.state.steps[name].trouble for name in STAGES]
+    waits = [trouble.message for trouble in troubles if trouble is not None]
     why = f" while it waited: {waits[0]}" if waits else ""
     message = f"the run took longer than runPolicy.activeDeadlineSeconds = {limit}{why}"
     reason = Reason.DEADLINE_EXCEEDED

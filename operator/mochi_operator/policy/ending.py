@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from mochi_api.outcomes import Reason
+from mochi_api.runfile import PREVIEW
 from mochi_operator.conditions import COMPLETED
 from mochi_operator.plan import Draft
 from mochi_operator.snapshot import Case, Child, Family, Snapshot
-from mochi_operator.state import Attempt
+from mochi_operator.state import Attempt, Step
 
 LOG_SECONDS = 60
 """A child whose pod has just failed may end by itself for so long, which keeps the pod's log readable."""
@@ -63,7 +65,10 @@ def _closed(draft: Draft, reason: Reason, message: str) -> Draft:
     """No attempt runs, and no step waits for anything any more."""
     for step in draft.state.steps.values():
         current = step.current
-        if current is not None:
+        if current is not None and step.name == PREVIEW:
+            # Not for what the run has failed of.
+            step = taken_away(step, current, "the run has failed", draft.now)
+        elif current is not None:
             step = step.with_newest(replace(current, ended=draft.now, reason=reason, message=message))
         if step.trouble is not None and not step.attempts:
             items = replace(step.items, message=step.trouble.message)
@@ -71,6 +76,12 @@ def _closed(draft: Draft, reason: Reason, message: str) -> Draft:
         draft = draft.with_step(replace(step, trouble=None, not_before=None))
     numbers = replace(draft.state.numbers, replicas_running=0)
     return draft.with_state(replace(draft.state, numbers=numbers))
+
+
+def taken_away(step: Step, attempt: Attempt, why: str, now: datetime) -> Step:
+    """The step with an attempt that the operator itself ends, which costs it nothing."""
+    ended = replace(attempt, ended=now, reason=Reason.PREEMPTED, message=why)
+    return replace(step.with_newest(ended), trouble=None, not_before=None)
 
 
 def _cleaned(family: Family, draft: Draft) -> Draft:

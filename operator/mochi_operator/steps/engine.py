@@ -53,7 +53,7 @@ USAGE_ERROR = 2
 
 
 def steps(case: Case, draft: Draft) -> Draft:
-    """Policy: the steps of the run, one after the other; settled until all are over."""
+    """Policy: the steps of the sequence, one after the other; settled until all are over."""
     for kind in KINDS:
         draft = advance(case, draft, kind)
         if draft.settled:
@@ -65,9 +65,14 @@ def advance(case: Case, draft: Draft, kind: StepKind) -> Draft:
     """One step a bit further; settled unless it is over."""
     step = draft.state.steps[kind.name]
     if step.over:
-        return _clear_away(case, draft, step)
+        return clear_away(case, draft, step)
     if not step.attempts and not kind.due(draft.state):
         return draft
+    return pursue(case, draft, kind, step)
+
+
+def pursue(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
+    """One step that is to be done a bit further: the attempt that runs, or the next one."""
     attempt = step.current
     if attempt is None:
         return opening.next_attempt(case, draft, kind, step)
@@ -282,7 +287,7 @@ def _with_report(draft: Draft, outcome: Outcome | None) -> Draft:
     return draft.with_state(replace(draft.state, artifacts=artifacts))
 
 
-def _clear_away(case: Case, draft: Draft, step: Step) -> Draft:
+def clear_away(case: Case, draft: Draft, step: Step) -> Draft:
     """What still runs of a step that is over: a child held by a sidecar, or one more that a slow operator made."""
     for child in case.family.children_of(step.name):
         if child.state != "Active" or child.deleting:

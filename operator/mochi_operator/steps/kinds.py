@@ -1,4 +1,4 @@
-"""The six steps of a run: one value each, all of one type."""
+"""The six steps of a run, and the one beside its training: one value each, all of one type."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class StepKind:
     """Whether the step is to be done at all, while it has no attempt."""
     may_be_unknown: bool = False
     """Whether an image of an earlier version, which does not know the command, is excused from it."""
+    beside: bool = False
+    """Whether it is no part of the sequence: whatever becomes of it, the run is not told so."""
 
 
 CHECK = StepKind(
@@ -68,5 +70,13 @@ CAPTIONS = StepKind(
 VIDEOS = StepKind(name="videos", condition="Preprocessed", record=results.embedded, pods=_shards("videos"))
 TRAIN = StepKind(name="train", condition="TrainingRunning", record=results.trained, pods=_replicas, gang=True)
 SAMPLE = StepKind(name="sample", condition="Sampled", record=results.sampled, required=False)
+PREVIEW = StepKind(
+    name="preview",
+    condition="Sampled",
+    record=results.previewed,
+    required=False,
+    may_be_unknown=True,
+    beside=True,
+)
 
 KINDS: Sequence[StepKind] = (CHECK, TRIM, CAPTIONS, VIDEOS, TRAIN, SAMPLE)

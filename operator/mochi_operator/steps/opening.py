@@ -46,7 +46,7 @@ def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
     if refusal is None:
         return _open(case, draft.starting(start), kind, step, number).settle()
     draft = _held(case, draft, kind, step, creation.refused_child(refusal))
-    return telling.blocked(draft, refusal).waking(RETRY_SECONDS)
+    return telling.blocked(draft, kind, refusal).waking(RETRY_SECONDS)
 
 
 def _held(case: Case, draft: Draft, kind: StepKind, step: Step, finding: Finding) -> Draft:

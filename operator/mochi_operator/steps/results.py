@@ -8,11 +8,15 @@ from datetime import datetime
 from mochi_api.outcomes import Item, Outcome, StageResult
 from mochi_api.runfile import Stage
 from mochi_api.spec import Mode
-from mochi_api.status import Artifacts, Checkpoint, FailedItem
+from mochi_api.status import Artifacts, Checkpoint, FailedItem, Preview
 from mochi_operator.plan import Draft
 from mochi_operator.state import Items
 from mochi_operator.steps import meter
 from mochi_operator.timestamps import render
+
+PREVIEWS_KEPT = 10
+PREVIEWED = "Previewed"
+"""Samples of the training so far are there; those of its result are not yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +102,27 @@ def sampled(draft: Draft, left: Left) -> Draft | None:
     text = f"{count} {'video' if count == 1 else 'videos'}; the report is {result.report_uri}"
     draft = draft.set_condition("Sampled", "True", "Completed", text)
     return draft.normal("StageSucceeded", f"sample: {text}")
+
+
+def previewed(draft: Draft, left: Left) -> Draft | None:
+    """Sample videos of a checkpoint are stored; the training goes on."""
+    result = left.outcome.sample_result
+    if result is None or result.step is None or not result.sample_uris:
+        return None
+    folder, _, _ = result.sample_uris[0].rpartition("/")
+    before = draft.state.previews
+    others = [item for item in before.made if item.step != result.step]
+    made = [Preview(step=result.step, uri=folder, time=render(left.ended)), *others][:PREVIEWS_KEPT]
+    draft = draft.with_state(
+        replace(
+            draft.state,
+            previews=before.model_copy(update={"made": made, "step": max(before.step, result.step)}),
+        )
+    )
+    draft = _with_items(draft, "preview", Items(total=len(result.sample_uris), done=len(result.sample_uris)))
+    text = f"samples of step {result.step}: {folder}"
+    draft = draft.set_condition("Sampled", "False", PREVIEWED, text)
+    return draft.normal("StageSucceeded", f"preview: {text}; the report has them: {result.report_uri}")
 
 
 def items_of(result: StageResult) -> Items:

@@ -72,8 +72,10 @@ def held(case: Case, draft: Draft, kind: StepKind, finding: Finding) -> Draft:
     return draft.set_condition(kind.condition, "False", WAITING, text)
 
 
-def blocked(draft: Draft, refusal: Refusal) -> Draft:
-    """The API server will not have the next child; of two causes the whole run is told."""
+def blocked(draft: Draft, kind: StepKind, refusal: Refusal) -> Draft:
+    """The API server will not have the next child; of two causes the whole run is told, where it needs the child."""
+    if kind.beside:
+        return draft
     message = f"{refusal.ref.kind} {refusal.ref.name}: {refusal.message}"
     if refusal.cause == "taken":
         return acceptance.not_accepted(draft, Reason.NAME_CONFLICT, message, stalled=True)

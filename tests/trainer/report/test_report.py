@@ -17,9 +17,11 @@ import pytest
 from mochi_api.outcomes import Item, Outcome, Reason, StageResult, TrainingResult
 from mochi_api.spec import S3Spec
 from mochi_trainer.report.page import policy, render
+from mochi_trainer.report.publishing import refresh
 from mochi_trainer.report.record import read_records, write_record
 from mochi_trainer.report.rendering import asset
 from mochi_trainer.storage import Store, open_store, put_bytes_entry, write_manifest
+from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.video import contact_sheet, encode_mp4, side_by_side, strip
 from tests.trainer.preprocessing_runs import run_file
 from tests.trainer.report.realistic import record
@@ -159,6 +161,72 @@ def test_held_out_clips_are_explained_where_there_are_any(stores, tmp_path: Path
     line = {"step": 0, "fixedLoss": 1.5} | ({"heldOutLoss": 1.25} if held_out else {})
     store.write_bytes("metrics.jsonl", (json.dumps(line) + "\n").encode())
     assert ("Clips that are held out" in render(store, run_file(tmp_path), cache)) == held_out
+
+
+def _preview(store: Store, step: int, *prompts: str) -> None:
+    folder = f"samples/step-{step:06d}"
+    samples = []
+    for number, prompt in enumerate(prompts):
+        name = f"{folder}/sample-{number:02d}"
+        store.write_bytes(f"{name}.png", contact_sheet(grey_levels(7), 4))
+        address = store.address(name)
+        samples.append({"prompt": prompt, "video": f"{address}.mp4", "sheet": f"{address}.png", "seed": 7})
+    store.write_bytes(f"{folder}/samples.json", json.dumps({"step": step, "samples": samples}).encode())
+
+
+def test_samples_during_the_training_stand_under_their_prompt_by_step(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _preview(store, 1000, EVIL, "a bus")
+    _preview(store, 200, EVIL, "a bus")
+    store.write_bytes("samples/step-000300/sample-00.png", b"its description is not there yet")
+    store.write_bytes("samples/step-000400/samples.json", b"[1")
+    text = render(store, run_file(tmp_path), cache)
+    page = Page(text)
+    section = text.split("Samples during training</h2>")[1]
+    assert re.findall(r"step (\d+) ·", section) == ["200", "1000"] * 2
+    assert page.tags.count("video") == 0
+    assert page.tags.count("img") == 4
+    assert "<b>bold" not in text
+
+
+def test_a_long_training_has_pictures_of_some_of_its_samples_and_the_address_of_all(
+    stores, tmp_path: Path
+) -> None:
+    store, cache = stores
+    for step in range(1, 31):
+        _preview(store, 100 * step, "a bus")
+    text = render(store, run_file(tmp_path), cache)
+    assert Page(text).tags.count("img") == 12
+    assert len(re.findall(r"step \d+ ·", text)) == 30
+    for end in (100, 3000):
+        assert f"after step {end} for" in text, "the first and the last are among them"
+
+
+def test_a_run_without_samples_during_its_training_has_no_section_for_them(stores, tmp_path: Path) -> None:
+    store, cache = stores
+    _whole_run(store, cache, tmp_path)
+    assert "Samples during training" not in render(store, run_file(tmp_path), cache)
+
+
+class Meanwhile(LocalStore):
+    """A folder in which the training leaves its record and its page while a preview's page is on its way."""
+
+    told = False
+
+    def write_bytes(self, key: str, data: bytes) -> None:
+        if key == "report.html" and not self.told:
+            self.told = True
+            write_record(
+                self, record("train", Outcome(reason=Reason.NON_FINITE_LOSS, message="loss was NaN"))
+            )
+        super().write_bytes(key, data)
+
+
+def test_a_page_of_a_preview_never_hides_how_the_training_ended(stores, tmp_path: Path) -> None:
+    _, cache = stores
+    store = Meanwhile(tmp_path / "runs/0-1")
+    refresh(store, run_file(tmp_path), cache)
+    assert "Failed: NonFiniteLoss" in store.read_bytes("report.html").decode()
 
 
 def test_texts_of_users_are_never_markup(stores, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mochi_api.outcomes import SampleResult
@@ -22,6 +22,7 @@ from mochi_trainer.model.attention_choice import use
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.storage import Store, open_store
+from mochi_trainer.video.reading import Frames
 from mochi_trainer.weights import Part
 from mochi_trainer.weights.of_run import model_source
 
@@ -34,28 +35,10 @@ def execute(run: RunFile) -> Finished:
     Raises MissingObjectError when there is no tuned model or no caption, DeviceUnavailableError, OutOfMemoryError, and
     what the stores raise.
     """
-    device, store = device_for(_gpus(run)), open_store(run.locations.run, run.s3)
+    store, settings = open_store(run.locations.run, run.s3), settings_of(run, parts_of(run))
     with tempfile.TemporaryDirectory(prefix="mochi-sample-") as name:
         folder = Path(name)
-        settings = Settings(
-            preset=run.model.preset,
-            source=model_source(run, _parts(run)),
-            device=device,
-            frames=run.preprocessing.frames,
-            width=run.preprocessing.width,
-            height=run.preprocessing.height,
-            fps=run.preprocessing.fps,
-            seed=run.sampling.seed,
-            guidance=float(run.sampling.guidance),
-            sigmas=linear_quadratic_schedule(run.sampling.steps),
-        )
-        prompts = _prompts(run, settings)
-        made = videos(
-            lambda: _model(run, store, settings, folder / "tuned"),
-            prompts,
-            settings,
-            logged(),
-        )
+        made = sampled(run, settings, lambda: _model(run, store, settings, folder / "tuned"))
         samples = [
             stored(
                 frames,
@@ -66,7 +49,7 @@ def execute(run: RunFile) -> Finished:
                 root=run.locations.run,
                 folder=folder,
             )
-            for number, (prompt, frames) in enumerate(zip(prompts, made, strict=True))
+            for number, (prompt, frames) in enumerate(made)
         ]
     return Finished(
         result=SampleResult(sampleURIs=[sample["video"] for sample in samples]),
@@ -75,12 +58,39 @@ def execute(run: RunFile) -> Finished:
     )
 
 
+def settings_of(run: RunFile, parts: Sequence[Part]) -> Settings:
+    """How the videos of a run are made; `parts` of the base are needed.
+
+    Raises DeviceUnavailableError, MissingObjectError when a part is not there, InvalidInputError.
+    """
+    return Settings(
+        preset=run.model.preset,
+        source=model_source(run, parts),
+        device=device_for(_gpus(run)),
+        frames=run.preprocessing.frames,
+        width=run.preprocessing.width,
+        height=run.preprocessing.height,
+        fps=run.preprocessing.fps,
+        seed=run.sampling.seed,
+        guidance=float(run.sampling.guidance),
+        sigmas=linear_quadratic_schedule(run.sampling.steps),
+    )
+
+
+def sampled(
+    run: RunFile, settings: Settings, load: Callable[[], DiT]
+) -> Iterator[tuple[EncodedPrompt, Frames]]:
+    """The run's prompts with their videos, from the transformer that `load` brings, which happens at once."""
+    prompts = _prompts(run, settings)
+    return zip(prompts, videos(load, prompts, settings, logged()), strict=True)
+
+
 def _gpus(run: RunFile) -> int:
     usual = 0 if run.model.preset == "nano" else 1
     return usual if run.sampling.gpus is None else run.sampling.gpus
 
 
-def _parts(run: RunFile) -> list[Part]:
+def parts_of(run: RunFile) -> list[Part]:
     """The parts of the base model that are needed besides what training left."""
     parts: list[Part] = ["decoder"]
     if run.mode == "lora":

@@ -1,4 +1,4 @@
-"""The transformer as training left it: the base with the stored adapter, or the tuned weights."""
+"""The transformer as training left it, or has made it so far: the base with the adapter, or the tuned weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.model import DiT
 from mochi_trainer.storage import Store, open_store
-from mochi_trainer.weights import Source, WeightsError, load_dit
+from mochi_trainer.train.saved_weights import Saved, load_newest
+from mochi_trainer.weights import Source, WeightsError, kept_type, load_dit, meta_dit
 
 
 def tuned_dit(
@@ -39,3 +40,35 @@ def tuned_dit(
     except (WeightsError, FileNotFoundError, ValueError) as error:
         raise InvalidInputError(f"the tuned weights cannot be used: {error}") from error
     return model
+
+
+def dit_so_far(
+    run: RunFile,
+    store: Store,
+    source: Source | None,
+    params: lora.LoraParams,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[DiT, Saved]:
+    """The model of the newest checkpoint in `store`, the run's folder, and which that is.
+
+    `params` are those of the adapter, with mode lora. Raises InvalidInputError when the base cannot be used, and as
+    `load_newest`.
+    """
+    if run.mode == "full":
+        model = meta_dit(run.model.preset)
+        state = {
+            name: torch.empty(tensor.shape, dtype=kept_type(name, dtype), device=device)
+            for name, tensor in model.state_dict().items()
+        }
+        saved = load_newest(store, state)
+        model.load_state_dict(state, strict=True, assign=True)
+        return model, saved
+    try:
+        model = load_dit(run.model.preset, source, device=device, dtype=dtype)
+    except WeightsError as error:
+        raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
+    lora.attach(model, params)
+    model.to(device).eval()
+    return model, load_newest(store, lora.trainable_parameters(model))

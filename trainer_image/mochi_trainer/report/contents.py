@@ -19,6 +19,8 @@ COMPARISONS = 8
 """As many have pictures, the least alike ones."""
 
 PICTURE_WIDTH = 1100
+PREVIEWS_SHOWN = 12
+"""Steps whose samples during the training have pictures."""
 VIDEO_BYTES = 8 << 20
 """A longer sample video is named, not embedded."""
 
@@ -52,6 +54,14 @@ class SampleVideo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """Samples of one checkpoint, made during the training; of some the pictures, and of none the videos."""
+
+    step: int
+    samples: Sequence[SampleVideo]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
     """All of it."""
 
@@ -65,6 +75,8 @@ class Contents:
     comparisons: Sequence[Comparison] = ()
     metrics: Sequence[Mapping[str, Any]] = ()
     samples: Sequence[SampleVideo] = ()
+    previews: Sequence[Preview] = ()
+    """In the order of their steps."""
 
     def record(self, stage: Stage) -> StageRecord | None:
         """How a stage ended; None when it has not."""
@@ -88,6 +100,7 @@ def gather(store: Store, run: RunFile, cache: Store) -> Contents:
         comparisons=_comparisons(cache, records),
         metrics=_metrics(store),
         samples=_samples(store, records),
+        previews=_previews(store),
     )
 
 
@@ -132,18 +145,58 @@ def _samples(store: Store, records: Sequence[StageRecord]) -> list[SampleVideo]:
     ]
 
 
-def _sample(store: Store, described: Mapping[str, Any]) -> SampleVideo:
-    """`described` has prompt, video and sheet (addresses below the run's folder) and perhaps a seed."""
+def _previews(store: Store) -> list[Preview]:
+    """Those that are complete. Pictures of `PREVIEWS_SHOWN` of them, spread over the training, the last one included."""
+    keys = [info.key for info in store.list("samples/step-") if info.key.endswith(f"/{layout.SAMPLES}")]
+    found = [
+        described
+        for key in keys
+        if (described := _mapping(optional(store, key))) and isinstance(described.get("step"), int)
+    ]
+    found.sort(key=lambda described: int(described["step"]))
+    last = len(found) - 1
+    most = PREVIEWS_SHOWN - 1
+    shown = (
+        {round(last * place / most) for place in range(PREVIEWS_SHOWN)} if last > most else range(last + 1)
+    )
+    return [
+        Preview(
+            step=described["step"],
+            samples=[
+                _sample(store, sample, video=False, sheet=place in shown)
+                for sample in mappings(described.get("samples"))
+            ],
+        )
+        for place, described in enumerate(found)
+    ]
+
+
+def _mapping(data: bytes | None) -> Mapping[str, Any]:
+    """A document of JSON; empty when it is none."""
+    try:
+        found = json.loads(data or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sample(
+    store: Store, described: Mapping[str, Any], *, video: bool = True, sheet: bool = True
+) -> SampleVideo:
+    """`described` has prompt, video and sheet (addresses below the run's folder) and perhaps a seed.
+
+    Without `video`, or `sheet`, only their addresses are taken.
+    """
     root = store.address().rstrip("/") + "/"
-    video, sheet = (str(described.get(name) or "").removeprefix(root) for name in ("video", "sheet"))
-    info = store.head(video) if video else None
+    film, picture = (str(described.get(name) or "").removeprefix(root) for name in ("video", "sheet"))
+    info = store.head(film) if film and video else None
     small = info is not None and info.size <= VIDEO_BYTES
     return SampleVideo(
         prompt=str(described.get("prompt", "")),
-        address=root + video,
+        address=root + film,
         seed=str(described.get("seed", "")),
-        video=optional(store, video) if small else None,
-        sheet=_picture(store, sheet) if sheet else None,
+        video=optional(store, film) if small else None,
+        sheet=_picture(store, picture) if picture and sheet else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mochi_api.outcomes import Reason
 from mochi_trainer.report.clips import mappings, number
-from mochi_trainer.report.contents import Contents
+from mochi_trainer.report.contents import Contents, SampleVideo
 from mochi_trainer.report.dataset import dataset
 from mochi_trainer.report.plots import Line, Point, plot, smoothed
 from mochi_trainer.report.record import StageRecord
@@ -44,6 +44,15 @@ def results(contents: Contents) -> View:
 def samples(contents: Contents) -> View:
     """The sample videos."""
     return {"samples": contents.samples}
+
+
+def previews(contents: Contents) -> View | None:
+    """For each prompt what the training made of it, step by step; nothing of a run without samples during the training."""
+    rows: dict[str, list[tuple[int, SampleVideo]]] = {}
+    for preview in contents.previews:
+        for sample in preview.samples:
+            rows.setdefault(sample.prompt, []).append((preview.step, sample))
+    return {"prompts": rows} if rows else None
 
 
 def training(contents: Contents) -> View:
@@ -108,6 +117,7 @@ def versions(contents: Contents) -> View | None:
 SECTIONS: Sequence[Section] = (
     Section("Results", "results.html", results),
     Section("Samples", "samples.html", samples),
+    Section("Samples during training", "previews.html", previews),
     Section("Training", "training.html", training),
     Section("Dataset", "dataset.html", dataset),
     Section("Reconstruction check", "reconstruction.html", reconstruction),

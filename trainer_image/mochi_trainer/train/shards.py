@@ -86,7 +86,7 @@ def read_shards(
 
     `fetch` brings a file by its name; only the files with rows of this rank are asked for. Raises MisfitError.
     """
-    _compare(layout, parameters)
+    compare(layout, shapes_of(parameters))
     kinds = (WEIGHT, *MOMENTS) if updates else (WEIGHT,)
     return {
         name: {kind: _rows(fetch, layout, f"{kind}/{name}", parameter, rank, world) for kind in kinds}
@@ -112,15 +112,14 @@ def put_state(
         optimizer.state[parameter] = {"step": step, **moments}
 
 
-def _compare(layout: Layout, parameters: Mapping[str, nn.Parameter]) -> None:
-    if strange := sorted(layout.shapes.keys() ^ parameters.keys()):
-        where = "not in the checkpoint" if strange[0] in parameters else "not part of the model"
+def compare(layout: Layout, shapes: Mapping[str, list[int]]) -> None:
+    """Raise MisfitError when the stored state is not of tensors with these names and shapes."""
+    if strange := sorted(layout.shapes.keys() ^ shapes.keys()):
+        where = "not in the checkpoint" if strange[0] in shapes else "not part of the model"
         raise MisfitError(f"{strange[0]} is {where}, {len(strange)} such tensors")
-    for name, parameter in parameters.items():
-        if list(parameter.shape) != list(layout.shapes[name]):
-            raise MisfitError(
-                f"{name} must have shape {list(parameter.shape)}, got {list(layout.shapes[name])}"
-            )
+    for name, shape in shapes.items():
+        if shape != list(layout.shapes[name]):
+            raise MisfitError(f"{name} must have shape {shape}, got {list(layout.shapes[name])}")
 
 
 def _rows(
