@@ -279,7 +279,7 @@ def test_user_and_group_can_be_left_to_the_namespace(stage):
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_the_users_variables_are_in_every_pod_and_each_name_is_there_once(stage):
     secret = {"secretKeyRef": {"name": "wandb", "key": "key"}}
     asked = [
@@ -304,7 +304,7 @@ def test_the_users_variables_are_in_every_pod_and_each_name_is_there_once(stage)
     ]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STEPS)
 def test_what_a_pod_gets_from_us_is_no_name_of_the_users(stage):
     """But for what NCCL does by itself."""
     env = template(manifests(recipe(PUBLISHED, stage))[1])["spec"]["containers"][0]["env"]
