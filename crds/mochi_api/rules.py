@@ -104,6 +104,12 @@ def _lora_only(spec: FineTuneSpec) -> str | None:
     return "spec.training.lora must be left out with mode full, which trains all weights"
 
 
+def _ema(spec: FineTuneSpec) -> str | None:
+    if spec.mode == "full" or spec.training.ema is None:
+        return None
+    return "spec.training.ema must be left out with mode lora, which trains no weights of the model"
+
+
 def _lora_gpus(spec: FineTuneSpec) -> str | None:
     replicas, gpus = resolved.replicas(spec), max(1, spec.workers.gpus_per_pod or 1)
     if not _guided(spec) or replicas * gpus == 1:
@@ -260,6 +266,12 @@ RULES: Sequence[Rule] = (
         cel="self.mode == 'lora' || !has(self.training.lora)",
         message="'spec.training.lora must be left out with mode full, which trains all weights'",
         broken=_lora_only,
+    ),
+    Rule(
+        path="spec.training.ema",
+        cel="self.mode == 'full' || !has(self.training.ema)",
+        message="'spec.training.ema must be left out with mode lora, which trains no weights of the model'",
+        broken=_ema,
     ),
     Rule(
         path="spec.workers.replicas",

@@ -243,6 +243,15 @@ class ValidationSpec(ApiModel):
     """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip."""
 
 
+class EmaSpec(ApiModel):
+    """An exponential moving average of the weights."""
+
+    decay: Annotated[DecimalString, Bounds(at_least=0, less_than=1)] = Field(
+        default=Decimal("0.999"), json_schema_extra=UNSTORED
+    )
+    """Share of the average that is left by each step; after n steps at most (1 + n) / (10 + n), so that the first weights are soon forgotten."""
+
+
 class TrainingSpec(ApiModel):
     """The optimisation: AdamW with warm-up."""
 
@@ -266,6 +275,8 @@ class TrainingSpec(ApiModel):
     """Seed of every random draw."""
     lora: LoraSpec | None = None
     """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
+    ema: EmaSpec | None = None
+    """Keep a moving average of the weights too, only with mode full: `dit.safetensors`, samples and the evaluations are of the average then, and the weights themselves are `dit-unaveraged.safetensors`. It takes 4 bytes a parameter, in equal parts on all GPUs, and as much of each checkpoint. When not set there is none."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When the state of training is saved."""
     validation: ValidationSpec = Field(default_factory=ValidationSpec, json_schema_extra=UNSTORED)

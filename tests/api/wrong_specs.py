@@ -100,6 +100,8 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("lora section with full", {"mode": "full", "training.lora": {"rank": 4}},
      "spec.training.lora must be left out with mode full, which trains all weights"),
+    ("an average of weights with lora", {"training.ema": {"decay": "0.99"}},
+     "spec.training.ema must be left out with mode lora, which trains no weights of the model"),
     ("two pods with lora", {"workers.replicas": 2}, f"{_ONE_GPU}, got 2 x 1"),
     ("two pods without GPUs with lora", {"workers": {"replicas": 2, "gpusPerPod": 0}}, f"{_ONE_GPU}, got 2 x 1"),
     ("two GPUs with lora", {"limits": "Guide", "workers.gpusPerPod": 2}, f"{_ONE_GPU}, got 1 x 2"),

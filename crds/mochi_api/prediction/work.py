@@ -29,6 +29,8 @@ class Work:
     """Whether the adapters' input is dropped out."""
     narrow: bool = False
     """Whether the base's matrices in the blocks have one byte a number and a scale for each row."""
+    averaged: bool = False
+    """Whether a moving average of the trained weights is kept."""
     world: int = 1
     """Ranks: GPUs of all training pods."""
     share: int = 1
@@ -98,6 +100,7 @@ def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: Trai
         targets=tuple(lora.targets),
         dropout=lora.dropout > 0,
         narrow=mode == "lora" and lora.base_weights != "BFloat16",
+        averaged=mode == "full" and training.ema is not None,
         world=world,
         share=max(1, (training.global_batch_size or world) // world),
     )

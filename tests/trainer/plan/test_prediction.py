@@ -43,6 +43,7 @@ ATTENTION = ("query", "key", "value", "output")
         ),
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
+        pytest.param(replace(FULL, averaged=True), 0, id="full, averaged"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
     ],
 )
@@ -58,6 +59,7 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         text_tokens=work.text_tokens,
         lora=LoraParams(rank=work.rank, alpha=16, targets=work.targets, dropout=0.1 if work.dropout else 0.0),
         clips=work.share,
+        averaged=work.averaged,
     )
     policy = Policy(left_alone=left_alone)
     assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03

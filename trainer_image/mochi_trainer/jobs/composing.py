@@ -41,6 +41,8 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
 
     Raises InvalidInputError, MissingObjectError, DeviceUnavailableError, and what the store raises.
     """
+    if run.mode == "lora" and run.training.ema is not None:
+        raise InvalidInputError("training.ema must be left out with mode lora")
     origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
     adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
     choices = choices_of(run, origin.params.depth, group, device)

@@ -28,6 +28,7 @@ from mochi_trainer.errors import InvalidInputError
 MEMORY = {
     "weights": "weights",
     "moments": "moments of AdamW",
+    "average": "moving average of the weights",
     "gradients": "gradients",
     "kept": "activations kept for the backward pass",
     "working": "the block at hand",
@@ -169,6 +170,8 @@ def _memory_lines(found: dict[str, int]) -> Iterator[str]:
     parts = {words: found[name] for name, words in MEMORY.items()}
     rest = found["needed"] - sum(parts.values())
     for words, count in {**parts, "lost between tensors, and NCCL's": rest}.items():
+        if words == MEMORY["average"] and not count:
+            continue
         yield f"  {words:<40}{gibibytes(count):>8} GiB"
 
 

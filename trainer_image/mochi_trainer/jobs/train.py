@@ -120,6 +120,7 @@ def _training(run: RunFile, dataset: Dataset, parts: Split, group: Group, device
     return Training(
         model=composed.model,
         optimizer=composed.optimizer,
+        average=composed.average,
         dataset=dataset,
         clips=parts.training,
         empty=dataset.empty_text(),
@@ -140,10 +141,10 @@ def _session(
     gauges: Gauges,
     preemption: Preemption,
 ) -> Session:
-    group, names = training.group, training.dataset.clips
+    names = training.dataset.clips
     return Session(
         training=training,
-        checkpoints=Checkpoints(store, group, trainable_parameters(training.model), training.optimizer),
+        checkpoints=_checkpoints(store, training),
         saving=writer,
         fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
         held_out=_evaluation(training, held_out(parts.held_out, names)) if parts.held_out else None,
@@ -156,10 +157,16 @@ def _session(
     )
 
 
+def _checkpoints(store: Store, training: Training) -> Checkpoints:
+    parameters = trainable_parameters(training.model)
+    return Checkpoints(store, training.group, parameters, training.optimizer, training.average)
+
+
 def _grace(run: RunFile, training: Training) -> Grace:
     grace, group = Grace(seconds=run.world.grace_period_seconds), training.group
     if group.first:
-        grace.expect(most_bytes(trainable_parameters(training.model), first=True))
+        parameters, averaged = trainable_parameters(training.model), training.average is not None
+        grace.expect(most_bytes(parameters, first=True, averaged=averaged))
     return grace
 
 

@@ -25,6 +25,7 @@ from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
 from mochi_trainer.presets.catalogue import Preset
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.weights import Source, fill_dit, kept_type
 
@@ -95,6 +96,8 @@ class Composed:
 
     model: DiT
     optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the weights, where the spec asks for one."""
 
 
 def compose(
@@ -136,7 +139,7 @@ def filled(
     base: torch.dtype | None = None,
     start: Callable[[DiT], None] = lambda _: None,
 ) -> Composed:
-    """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
+    """What `outlined` returned, with memory and numbers, its optimizer and its average; as `compose`."""
     model.to_empty(device=device)
     _fill(model, origin, group)
     if adapters is not None:
@@ -144,7 +147,9 @@ def filled(
             narrow(model.blocks, base)
         draw(model, adapters.seed)
         start(model)
-    return Composed(model, adamw(trainable_parameters(model), spec))
+    parameters = trainable_parameters(model)
+    average = None if spec.ema is None else Average(parameters, float(spec.ema.decay))
+    return Composed(model, adamw(parameters, spec), average)
 
 
 def _fill(model: DiT, origin: Origin, group: Group) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,16 +13,19 @@ from mochi_api.spec import TrainingSpec
 from mochi_trainer.data import Dataset, Sample, TextFeatures, batch_indices
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.draws import Example, example
 from mochi_trainer.vae import LatentStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """Everything a step needs; model and optimizer change in place."""
+    """Everything a step needs; model, optimizer and average change in place."""
 
     model: DiT
     optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the weights, kept with each step; None where there is none."""
     dataset: Dataset
     clips: Sequence[int]
     """Those of the dataset that are trained on."""
@@ -31,6 +35,10 @@ class Training:
     spec: TrainingSpec
     group: Group
     device: torch.device
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """For the length of the block the model has the average of its weights, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def share(self) -> int:
