@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mochi_api import resolved
 from mochi_api.address_rules import Rule, cel_message, one_source, outside_dataset
 from mochi_api.base import DECIMAL, Pattern, cel_text
+from mochi_api.bucket_rules import bucket_rules
 from mochi_api.spec import FineTuneSpec
 
 NAME_LIMIT = 45
@@ -261,6 +262,7 @@ RULES: Sequence[Rule] = (
         ),
         broken=_segments,
     ),
+    *bucket_rules(guided=_guided, guided_cel=_GUIDED, lora_frames=LORA_FRAMES, pixels=PIXELS_480P),
     Rule(
         path="spec.training.lora",
         cel="self.mode == 'lora' || !has(self.training.lora)",

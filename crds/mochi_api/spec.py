@@ -160,6 +160,17 @@ class SegmentsSpec(ApiModel):
     """Parts taken of each clip at most; when not set 1 with `First`, else 4."""
 
 
+class BucketSpec(ApiModel):
+    """A size of training clips."""
+
+    frames: int = Field(ge=1, le=163)
+    """Frames of each clip, as `preprocessing.frames`; or 1 for still images."""
+    width: int = Field(ge=32, le=848, multiple_of=16)
+    """Width in pixels."""
+    height: int = Field(ge=32, le=848, multiple_of=16)
+    """Height in pixels."""
+
+
 class PreprocessingSpec(ApiModel):
     """How clips become training data: trim and crop, embed captions, embed videos."""
 
@@ -169,6 +180,8 @@ class PreprocessingSpec(ApiModel):
     """Width of the training video in pixels."""
     height: int = Field(default=480, ge=32, le=848, multiple_of=16)
     """Height of the training video in pixels."""
+    buckets: list[BucketSpec] = Field(default_factory=list, max_length=16, json_schema_extra=UNSTORED)
+    """Further sizes of training clips, besides `frames` x `width` x `height`. Each clip gets the size that loses least of it: of those that it can fill the nearest in shape, then the most frames, then the most pixels without enlarging. With one of 1 frame still images (PNG, JPEG, WebP), each with its caption in a `.txt` file beside it, are trained on too, and only they take such a size. Samples have `frames` x `width` x `height`."""
     fps: int = Field(default=30, ge=1, le=60)
     """Frames per second that clips are brought to."""
     duration_seconds: Annotated[DecimalString, Bounds(more_than=0, at_most=60)] | None = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_api import layout
+from mochi_api.resolved import buckets
 from mochi_api.runfile import RunFile
 from mochi_api.spec import EmaSpec, LoraSpec, Source
 from mochi_trainer.exports import uses
@@ -127,6 +128,7 @@ def _settings(run: RunFile) -> dict[str, object]:
     return {
         "mode": run.mode,
         **_flat("preprocessing", {name: getattr(clip, name) for name in ("frames", "width", "height", "fps")}),
+        **({"preprocessing.buckets": [size.label for size in buckets(clip)[1:]]} if clip.buckets else {}),
         **_flat("training", run.training.to_wire()),
     }  # fmt: skip
 

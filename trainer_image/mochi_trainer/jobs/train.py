@@ -9,13 +9,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from statistics import fmean
 
 import torch
 
 from mochi_api.outcomes import TrainingResult
 from mochi_api.prediction.flops import useful
 from mochi_api.prediction.gpus import GPUS
-from mochi_api.prediction.work import work_of_run
+from mochi_api.prediction.work import work_of_run, works_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset, Split, split
@@ -82,7 +83,7 @@ def execute(run: RunFile) -> Finished:
             dataset = stack.enter_context(Dataset.open(run, compared=group.first))
             parts = split(dataset.clips, run.training.validation.clips)
             training = _training(run, dataset, parts, group, device)
-            _tell_ideal(run, gauges, device)
+            _tell_ideal(run, training, gauges)
             series = Series(store)
             writer = stack.enter_context(saving(run, training, series, gauges))
         session = _session(run, training, parts, store, writer, series, gauges, preemption)
@@ -176,11 +177,14 @@ def _evaluation(training: Training, cases: Sequence[Case]) -> Evaluation:
     )
 
 
-def _tell_ideal(run: RunFile, gauges: Gauges, device: torch.device) -> None:
-    """Let the metrics have an MFU, where the GPU is one whose speed is known."""
+def _tell_ideal(run: RunFile, training: Training, gauges: Gauges) -> None:
+    """Let the metrics have an MFU, where the GPU is one whose speed is known; of several sizes that of the mean clip."""
+    device, sizes = training.device, training.dataset.sizes
     name = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else ""
     if name in GPUS:
-        gauges.ideal(useful(work_of_run(run)) / (GPUS[name].teraflops * 1e12))
+        ours = {(work.frames, work.width, work.height): useful(work) for work in works_of_run(run)}
+        least = fmean(ours[sizes[clip]] for clip in training.clips) if sizes else useful(work_of_run(run))
+        gauges.ideal(least / (GPUS[name].teraflops * 1e12))
 
 
 def _earlier(run: RunFile) -> Earlier | None:

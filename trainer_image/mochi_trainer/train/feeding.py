@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 
 from mochi_api.spec import TrainingSpec
-from mochi_trainer.data import Dataset, Sample, TextFeatures, batch_indices
+from mochi_trainer.data import Dataset, Sample, TextFeatures, batch_indices, sized_indices
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.train.average import Average
@@ -52,7 +52,12 @@ class Training:
 
     def slots(self, step: int) -> list[int]:
         """The clips of step `step`, from 1, over all ranks: each in its slot."""
-        places = batch_indices(len(self.clips), seed=self.spec.seed, step=step - 1, batch=self.batch)
+        sizes, seed, batch = self.dataset.sizes, self.spec.seed, self.batch
+        if sizes:
+            kinds = [sizes[clip] for clip in self.clips]
+            places = sized_indices(kinds, seed=seed, step=step - 1, batch=batch)
+        else:
+            places = batch_indices(len(self.clips), seed=seed, step=step - 1, batch=batch)
         return [self.clips[place] for place in places]
 
     def example(self, sample: Sample, step: int, slot: int) -> Example:
