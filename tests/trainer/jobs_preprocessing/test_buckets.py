@@ -11,16 +11,22 @@ import torch
 from PIL import Image
 
 from mochi_api.clips import ClipReason
+from mochi_api.outcomes import Outcome, Reason
 from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
 from mochi_api.spec import PreprocessingSpec, S3Spec
 from mochi_trainer.data import Dataset
-from mochi_trainer.jobs import captions, trim, videos
+from mochi_trainer.jobs import captions, check, trim, videos
+from mochi_trainer.jobs.copies import Copies
 from mochi_trainer.jobs.cutting import _parameters
 from mochi_trainer.jobs.finished import Finished
+from mochi_trainer.jobs.trimmed import trimmed_of
+from mochi_trainer.report.clips import gather_clips
+from mochi_trainer.report.dataset import sizes
 from mochi_trainer.storage import Manifest, open_store, read_manifest
 from mochi_trainer.video import encode_mp4, read_frames
 from tests.trainer.preprocessing_runs import run_file
+from tests.trainer.report.realistic import record
 
 TALL, LONG = Bucket(7, 32, 48), Bucket(13, 48, 32)
 WIDE_STILL, TALL_STILL = Bucket(1, 96, 64), Bucket(1, 64, 96)
@@ -105,6 +111,21 @@ def test_each_clip_has_the_size_that_loses_least_of_it(
     assert (failure.clip, failure.reason) == ("broken.jpg", ClipReason.CORRUPT)
 
 
+def test_the_report_tells_which_clip_has_which_size(
+    root: Path, all_sizes: tuple[RunFile, dict[str, Finished]]
+) -> None:
+    run, done = all_sizes
+    records = [
+        record(stage, Outcome(reason=Reason.COMPLETED, stage_result=finished.result))
+        for stage, finished in done.items()
+    ]
+    rows = gather_clips(open_store(run.locations.cache, S3Spec()), records)
+    found = {row.source: (row.frames, row.size) for row in rows if row.used}
+    assert found["high.png"] == (1, "64×96")
+    assert found["long.mp4"] == (13, "48×32")
+    assert sizes([row for row in rows if row.used])["1 × 96×64"] == 1
+
+
 def test_a_still_is_the_picture_that_was_given(
     root: Path, all_sizes: tuple[RunFile, dict[str, Finished]]
 ) -> None:
@@ -147,6 +168,26 @@ def test_latents_are_shared_with_a_run_of_one_size(
     assert done["videos"].message.startswith("made latents of 3 clips, 1 of them from the cache")
     assert "by size" not in done["trim"].message
     assert "sizes" not in manifest(root, "videos", done["videos"]).details
+
+
+def test_the_first_step_counts_the_stills_too(root: Path) -> None:
+    found = check.execute(run_file(root, stage="check", buckets=BUCKETS))
+    assert found.message.startswith("6 clips are ready to be used")
+    assert check.execute(run_file(root, stage="check")).message == "3 clips are ready to be used"
+
+
+def test_a_copy_that_is_gone_is_cut_again_in_its_size(
+    root: Path, all_sizes: tuple[RunFile, dict[str, Finished]], tmp_path: Path
+) -> None:
+    run, done = all_sizes
+    listed = manifest(root, "trim", done["trim"])
+    trimmed = trimmed_of(listed)
+    cache = open_store(run.locations.cache, S3Spec())
+    for name in ("tall", "high"):
+        (clip,) = (clip for clip in trimmed.clips if clip.name == name)
+        before = read_frames(root / "cache" / listed.key(f"{name}.mp4"))
+        (root / "cache" / listed.key(f"{name}.mp4")).unlink()
+        assert np.array_equal(Copies(run, cache, trimmed, tmp_path).frames(clip), before)
 
 
 def test_nothing_is_another_without_buckets() -> None:
