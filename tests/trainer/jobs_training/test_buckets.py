@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset
 from mochi_trainer.jobs import train
+from mochi_trainer.jobs.composing import choices_of
+from mochi_trainer.parallel.group import Group
 from mochi_trainer.train import feeding
 from mochi_trainer.train.draws import Example
 from tests.trainer.distributed import free_port, run_distributed
@@ -90,6 +92,19 @@ def test_each_clip_is_trained_on_in_its_own_size_once_an_epoch(dataset: RunFile)
         assert sorted(epoch) == sorted(sizes)
     losses, _ = result(run)
     assert all(loss > 0 for loss in losses)
+
+
+def test_blocks_are_not_compiled_for_many_sizes(
+    dataset: RunFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOCHI_COMPILE", "aot_eager")
+    with caplog.at_level("WARNING"):
+        assert choices_of(dataset, 4, Group(), torch.device("cpu")).compiler is None
+    assert "MOCHI_COMPILE=aot_eager is not used" in caplog.text
+    one = dataset.model_copy(
+        update={"preprocessing": dataset.preprocessing.model_copy(update={"buckets": []})}
+    )
+    assert choices_of(one, 4, Group(), torch.device("cpu")).compiler == "aot_eager"
 
 
 def test_a_resume_equals_not_stopping(dataset: RunFile) -> None:

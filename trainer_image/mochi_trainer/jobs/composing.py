@@ -69,7 +69,7 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         attention=training_backend(run, device, compute, group),
         left_alone=blocks_left_alone(run, depth, group, device, os.environ),
         base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
-        compiler=os.environ.get(compilation.VARIABLE) or None,
+        compiler=_compiler(run, os.environ),
     )
     if choices.base is not None:
         log.info("the base's weights are kept in %s", choices.base)
@@ -80,6 +80,17 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         depth,
     )
     return choices
+
+
+def _compiler(run: RunFile, environ: Mapping[str, str]) -> str | None:
+    """The one that the environment names; none for clips of several sizes, each of which it would compile anew."""
+    name = environ.get(compilation.VARIABLE) or None
+    if name is None or not run.preprocessing.buckets:
+        return name
+    log.warning(
+        "%s=%s is not used: preprocessing.buckets has clips of several sizes", compilation.VARIABLE, name
+    )
+    return None
 
 
 @contextmanager
