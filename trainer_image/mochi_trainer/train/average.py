@@ -21,8 +21,8 @@ class Average:
 
     @torch.no_grad()
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        self._weights = {name: own_part(parameter.detach()) for name, parameter in parameters.items()}
-        self._averages = {name: weight.clone() for name, weight in self._weights.items()}
+        self._parameters = parameters
+        self._averages = {name: weight.clone() for name, weight in self._weights().items()}
         self._decay = decay
         self.updates = 0
         """How often the weights have changed since it began."""
@@ -36,7 +36,7 @@ class Average:
         """Take in the weights, which have changed once; the device is not waited for."""
         self.updates += 1
         weight = 1 - decay_after(self.updates, self._decay)
-        torch._foreach_lerp_(list(self._averages.values()), list(self._weights.values()), weight)
+        torch._foreach_lerp_(list(self._averages.values()), list(self._weights().values()), weight)
 
     @torch.no_grad()
     def put(self, averages: Mapping[str, Tensor], updates: int) -> None:
@@ -48,7 +48,7 @@ class Average:
     @torch.no_grad()
     def restart(self) -> None:
         """Begin anew with the weights as they are."""
-        self.put(self._weights, 0)
+        self.put(self._weights(), 0)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -59,10 +59,14 @@ class Average:
         finally:
             self._exchange()
 
+    def _weights(self) -> dict[str, Tensor]:
+        """This rank's rows, where they are now: FSDP2 may put them elsewhere before the first step."""
+        return {name: own_part(parameter.detach()) for name, parameter in self._parameters.items()}
+
     @torch.no_grad()
     def _exchange(self) -> None:
         """One tensor after the other, so that no second copy of all is needed."""
-        for name, weight in self._weights.items():
+        for name, weight in self._weights().items():
             kept = weight.clone()
             weight.copy_(self._averages[name])
             self._averages[name].copy_(kept)
