@@ -26,6 +26,19 @@ class Segments(NamedTuple):
     most: int
 
 
+class Bucket(NamedTuple):
+    """A size of training clips."""
+
+    frames: int
+    width: int
+    height: int
+
+    @property
+    def label(self) -> str:
+        """Such as `37x848x480`."""
+        return f"{self.frames}x{self.width}x{self.height}"
+
+
 class Gpus(NamedTuple):
     """GPUs of one pod of each kind."""
 
@@ -68,6 +81,22 @@ def shards(section: PreprocessingSpec, stage: str) -> int:
         "videos": section.videos.shards,
     }
     return asked.get(stage, 1)
+
+
+def buckets(section: PreprocessingSpec) -> tuple[Bucket, ...]:
+    """The sizes of the training clips: the section's own one first."""
+    own = Bucket(section.frames, section.width, section.height)
+    return (own, *(Bucket(each.frames, each.width, each.height) for each in section.buckets))
+
+
+def buckets_of_clips(section: PreprocessingSpec) -> tuple[Bucket, ...]:
+    """The sizes of clips that move; there is at least one."""
+    return tuple(bucket for bucket in buckets(section) if bucket.frames > 1)
+
+
+def buckets_of_stills(section: PreprocessingSpec) -> tuple[Bucket, ...]:
+    """The sizes of still images; without one there are none."""
+    return tuple(bucket for bucket in buckets(section) if bucket.frames == 1)
 
 
 def segments(section: PreprocessingSpec) -> Segments:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mochi_api import identity, resolved
 from mochi_api.address_rules import Rule, cel_message, one_source, outside_dataset
 from mochi_api.base import DECIMAL, Pattern, cel_text
+from mochi_api.bucket_rules import bucket_rules
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.spec import FineTuneSpec
 
@@ -103,6 +104,12 @@ def _lora_only(spec: FineTuneSpec) -> str | None:
     if spec.mode == "lora" or spec.training.lora is None:
         return None
     return "spec.training.lora must be left out with mode full, which trains all weights"
+
+
+def _ema(spec: FineTuneSpec) -> str | None:
+    if spec.mode == "full" or spec.training.ema is None:
+        return None
+    return "spec.training.ema must be left out with mode lora, which trains no weights of the model"
 
 
 def _lora_gpus(spec: FineTuneSpec) -> str | None:
@@ -317,11 +324,18 @@ RULES: Sequence[Rule] = (
         ),
         broken=_segments,
     ),
+    *bucket_rules(guided=_guided, guided_cel=_GUIDED, lora_frames=LORA_FRAMES, pixels=PIXELS_480P),
     Rule(
         path="spec.training.lora",
         cel="self.mode == 'lora' || !has(self.training.lora)",
         message="'spec.training.lora must be left out with mode full, which trains all weights'",
         broken=_lora_only,
+    ),
+    Rule(
+        path="spec.training.ema",
+        cel="self.mode == 'full' || !has(self.training.ema)",
+        message="'spec.training.ema must be left out with mode lora, which trains no weights of the model'",
+        broken=_ema,
     ),
     Rule(
         path="spec.workers.replicas",

@@ -160,6 +160,17 @@ class SegmentsSpec(ApiModel):
     """Parts taken of each clip at most; when not set 1 with `First`, else 4."""
 
 
+class BucketSpec(ApiModel):
+    """A size of training clips."""
+
+    frames: int = Field(ge=1, le=163)
+    """Frames of each clip, as `preprocessing.frames`; or 1 for still images."""
+    width: int = Field(ge=32, le=848, multiple_of=16)
+    """Width in pixels."""
+    height: int = Field(ge=32, le=848, multiple_of=16)
+    """Height in pixels."""
+
+
 class PreprocessingSpec(ApiModel):
     """How clips become training data: trim and crop, embed captions, embed videos."""
 
@@ -169,6 +180,8 @@ class PreprocessingSpec(ApiModel):
     """Width of the training video in pixels."""
     height: int = Field(default=480, ge=32, le=848, multiple_of=16)
     """Height of the training video in pixels."""
+    buckets: list[BucketSpec] = Field(default_factory=list, max_length=16, json_schema_extra=UNSTORED)
+    """Further sizes of training clips, besides `frames` x `width` x `height`. Each clip gets the size that loses least of it: of those that it can fill the nearest in shape, then the most frames, then the most pixels without enlarging. With one of 1 frame still images (PNG, JPEG, WebP), each with its caption in a `.txt` file beside it, are trained on too, and only they take such a size. Samples have `frames` x `width` x `height`."""
     fps: int = Field(default=30, ge=1, le=60)
     """Frames per second that clips are brought to."""
     duration_seconds: Annotated[DecimalString, Bounds(more_than=0, at_most=60)] | None = None
@@ -245,6 +258,15 @@ class ValidationSpec(ApiModel):
     """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip."""
 
 
+class EmaSpec(ApiModel):
+    """An exponential moving average of the weights."""
+
+    decay: Annotated[DecimalString, Bounds(at_least=0, less_than=1)] = Field(
+        default=Decimal("0.999"), json_schema_extra=UNSTORED
+    )
+    """Share of the average that is left by each step; after n steps at most (1 + n) / (10 + n), so that the first weights are soon forgotten."""
+
+
 class TrainingSpec(ApiModel):
     """The optimisation: AdamW with warm-up."""
 
@@ -268,6 +290,8 @@ class TrainingSpec(ApiModel):
     """Seed of every random draw."""
     lora: LoraSpec | None = None
     """The adapter; only with mode lora, where it defaults to rank 16 on query and value."""
+    ema: EmaSpec | None = None
+    """Keep a moving average of the weights too, only with mode full: `dit.safetensors`, samples and the evaluations are of the average then, and the weights themselves are `dit-unaveraged.safetensors`. It takes 4 bytes a parameter, in equal parts on all GPUs, and as much of each checkpoint. When not set there is none."""
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     """When the state of training is saved."""
     validation: ValidationSpec = Field(default_factory=ValidationSpec, json_schema_extra=UNSTORED)

@@ -69,10 +69,8 @@ def test_what_another_version_adds_around_the_users_wishes_is_ignored() -> None:
 
 
 def test_a_wish_that_the_image_does_not_know_is_one_clear_refusal() -> None:
-    text = run_file().to_yaml().replace("training:\n", "training:\n  ema: '0.999'\n")
-    message = (
-        r"the image of this run does not know spec\.training\.ema: name an image in workers\.image that does"
-    )
+    text = run_file().to_yaml().replace("training:\n", "training:\n  distillation: '0.5'\n")
+    message = r"the image of this run does not know spec\.training\.distillation: name an image in workers\.image that does"
     with pytest.raises(runfile.RunFileError, match=message):
         runfile.parse(text, strict=False)
 

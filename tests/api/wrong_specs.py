@@ -33,6 +33,9 @@ _CLIPS = "the next run would take these results for clips"
 _ONE_GPU = "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide (limits: Memory allows more)"
 _BATCH = "spec.training.globalBatchSize must be a multiple of the 8 GPUs of training (workers.replicas x gpusPerPod ="
 
+_BUCKETS, _SIZE = "spec.preprocessing.buckets", "(frames x width x height)"
+_STILLS = {"frames": 1, "width": 848, "height": 480}
+
 RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
     (
         "frames 86 with lora",
@@ -98,8 +101,23 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         "spec.preprocessing.durationSeconds must be at least frames / fps = 85 / 30 s, got 2.5, which holds 75 frames; "
         "the nearest number of frames that fits is 73",
     ),
+    ("a bucket off the grid", {"preprocessing.buckets": [_STILLS, {"frames": 36, "width": 32, "height": 32}]},
+     f"{_BUCKETS}: frames must be 1, or 1 more than a multiple of 6, got 36x32x32 {_SIZE}"),
+    ("a bucket of 91 frames with lora", {"preprocessing.buckets": [{"frames": 91, "width": 32, "height": 48}]},
+     f"{_BUCKETS}: frames must be at most 85 with mode lora and limits Guide (limits: Memory allows what the GPUs hold), "
+     f"got 91x32x48 {_SIZE}"),
+    ("a bucket of too many pixels", {"preprocessing.buckets": [{"frames": 7, "width": 848, "height": 496}]},
+     f"{_BUCKETS}: width x height must be at most 407040 pixels (848x480), got 7x848x496 {_SIZE}"),
+    ("a bucket twice", {"preprocessing.buckets": [_STILLS, _STILLS]},
+     f"{_BUCKETS} must not repeat a size, nor that of frames, width and height beside it, got 1x848x480 {_SIZE}"),
+    ("the section's own size as a bucket", {"preprocessing.buckets": [_STILLS, {"frames": 37, "width": 848, "height": 480}]},
+     f"{_BUCKETS} must not repeat a size, nor that of frames, width and height beside it, got 37x848x480 {_SIZE}"),
+    ("a duration with buckets", {"preprocessing.buckets": [_STILLS], "preprocessing.durationSeconds": "2"},
+     "spec.preprocessing.durationSeconds must be left out with buckets, each of which keeps its own frames, got 2"),
     ("lora section with full", {"mode": "full", "training.lora": {"rank": 4}},
      "spec.training.lora must be left out with mode full, which trains all weights"),
+    ("an average of weights with lora", {"training.ema": {"decay": "0.99"}},
+     "spec.training.ema must be left out with mode lora, which trains no weights of the model"),
     ("two pods with lora", {"workers.replicas": 2}, f"{_ONE_GPU}, got 2 x 1"),
     ("two pods without GPUs with lora", {"workers": {"replicas": 2, "gpusPerPod": 0}}, f"{_ONE_GPU}, got 2 x 1"),
     ("two GPUs with lora", {"limits": "Guide", "workers.gpusPerPod": 2}, f"{_ONE_GPU}, got 1 x 2"),
@@ -160,6 +178,9 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
     ("other letters large", {"storage.outputURI": "s3://demo/Clips/"}),
     ("a dataset on a volume", {"dataset.source": {"pvc": {"claimName": "clips"}}}),
     ("stages of several pods", {"preprocessing.trim.shards": 64, "preprocessing.captions.shards": 1, "preprocessing.videos.shards": 2}),
+    ("sizes that share two numbers", {"preprocessing.buckets": [_STILLS, {"frames": 1, "width": 480, "height": 848},
+     {"frames": 37, "width": 480, "height": 480}]}),
+    ("no bucket, with a duration", {"preprocessing.buckets": [], "preprocessing.durationSeconds": "2"}),
     ("several parts of each clip", {"preprocessing.segments": {"select": "Cuts", "maxPerClip": 64}}),
     ("one part, said twice", {"preprocessing.segments": {"select": "First", "maxPerClip": 1}}),
     ("the usual number of parts", {"preprocessing.segments": {"select": "Even"}}),
@@ -185,6 +206,11 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
         "rank 0",
         {"training.lora": {"rank": 0}},
         ["spec.training.lora.rank", "0", "greater than or equal to 1"],
+    ),
+    (
+        "a bucket without frames",
+        {"preprocessing.buckets": [{"frames": 0, "width": 32, "height": 32}]},
+        ["spec.preprocessing.buckets[0].frames", "0", "1"],
     ),
     ("no shard", {"preprocessing.trim.shards": 0}, ["spec.preprocessing.trim.shards", "0", "1"]),
     ("65 shards", {"preprocessing.videos.shards": 65}, ["spec.preprocessing.videos.shards", "65", "64"]),

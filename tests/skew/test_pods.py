@@ -163,16 +163,16 @@ def test_the_trainer_refuses_a_field_of_a_newer_version_with_2_and_names_it(
     new: Checkout, tmp_path: Path
 ) -> None:
     run, log = tmp_path / "run.yaml", tmp_path / "termination-log"
-    run.write_text(json.dumps(_with_ema()), encoding="utf-8")
+    run.write_text(json.dumps(_with_a_newer_field()), encoding="utf-8")
     done = new.run("-m", "mochi_trainer", "trim", "--run", str(run), env={"MOCHI_TERMINATION_LOG": str(log)})
     assert done.returncode == 2, done.stderr
     outcome = Outcome.model_validate_json(log.read_text(encoding="utf-8").splitlines()[-1])
     assert outcome.reason is Reason.INVALID_INPUT
-    assert "training.ema" in outcome.message
+    assert "training.distillation" in outcome.message
     assert len(log.read_bytes()) <= TERMINATION_LOG_BYTES
 
 
-def _with_ema() -> dict[str, Any]:
+def _with_a_newer_field() -> dict[str, Any]:
     return {
         "schemaVersion": 1,
         "stage": "trim",
@@ -181,7 +181,7 @@ def _with_ema() -> dict[str, Any]:
         "model": {"preset": "nano"},
         "dataset": {"source": {"s3": {"uri": "s3://clips/dissolve/"}}},
         "preprocessing": {},
-        "training": {"ema": "0.999"},
+        "training": {"distillation": "0.5"},
         "sampling": {},
         "s3": {},
         "locations": {"dataset": "file:///clips", "cache": "file:///cache", "run": "file:///out"},

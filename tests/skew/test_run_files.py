@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mochi_api.runfile import PREPROCESSING, RunFileError, parse
-from tests.operator.world import lora
+from tests.operator.world import full, lora
 from tests.skew.pinned import Checkout
 from tests.skew.specs import SPECS
 from tests.skew.trees import default_values, known, places
@@ -19,6 +19,17 @@ PREVIEWED = {
 SHARDED = {
     stage: lora(preprocessing={"frames": 7, "width": 64, "height": 64, stage: {"shards": 2}})
     for stage in PREPROCESSING
+}
+WISHES = {
+    "training.ema": full(training={"steps": 20, "ema": {"decay": "0.99"}}),
+    "preprocessing.buckets": lora(
+        preprocessing={
+            "frames": 7,
+            "width": 64,
+            "height": 64,
+            "buckets": [{"frames": 1, "width": 64, "height": 64}],
+        }
+    ),
 }
 OLD_STEPS = ("trim", "captions", "videos", "train", "sample")
 BY_MODE = {"TrainingSpec.learningRate": None}
@@ -115,13 +126,13 @@ def test_what_a_spec_leaves_out_is_filled_in_as_before(specs: tuple[dict[str, An
 
 def test_a_field_that_the_image_does_not_know_is_one_clear_refusal(of_new: dict[str, str]) -> None:
     document = yaml.safe_load(of_new["lora-nano/train"])
-    document["training"]["ema"] = "0.999"
+    document["training"]["distillation"] = "0.5"
     with pytest.raises(RunFileError) as refusal:
         parse(yaml.safe_dump(document), strict=False)
     said = str(refusal.value)
-    assert "spec.training.ema" in said
+    assert "spec.training.distillation" in said
     assert "workers.image" in said
-    assert said.count("ema") == 1
+    assert said.count("distillation") == 1
 
 
 def test_a_field_of_the_surroundings_that_the_image_does_not_know_is_ignored(of_new: dict[str, str]) -> None:
@@ -159,3 +170,20 @@ def test_an_image_that_makes_no_samples_during_the_training_refuses_them_in_ever
         said = meanings[f"previewed/{step}"]
         assert isinstance(said, str), said
         assert "sampling.everySteps" in said
+
+
+@pytest.fixture(scope="module")
+def wished(old: Checkout, new: Checkout) -> dict[str, Any]:
+    """What the pinned trainer makes of run files with what came after it."""
+    meanings: dict[str, Any] = old.ask("meanings", new.ask("run_files", WISHES))
+    return meanings
+
+
+@pytest.mark.parametrize("field", WISHES)
+def test_an_image_that_does_not_know_a_wish_refuses_it_in_every_step(
+    field: str, wished: dict[str, Any]
+) -> None:
+    for step in OLD_STEPS:
+        said = wished[f"{field}/{step}"]
+        assert isinstance(said, str), said
+        assert field in said

@@ -15,6 +15,7 @@ Purpose = Literal[
     "held-out",
     "noise",
     "order",
+    "order-of-sizes",
     "posterior",
     "sample",
     "sigma",

@@ -1,7 +1,7 @@
 """Memory of a GPU during a step, by what it is for, at the moment when it is largest.
 
 That moment is looked for at the start of every block's backward pass, when all that was kept up to it is still there,
-and at its end, when its gradients are. With mode full the weights, gradients and moments are in equal parts on all ranks
+and at its end, when its gradients are. With mode full the weights, their average, gradients and moments are in equal parts on all ranks
 (FSDP2), and the whole weights of two blocks and the gradients of a third are there besides.
 """
 
@@ -31,6 +31,8 @@ class Memory:
     """The base, and the adapters' masters in float32; or this rank's part of the float32 masters."""
     moments: int
     """Both of AdamW, float32."""
+    average: int
+    """The moving average of the trained weights, float32; nothing without one."""
     gradients: int
     """Those there at that moment, float32."""
     kept: int
@@ -48,6 +50,7 @@ class Memory:
         return (
             self.weights
             + self.moments
+            + self.average
             + self.gradients
             + self.kept
             + self.working
@@ -115,6 +118,7 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
     return Memory(
         weights=base + WIDE * _part(work, trained),
         moments=2 * WIDE * _part(work, trained),
+        average=WIDE * _part(work, trained) if work.averaged else 0,
         gradients=WIDE * _part(work, trained if work.share > 1 else _after(work, index)),
         kept=kept + activations.rotation(work),
         working=working,

@@ -20,7 +20,7 @@ class Storage:
     """Bytes; those of files with their headers may be some kB more."""
 
     checkpoint: int
-    """One checkpoint, all ranks together: weights that are trained, and both moments."""
+    """One checkpoint, all ranks together: weights that are trained, their average if there is one, and both moments."""
     checkpoints: int
     """All that are kept at a time: one is written before the oldest goes."""
     artifacts: int
@@ -35,10 +35,10 @@ class Storage:
 
 def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
     """What a training writes that keeps `keep_last` checkpoints, and with `merged` the base with its adapter too."""
-    checkpoint = 3 * WIDE * all_trained(work)
+    checkpoint = (3 + work.averaged) * WIDE * all_trained(work)
     whole = _weight_type(work) * work.network.parameters
     merging = whole if merged and not work.full else 0
-    artifacts = 2 * whole if work.full else _adapter_files(work) + merging
+    artifacts = (2 + work.averaged) * whole if work.full else _adapter_files(work) + merging
     export = whole + min(whole, SHARD_BYTES) if work.full else 2 * merging + _adapter_files(work)
     part = checkpoint // work.world if work.full else checkpoint
     return Storage(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mochi_api import resolved
 from mochi_api.prediction.sizes import NETWORKS, Network
 from mochi_api.runfile import RunFile
-from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, Preset, Target, TrainingSpec
+from mochi_api.spec import (
+    BucketSpec,
+    FineTuneSpec,
+    LoraSpec,
+    Mode,
+    PreprocessingSpec,
+    Preset,
+    Target,
+    TrainingSpec,
+)
 
 PIXELS_PER_LATENT = 8
 FRAMES_PER_LATENT = 6
@@ -31,6 +41,8 @@ class Work:
     """Whether the base's matrices in the blocks have one byte a number and a scale for each row."""
     swapped: int = 0
     """Blocks whose frozen matrices wait in host memory until they compute."""
+    averaged: bool = False
+    """Whether a moving average of the trained weights is kept."""
     world: int = 1
     """Ranks: GPUs of all training pods."""
     share: int = 1
@@ -66,19 +78,30 @@ class Work:
 
 
 def work_of(spec: FineTuneSpec) -> Work:
-    """The work that a spec asks for."""
-    return work(
+    """The work that a spec asks for, where its clips are largest: that decides the memory."""
+    return largest(works_of(spec))
+
+
+def works_of(spec: FineTuneSpec) -> tuple[Work, ...]:
+    """The work that a spec asks for, for each size of its clips."""
+    training, world = resolved.training(spec), resolved.processes(spec)
+    return works(
         mode=spec.mode,
         preset=spec.model.preset,
         clips=spec.preprocessing,
-        training=resolved.training(spec),
-        world=resolved.processes(spec),
+        training=training,
+        world=world,
     )
 
 
 def work_of_run(run: RunFile) -> Work:
-    """The work that a run file asks for."""
-    return work(
+    """The work that a run file asks for, where its clips are largest."""
+    return largest(works_of_run(run))
+
+
+def works_of_run(run: RunFile) -> tuple[Work, ...]:
+    """The work that a run file asks for, for each size of its clips."""
+    return works(
         mode=run.mode,
         preset=run.model.preset,
         clips=run.preprocessing,
@@ -87,7 +110,27 @@ def work_of_run(run: RunFile) -> Work:
     )
 
 
-def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int) -> Work:
+def largest(works: Sequence[Work]) -> Work:
+    """That with the most tokens; the first of several."""
+    return max(works, key=lambda work: work.visual_tokens)
+
+
+def works(
+    *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int
+) -> tuple[Work, ...]:
+    """As `work`, for each size of the clips, the section's own one first."""
+    sizes: tuple[PreprocessingSpec | BucketSpec, ...] = (clips, *clips.buckets)
+    return tuple(work(mode=mode, preset=preset, clips=size, training=training, world=world) for size in sizes)
+
+
+def work(
+    *,
+    mode: Mode,
+    preset: Preset,
+    clips: PreprocessingSpec | BucketSpec,
+    training: TrainingSpec,
+    world: int,
+) -> Work:
     """The work of `world` ranks that share each step's clips; the adapter's usual shape where none is named."""
     lora = training.lora or LoraSpec()
     return Work(
@@ -101,6 +144,7 @@ def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: Trai
         dropout=lora.dropout > 0,
         narrow=mode == "lora" and lora.base_weights != "BFloat16",
         swapped=lora.blocks_to_swap if mode == "lora" else 0,
+        averaged=mode == "full" and training.ema is not None,
         world=world,
         share=max(1, (training.global_batch_size or world) // world),
     )

@@ -144,3 +144,11 @@ def test_the_small_model_fits_everywhere() -> None:
     found = spec(preset="nano", **on("NVIDIA-L4", gpusPerPod=1))
     assert memory_problem(found) is None
     assert float(predicted_memory(found) or 9) < 1
+
+
+def test_the_largest_size_decides_whatever_its_place() -> None:
+    larger = {"frames": 85, "width": 848, "height": 480}
+    small = {"frames": 7, "width": 320, "height": 192}
+    both = spec("lora", preprocessing={**small, "buckets": [{**small, "frames": 1}, larger]})
+    assert predicted_memory(both) == predicted_memory(spec("lora", preprocessing=larger))
+    assert work_of(both).frames == 85

@@ -50,6 +50,11 @@ def test_what_mode_full_holds_of_each_parameter_is_sixteen_bytes_over_all_ranks(
     assert found.weights + found.moments + found.gradients == 16 * -(-10_027_677_744 // 8)
 
 
+def test_an_average_is_four_bytes_of_each_parameter_over_all_ranks() -> None:
+    without, found = (memory(replace(FULL, averaged=averaged), KEPT) for averaged in (False, True))
+    assert found.average == found.peak - without.peak == 4 * -(-10_027_677_744 // 8)
+
+
 def test_mode_lora_holds_the_base_in_bfloat16_and_twelve_bytes_of_each_adapter() -> None:
     found, adapters = memory(LORA, KEPT), all_trained(LORA)
     assert adapters == 48 * 2 * 16 * (3072 + 3072)

@@ -94,6 +94,13 @@ def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
     )
 
 
+def test_an_average_is_a_fourth_number_and_one_more_file() -> None:
+    found = storage(replace(FULL, averaged=True), keep_last=3, merged=False)
+    assert (found.checkpoint, found.copy) == (16 * PARAMETERS, 16 * PARAMETERS // 8)
+    assert found.artifacts == 6 * PARAMETERS
+    assert found.disk == storage(FULL, keep_last=3, merged=False).disk
+
+
 def test_a_lora_writes_its_matrices_for_diffusers_and_fused_for_comfyui() -> None:
     adapters = 48 * 2 * 16 * 6144
     fused = 48 * 32 * (3072 + 9216)

@@ -13,6 +13,7 @@ import yaml
 from mochi_api.prediction.fitting import needed
 from mochi_api.prediction.gpus import GPUS
 from mochi_api.prediction.policies import LEAST, Policy
+from mochi_api.prediction.seconds import step_seconds
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.work import Work
 from mochi_trainer.__main__ import main
@@ -52,6 +53,27 @@ def test_the_json_holds_what_the_formulas_say() -> None:
     assert product["neededBytes"] == needed(work, Policy(left_alone=product["blocksLeftAlone"]))
     assert product["neededBytes"] <= product["availableBytes"] == GPUS[H100].available
     assert (product["named"], product["fits"]) == (True, True)
+
+
+def test_of_several_sizes_the_largest_decides_the_memory_and_their_mean_the_time(tmp_path: Path) -> None:
+    def planned(**preprocessing: object) -> dict:
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({**RUN, "preprocessing": preprocessing}))
+        return answer(tmp_path / "run.yaml", gpu="NVIDIA-H200")
+
+    stills, long = {"frames": 1, "width": 848, "height": 480}, {"frames": 163, "width": 848, "height": 480}
+    all_sizes = planned(frames=85, buckets=[stills, long])
+    alone = planned(frames=163)
+    assert all_sizes["sizes"] == ["85x848x480", "1x848x480", "163x848x480"]
+    assert "sizes" not in alone
+    assert all_sizes["memoryBytes"] == alone["memoryBytes"]
+    left = all_sizes["products"][0]["blocksLeftAlone"]
+    assert left == alone["products"][0]["blocksLeftAlone"]
+    works = [
+        Work(mode="full", network=NETWORKS["mochi-1"], frames=n, width=848, height=480, world=8)
+        for n in (85, 1, 163)
+    ]
+    times = [step_seconds(work, Policy(left_alone=left), GPUS["NVIDIA-H200"]) for work in works]
+    assert all_sizes["products"][0]["secondsPerStep"] == pytest.approx(sum(times) / 3, abs=0.001)
 
 
 def test_a_run_file_gets_the_answer_of_the_object_it_was_made_from(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_trainer.data import batch_indices
+from mochi_trainer.data import batch_indices, sized_indices
 
 
 @given(length=st.integers(1, 40), seed=st.integers(0, 2**31 - 1), batch=st.integers(1, 8))
@@ -43,3 +43,47 @@ def test_what_cannot_be_shared_is_refused() -> None:
         batch_indices(5, seed=1, step=0, batch=3, world=2)
     with pytest.raises(ValueError, match="at least 1 clip, got 0"):
         batch_indices(0, seed=1, step=0, batch=1)
+
+
+def steps_of(sizes: list[str], *, seed: int, batch: int, count: int) -> list[tuple[int, ...]]:
+    return [sized_indices(sizes, seed=seed, step=step, batch=batch) for step in range(count)]
+
+
+@given(
+    sizes=st.lists(st.sampled_from("abc"), min_size=1, max_size=40),
+    seed=st.integers(0, 2**31 - 1),
+    batch=st.integers(1, 8),
+)
+def test_an_epoch_of_several_sizes_takes_each_clip_once(sizes: list[str], seed: int, batch: int) -> None:
+    length = len(sizes)
+    taken = sum(steps_of(sizes, seed=seed, batch=batch, count=length), ())
+    for epoch in range(batch):
+        assert sorted(taken[epoch * length : (epoch + 1) * length]) == list(range(length))
+
+
+@given(
+    sizes=st.lists(st.sampled_from("abc"), min_size=1, max_size=60),
+    seed=st.integers(0, 2**31 - 1),
+    batch=st.integers(1, 8),
+)
+def test_few_steps_of_an_epoch_mix_sizes(sizes: list[str], seed: int, batch: int) -> None:
+    """Those of which no size has enough left, and the two that an epoch shares with its neighbours."""
+    length, epochs = len(sizes), 5
+    steps = steps_of(sizes, seed=seed, batch=batch, count=epochs * length // batch)
+    mixed = sum(len({sizes[clip] for clip in step}) > 1 for step in steps)
+    assert mixed <= epochs * (len(set(sizes)) + 2)
+
+
+def test_all_steps_are_of_one_size_where_that_goes() -> None:
+    sizes = [*"a" * 8, *"b" * 4, *"c" * 16]
+    steps = steps_of(sizes, seed=3, batch=4, count=21)
+    kinds = [{sizes[clip] for clip in step} for step in steps]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert len({tuple(map(tuple, kinds[at : at + 7])) for at in (0, 7, 14)}) == 3
+    assert sorted(min(kind) for kind in kinds[:7]) == [*"aabcccc"]
+
+
+def test_clips_of_one_size_are_taken_as_ever() -> None:
+    for step in range(9):
+        alike = sized_indices(["a"] * 7, seed=5, step=step, batch=3)
+        assert alike == batch_indices(7, seed=5, step=step, batch=3)

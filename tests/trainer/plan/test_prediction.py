@@ -46,6 +46,7 @@ ATTENTION = ("query", "key", "value", "output")
         pytest.param(replace(LORA, swapped=3, narrow=True), 1, id="lora with narrow blocks that wait"),
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
+        pytest.param(replace(FULL, averaged=True), 0, id="full, averaged"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
     ],
 )
@@ -63,6 +64,7 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         clips=work.share,
         base=torch.int8 if work.narrow else None,
         swapped=work.swapped,
+        averaged=work.averaged,
     )
     policy = Policy(left_alone=left_alone)
     assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03

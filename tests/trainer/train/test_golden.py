@@ -82,6 +82,7 @@ def losses(root: Path, mode: str, count: int, group: Group) -> tuple[list[float]
         training = Training(
             model=composed.model,
             optimizer=composed.optimizer,
+            average=composed.average,
             dataset=dataset,
             clips=range(len(dataset)),
             empty=dataset.empty_text(),

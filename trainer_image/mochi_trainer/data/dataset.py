@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from mochi_api import layout
+from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
 from mochi_trainer.data.embeddings import Sample, TextFeatures, latents_in, text_in
 from mochi_trainer.data.fetching import Fetching
@@ -44,6 +45,9 @@ class Dataset:
         """Names, in order; an index means this order."""
         self.captions = tuple(texts[clip] for clip in self.clips)
         """Captions, in the same order."""
+        sizes: dict[str, list[int]] = videos.details.get("sizes", {})
+        self.sizes = tuple(Bucket(*sizes[clip]) for clip in self.clips) if sizes else ()
+        """Frames, width and height of each clip, in the same order; empty where all have one size."""
         self._files = Fetching(self._read, [self._size(clip) for clip in self.clips], room=room)
 
     @classmethod

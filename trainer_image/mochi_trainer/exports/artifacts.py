@@ -80,20 +80,40 @@ def store_weights(
     Every rank calls this, rank 0 writes and returns. The disk holds the first file and, one at a time, those of the
     folder, which are made from it: the ranks gather the weights once.
     """
+    details = metadata(run, steps)
+    if run.training.ema is not None:
+        details["ema"] = f"{run.training.ema.decay:f}"
+    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
+        path = Path(folder) / Path(layout.WEIGHTS).name
+        if not _written(path, model, group, dtype, details):
+            return []
+        return [_stored(store, path, layout.WEIGHTS), *_for_diffusers(store, path, model, details)]
+
+
+def store_unaveraged(
+    store: Store, run: RunFile, model: DiT, group: Group, dtype: torch.dtype, *, steps: int
+) -> list[Artifact]:
+    """Write the weights of the last step, where `store_weights` has written their average. Every rank calls this."""
+    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
+        path = Path(folder) / Path(layout.UNAVERAGED).name
+        if not _written(path, model, group, dtype, metadata(run, steps)):
+            return []
+        return [_stored(store, path, layout.UNAVERAGED)]
+
+
+def _written(path: Path, model: DiT, group: Group, dtype: torch.dtype, details: Mapping[str, str]) -> bool:
+    """Whether this rank, the first, has written all weights to `path`; the others give their parts."""
     parameters = dict(model.named_parameters())
     if not group.first:
         for _ in gathered(parameters):
             pass
-        return []
+        return False
     plan = {
         name: Planned(tuple(tensor.shape), torch.float32 if name == REPLICATED else dtype)
         for name, tensor in parameters.items()
     }
-    details = metadata(run, steps)
-    with tempfile.TemporaryDirectory(prefix="mochi-export-") as folder:
-        path = Path(folder) / Path(layout.WEIGHTS).name
-        write(path, plan, gathered(parameters), details)
-        return [_stored(store, path, layout.WEIGHTS), *_for_diffusers(store, path, model, details)]
+    write(path, plan, gathered(parameters), details)
+    return True
 
 
 def _for_diffusers(store: Store, path: Path, model: DiT, details: Mapping[str, str]) -> Iterator[Artifact]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_api import layout
+from mochi_api.resolved import buckets
 from mochi_api.runfile import RunFile
-from mochi_api.spec import LoraSpec, Source
+from mochi_api.spec import EmaSpec, LoraSpec, Source
 from mochi_trainer.exports import uses
 from mochi_trainer.exports.card import Artifact, Card, Use, render
 
@@ -76,6 +77,8 @@ def _uses(run: RunFile, names: set[str]) -> list[Use]:
             found.append(Use(tool="Merged weights", text=text))
         return found
     found = uses.of_weights(sampling, weights)
+    if run.training.ema is not None:
+        found.append(_averaged(weights, Path(layout.UNAVERAGED).name, run.training.ema))
     if any(name.startswith(f"{folder}/") for name in names):
         return [uses.of_diffusers_folder(sampling, folder), *found]
     return [
@@ -85,6 +88,14 @@ def _uses(run: RunFile, names: set[str]) -> list[Use]:
             text=f"There is no folder for Diffusers: it cannot hold the sizes of {run.model.preset}.",
         ),
     ]
+
+
+def _averaged(weights: str, unaveraged: str, spec: EmaSpec) -> Use:
+    return Use(
+        tool="Averaged weights",
+        text=f"`{weights}` is a moving average of the weights of all steps, with decay {spec.decay:f}; the losses of the fixed "
+        f"batch are its own. `{unaveraged}` has the weights of the last step themselves, and is used in the same way.",
+    )
 
 
 def _base(run: RunFile, facts: Facts) -> dict[str, object]:
@@ -117,6 +128,7 @@ def _settings(run: RunFile) -> dict[str, object]:
     return {
         "mode": run.mode,
         **_flat("preprocessing", {name: getattr(clip, name) for name in ("frames", "width", "height", "fps")}),
+        **({"preprocessing.buckets": [size.label for size in buckets(clip)[1:]]} if clip.buckets else {}),
         **_flat("training", run.training.to_wire()),
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from mochi_trainer.exports.artifacts import (
     store_best,
     store_card,
     store_merged,
+    store_unaveraged,
     store_weights,
 )
 from mochi_trainer.exports.card import Artifact
@@ -80,7 +81,10 @@ def stored(store: Store, run: RunFile, session: Session, params: LoraParams) -> 
     """
     model, group, steps = session.training.model, session.training.group, run.training.steps
     if run.mode == "full":
-        files = store_weights(store, run, model, group, _export_type(run), steps=steps)
+        with session.training.averaged():
+            files = store_weights(store, run, model, group, _export_type(run), steps=steps)
+        if session.training.average is not None:
+            files += store_unaveraged(store, run, model, group, _export_type(run), steps=steps)
     elif not group.first:  # every rank has all of the adapter
         files = []
     else:

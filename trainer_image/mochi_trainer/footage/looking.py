@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_api.clips import ClipWarning
+from mochi_api.resolved import Bucket
 from mochi_trainer.footage.likeness import Frames
 from mochi_trainer.footage.quality import Look
 from mochi_trainer.footage.signatures import Signature, recognised_by, signature_of, small
-from mochi_trainer.video import Cut, Limits, cut_clip, pictures_of
+from mochi_trainer.video import Cut, Limits, cut_clip, pictures_of, strip, write_lossless
+from mochi_trainer.video.buckets import bucket_for
+from mochi_trainer.video.reading import upscaled
+from mochi_trainer.video.stills import read_still
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +43,29 @@ def cut_and_look(
         enlargement=done.enlargement,
         warnings={**done.warnings, **warnings},
         signature=signature_of(seen.small, done.frames),
+    )
+
+
+def still_and_look(
+    path: Path, cuts: Sequence[Cut], limits: Limits, movie: Path, stills: Path, width: int
+) -> tuple[Bucket, Looked]:
+    """A still image as a clip of one picture, of the size among `cuts` that loses least of it; raises as `cut_and_look`."""
+    still = read_still(path, limits)
+    bucket = bucket_for(still.width, still.height, 1, [Bucket(1, cut.width, cut.height) for cut in cuts])
+    cut = next(cut for cut in cuts if (cut.width, cut.height) == (bucket.width, bucket.height))
+    picture, enlargement = still.cut(cut)
+    write_lossless([picture], movie, fps=round(cut.fps), height=cut.height, width=cut.width)
+    stills.write_bytes(strip(picture[None], 1, width=width))
+    seen = _Seen(1)
+    seen.at(0, picture)
+    warnings = {warned.kind: warned.message for warned in seen.look.warnings()}
+    if enlargement > 1:
+        warnings[ClipWarning.UPSCALED] = upscaled(cut, enlargement)
+    return bucket, Looked(
+        frames=1,
+        enlargement=enlargement,
+        warnings=warnings,
+        signature=signature_of(seen.small, 1),
     )
 
 

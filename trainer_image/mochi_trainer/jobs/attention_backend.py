@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from mochi_api.resolved import Bucket, buckets
 from mochi_api.runfile import RunFile
 from mochi_trainer.jobs.sampling import Settings
 from mochi_trainer.model.attention_choice import VARIABLE, Shape, choose
@@ -20,16 +21,14 @@ _TILE = 128
 
 
 def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype, group: Group) -> Backend:
-    """Checked forward and backward: with the longest caption, without one, and with half a tile left over.
+    """Checked forward and backward, in each size of the clips: with the longest caption, without one, and with half a tile left over.
 
     The same on all ranks, which call together: the first that every one of them can use, in the order of rank 0. Raises
     InvalidInputError when MOCHI_ATTENTION names no backend, DeviceUnavailableError when a GPU has none.
     """
-    size = run.preprocessing
     params = preset_named(run.model.preset).dit
-    visual, text = _tokens(params, size.frames, size.height, size.width)
-    half_tile = visual + (_TILE // 2 - visual) % _TILE
-    lengths = sorted({visual, half_tile, visual + text})
+    sizes = buckets(run.preprocessing)
+    lengths = sorted({each for size in sizes for each in _lengths(params, size)})
     return choose(
         [_shape(params, length) for length in lengths],
         device,
@@ -51,6 +50,11 @@ def sampling_backend(settings: Settings, dtype: torch.dtype) -> Backend:
     if settings.device.type == "cuda":
         shapes.append(_shape(params, longest, batch=2, masked=True))
     return choose(shapes, settings.device, dtype, gradients=False)
+
+
+def _lengths(params: DiTParams, size: Bucket) -> tuple[int, int, int]:
+    visual, text = _tokens(params, size.frames, size.height, size.width)
+    return visual, visual + (_TILE // 2 - visual) % _TILE, visual + text
 
 
 def _tokens(params: DiTParams, frames: int, height: int, width: int) -> tuple[int, int]:

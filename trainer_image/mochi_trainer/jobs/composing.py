@@ -45,6 +45,8 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
 
     Raises InvalidInputError, MissingObjectError, DeviceUnavailableError, and what the store raises.
     """
+    if run.mode == "lora" and run.training.ema is not None:
+        raise InvalidInputError("training.ema must be left out with mode lora")
     origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
     adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
     choices = choices_of(run, origin.params.depth, group, device)
@@ -72,7 +74,7 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         left_alone=blocks_left_alone(run, depth, group, device, os.environ),
         base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
         swapped=swapped(run),
-        compiler=os.environ.get(compilation.VARIABLE) or None,
+        compiler=_compiler(run, os.environ),
     )
     if choices.base is not None:
         log.info("the base's weights are kept in %s", choices.base)
@@ -99,6 +101,17 @@ def swapped(run: RunFile) -> int:
     if need:
         log.info("%d blocks wait in host memory, %s GiB", work.swapped, gibibytes(need))
     return work.swapped
+
+
+def _compiler(run: RunFile, environ: Mapping[str, str]) -> str | None:
+    """The one that the environment names; none for clips of several sizes, each of which it would compile anew."""
+    name = environ.get(compilation.VARIABLE) or None
+    if name is None or not run.preprocessing.buckets:
+        return name
+    log.warning(
+        "%s=%s is not used: preprocessing.buckets has clips of several sizes", compilation.VARIABLE, name
+    )
+    return None
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import logging
 import tempfile
 from pathlib import Path
 
+from mochi_api import resolved
 from mochi_api.clips import ClipReason
+from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import ClipError, MissingObjectError
 from mochi_trainer.graph import Units
 from mochi_trainer.jobs.cutting import Cutter, family, unit_of
@@ -19,6 +22,11 @@ from mochi_trainer.video import Readers, read_frames
 from mochi_trainer.video.reading import Frames
 
 log = logging.getLogger(__name__)
+
+
+def training_size(clip: TrimmedClip, spec: PreprocessingSpec) -> Bucket:
+    """The size that a clip is trained in."""
+    return clip.size if spec.buckets else resolved.buckets(spec)[0]
 
 
 class Copies:
@@ -42,7 +50,7 @@ class Copies:
             self._cut_again(clip)
             self._got_again(name, clip, local)
         try:
-            return read_frames(local)[: self._run.preprocessing.frames]
+            return read_frames(local)[: training_size(clip, self._run.preprocessing).frames]
         finally:
             local.unlink()
 

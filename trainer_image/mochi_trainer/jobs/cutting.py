@@ -15,17 +15,21 @@ import av
 
 from mochi_api import resolved
 from mochi_api.clips import MAY_PASS, ClipReason
+from mochi_api.resolved import Bucket
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectError
-from mochi_trainer.footage.looking import Looked, cut_and_look
+from mochi_trainer.footage.looking import Looked, cut_and_look, still_and_look
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
-from mochi_trainer.jobs.pieces import STRIP, VIDEO, info_of, label_of, pieces, suffix
+from mochi_trainer.jobs.caption_files import suffix
+from mochi_trainer.jobs.pieces import STRIP, VIDEO, info_of, label_of, pieces
+from mochi_trainer.jobs.pieces import suffix as file_suffix
 from mochi_trainer.jobs.placing import starts
-from mochi_trainer.jobs.source_clips import SourceClip
+from mochi_trainer.jobs.source_clips import STILLS, SourceClip
 from mochi_trainer.jobs.units import MAKER
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Store
 from mochi_trainer.video import Cut, Limits, Readers
+from mochi_trainer.video.buckets import bucket_of_clip
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,12 @@ def kept_frames(spec: PreprocessingSpec) -> int:
     return max(spec.frames, int(float(spec.duration_seconds) * spec.fps + 1e-6))
 
 
+def kept_bytes(spec: PreprocessingSpec, size: Bucket) -> int:
+    """Those of the copy of a clip in `size`, without compression."""
+    frames = size.frames if spec.buckets else kept_frames(spec)
+    return frames * size.width * size.height * 3
+
+
 def family(spec: PreprocessingSpec) -> str:
     """The family of all clips that are cut alike: parameters, this code, and the decoder."""
     return unit_key("trim", VERSION, decoder=_decoder(), **_parameters(spec))
@@ -64,15 +74,15 @@ def failure_of(unit: Unit) -> ClipError | None:
     return None if failure is None else ClipError(failure["message"], ClipReason(failure["reason"]))
 
 
-def cut_of(spec: PreprocessingSpec) -> Cut:
-    """What is cut from each clip."""
-    kept = kept_frames(spec)
+def cut_of(spec: PreprocessingSpec, size: Bucket) -> Cut:
+    """What is cut from a clip in `size`."""
+    kept = size.frames if spec.buckets else kept_frames(spec)
     return Cut(
         frames=kept,
         least=kept if _exact(spec) else SHORTEST,
         fps=spec.fps,
-        width=spec.width,
-        height=spec.height,
+        width=size.width,
+        height=size.height,
         start_seconds=float(spec.start_seconds),
         crop_x=float(spec.crop_x),
         crop_y=float(spec.crop_y),
@@ -123,13 +133,16 @@ class Cutter:
             local.unlink()
 
     def _pieces(self, key: str, local: Path, folder: Path) -> Made:
-        cut, segments = cut_of(self._spec), resolved.segments(self._spec)
+        if suffix(local.name) in STILLS:
+            return self._still(key, local, folder)
+        size = self._size(local)
+        cut, segments = cut_of(self._spec, size), resolved.segments(self._spec)
         numbered = segments.select != "First"
         begins = starts(local, cut, segments, self._readers, LIMITS)
         files: dict[str, Path] = {}
         looked: list[Looked] = []
         for number, start in enumerate(begins):
-            movie, strip = (suffix(number if numbered else None, part) for part in (VIDEO, STRIP))
+            movie, strip = (file_suffix(number if numbered else None, part) for part in (VIDEO, STRIP))
             files |= {movie: folder / f"trimmed{movie}", strip: folder / f"trimmed{strip}"}
             part = replace(cut, start_seconds=start)
             looked.append(
@@ -145,9 +158,31 @@ class Cutter:
                 )
             )
             PROCESS.moved()
-        return Made(
-            key=key, files=files, info={MAKER: self._maker, **info_of(begins, looked, numbered=numbered)}
+        chosen = size if self._spec.buckets else None
+        info = info_of(begins, looked, numbered=numbered, bucket=chosen)
+        return Made(key=key, files=files, info={MAKER: self._maker, **info})
+
+    def _size(self, local: Path) -> Bucket:
+        """The one that loses least of the clip."""
+        first, *others = sizes = resolved.buckets_of_clips(self._spec)
+        if not others:
+            return first
+        spec = self._spec
+        return self._readers.run(bucket_of_clip, local, spec.fps, float(spec.start_seconds), sizes, LIMITS)
+
+    def _still(self, key: str, local: Path, folder: Path) -> Made:
+        files = {part: folder / f"trimmed{part}" for part in (VIDEO, STRIP)}
+        size, looked = self._readers.run(
+            still_and_look,
+            local,
+            [cut_of(self._spec, size) for size in resolved.buckets_of_stills(self._spec)],
+            LIMITS,
+            files[VIDEO],
+            files[STRIP],
+            THUMBNAILS_WIDTH,
         )
+        info = info_of([0.0], [looked], numbered=False, bucket=size)
+        return Made(key=key, files=files, info={MAKER: self._maker, **info})
 
     def _failed(self, key: str, clip: SourceClip, error: ClipError) -> Made:
         log.warning("%s: %s", clip.source.key, error)
@@ -165,6 +200,7 @@ def _parameters(spec: PreprocessingSpec) -> dict[str, Any]:
     segments = resolved.segments(spec)
     return {
         **({} if segments.select == "First" else {"segments": list(segments)}),
+        **({"buckets": [list(size) for size in resolved.buckets(spec)]} if spec.buckets else {}),
         "kept": kept_frames(spec),
         "exact": _exact(spec),
         "size": [spec.width, spec.height],

@@ -13,6 +13,7 @@ HIDDEN = "hidden"
 SYSTEM = "in a folder of the system"
 CACHE = "in another tool's cache"
 RESULT = "a result of a run"
+PICTURE = "still images beside a video of the same name"
 CONVERTED = "beside the same clip as MP4 or MOV"
 
 _FOLDERS: Mapping[str, str] = {

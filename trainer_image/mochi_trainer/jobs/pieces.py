@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mochi_api.resolved import Bucket, buckets
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.footage.looking import Looked
 from mochi_trainer.footage.signatures import as_text
@@ -30,6 +31,9 @@ class Piece:
     signature: str
     """What it is recognised by, as text."""
 
+    size: Bucket
+    """The one that it was cut to; it may have more frames."""
+
     def file(self, part: str) -> str:
         """Under which suffix its `VIDEO` or `STRIP` lies in the unit."""
         return suffix(self.segment, part)
@@ -53,8 +57,11 @@ def label_of(source: str, segment: Segment) -> str:
     return source if segment is None else f"{source}#{segment:02d}"
 
 
-def info_of(starts: Sequence[float], looked: Sequence[Looked], *, numbered: bool) -> dict[str, Any]:
-    """What a unit says of its pieces."""
+def info_of(
+    starts: Sequence[float], looked: Sequence[Looked], *, numbered: bool, bucket: Bucket | None = None
+) -> dict[str, Any]:
+    """What a unit says of its pieces; `bucket` is the one that was chosen where there were several."""
+    chosen = {} if bucket is None else {"bucket": list(bucket)}
     lines = [
         {
             "frames": one.frames,
@@ -65,19 +72,23 @@ def info_of(starts: Sequence[float], looked: Sequence[Looked], *, numbered: bool
         for one in looked
     ]
     if not numbered:
-        return lines[0]
-    return {"segments": [{"start": start, **line} for start, line in zip(starts, lines, strict=True)]}
+        return lines[0] | chosen
+    return chosen | {
+        "segments": [{"start": start, **line} for start, line in zip(starts, lines, strict=True)]
+    }
 
 
 def pieces(info: Mapping[str, Any], spec: PreprocessingSpec) -> list[Piece]:
     """The pieces of a unit that is no failure, by its info."""
-    lines = info.get("segments")
+    lines, chosen = info.get("segments"), info.get("bucket")
+    size = buckets(spec)[0] if chosen is None else Bucket(*chosen)
     if lines is None:
-        return [_piece(None, float(spec.start_seconds), info)]
-    return [_piece(number, line["start"], line) for number, line in enumerate(lines)]
+        start = float(spec.start_seconds) if size.frames > 1 else 0.0
+        return [_piece(None, start, info, size)]
+    return [_piece(number, line["start"], line, size) for number, line in enumerate(lines)]
 
 
-def _piece(segment: Segment, start: float, line: Mapping[str, Any]) -> Piece:
+def _piece(segment: Segment, start: float, line: Mapping[str, Any], size: Bucket) -> Piece:
     return Piece(
         segment=segment,
         start=start,
@@ -85,4 +96,5 @@ def _piece(segment: Segment, start: float, line: Mapping[str, Any]) -> Piece:
         enlargement=line["enlargement"],
         warnings=dict(line["warnings"]),
         signature=line["signature"],
+        size=size,
     )

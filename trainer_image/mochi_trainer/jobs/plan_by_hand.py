@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -20,7 +21,7 @@ from mochi_api.prediction.memory import all_trained, memory
 from mochi_api.prediction.policies import LEAST
 from mochi_api.prediction.seconds import step_seconds, traffic, training_seconds
 from mochi_api.prediction.storage import storage
-from mochi_api.prediction.work import Work, work_of, work_of_run
+from mochi_api.prediction.work import Work, largest, works_of, works_of_run
 from mochi_api.rules import violations
 from mochi_api.spec import FineTuneSpec, TrainingSpec
 from mochi_trainer.errors import InvalidInputError
@@ -28,6 +29,7 @@ from mochi_trainer.errors import InvalidInputError
 MEMORY = {
     "weights": "weights",
     "moments": "moments of AdamW",
+    "average": "moving average of the weights",
     "gradients": "gradients",
     "kept": "activations kept for the backward pass",
     "working": "the block at hand",
@@ -49,10 +51,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    work: Work
+    works: Sequence[Work]
+    """For each size of the clips."""
     training: TrainingSpec
     products: Sequence[str]
     """Those that the file names."""
+
+    @property
+    def work(self) -> Work:
+        """Where the clips are largest."""
+        return largest(self.works)
 
 
 def plan(request: Request) -> str:
@@ -73,14 +81,14 @@ def _asked(path: Path) -> _Asked:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("kind") != identity.KIND:
         run = runfile.parse(text)
-        return _Asked(work_of_run(run), run.training, ())
+        return _Asked(works_of_run(run), run.training, ())
     try:
         spec = FineTuneSpec.model_validate(raw.get("spec") or {}, extra="forbid")
     except ValidationError as error:
         raise InvalidInputError(f"{path}: {runfile.explain(error)}") from error
     if broken := violations(spec):
         raise InvalidInputError(f"{path}: {'; '.join(broken)}")
-    return _Asked(work_of(spec), resolved.training(spec), spec.workers.gpu_products)
+    return _Asked(works_of(spec), resolved.training(spec), spec.workers.gpu_products)
 
 
 def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
@@ -90,6 +98,7 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "mode": work.mode,
         "gpus": work.world,
         "clipsPerGpu": work.share,
+        **_sizes(asked),
         "tokens": {"visual": work.visual_tokens, "text": work.text_tokens},
         "parameters": {"all": work.network.parameters, "trained": all_trained(work)},
         "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, LEAST).total},
@@ -98,6 +107,13 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "trafficBytesPerStep": traffic(work),
         "products": [_on(asked, gpu) for gpu in gpus],
     }
+
+
+def _sizes(asked: _Asked) -> dict[str, Any]:
+    """The sizes of the clips, where there are several."""
+    if len(asked.works) == 1:
+        return {}
+    return {"sizes": [f"{work.frames}x{work.width}x{work.height}" for work in asked.works]}
 
 
 def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
@@ -111,16 +127,20 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
     policy = largest_policy(work, gpu.available)
     if policy is None:
         return found
-    step = step_seconds(work, policy, gpu)
+    step = fmean(step_seconds(each, policy, gpu) for each in asked.works)
+    least = fmean(flops.useful(each) for each in asked.works)
     every = training.checkpoint.every_steps
+    seconds = fmean(
+        training_seconds(each, policy, gpu, steps=training.steps, every_steps=every) for each in asked.works
+    )
     return found | {
         "fits": True,
         "blocksLeftAlone": policy.left_alone,
         "neededBytes": needed(work, policy),
         "flopsPerStep": flops.step(work, policy).total,
         "secondsPerStep": round(step, 3),
-        "seconds": round(training_seconds(work, policy, gpu, steps=training.steps, every_steps=every)),
-        "mfu": round(flops.useful(work) / step / gpu.teraflops / 1e12, 3),
+        "seconds": round(seconds),
+        "mfu": round(least / step / gpu.teraflops / 1e12, 3),
     }
 
 
@@ -132,6 +152,8 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
         f"mode {work.mode}: {work.frames} frames of {work.width}x{work.height}, {tokens['visual']} visual and "
         f"{tokens['text']} text tokens{adapters}"
     )
+    if sizes := found.get("sizes"):
+        yield f"the largest of {len(sizes)} sizes; seconds are the mean of {', '.join(sizes)}, each as often"
     yield (
         f"{training.steps} steps; in each {work.share} {_plural('clip', work.share)} on each of {work.world} "
         f"{_plural('GPU', work.world)}"
@@ -171,6 +193,8 @@ def _memory_lines(found: dict[str, int]) -> Iterator[str]:
     parts = {words: found[name] for name, words in MEMORY.items()}
     rest = found["needed"] - sum(parts.values())
     for words, count in {**parts, "lost between tensors, and NCCL's": rest}.items():
+        if words == MEMORY["average"] and not count:
+            continue
         yield f"  {words:<40}{gibibytes(count):>8} GiB"
 
 

@@ -45,6 +45,7 @@ def saving(
             group,
             parameters,
             training.optimizer,
+            training.average,
             _copy(training, Path(own)),
             Completion(
                 store,
@@ -63,7 +64,8 @@ def saving(
 
 def _copy(training: Training, folder: Path) -> Copy:
     group = training.group
-    need = most_bytes(trainable_parameters(training.model), first=group.first)
+    parameters, averaged = trainable_parameters(training.model), training.average is not None
+    need = most_bytes(parameters, first=group.first, averaged=averaged)
     found, problem = None, ""
     try:
         found = copy_for(need, host_memory.available(), folder)

@@ -15,7 +15,7 @@ from mochi_api.runfile import Locations, RunFile
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DatasetRejectedError
 from mochi_trainer.jobs.caption_files import Captions, stem, suffix
-from mochi_trainer.jobs.left_out import CONVERTED, LeftOut, shown, why_no_clip
+from mochi_trainer.jobs.left_out import CONVERTED, PICTURE, LeftOut, shown, why_no_clip
 from mochi_trainer.storage import ObjectInfo, Store, open_store
 from mochi_trainer.video.reading import convert_command
 
@@ -28,13 +28,14 @@ OTHER_VIDEO = frozenset(
         ".mxf", ".3gp", ".ogv", ".gif",
     }
 )  # fmt: skip
+STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CAPTION = ".txt"
 NAME_LENGTH = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceClip:
-    """One video file of the dataset."""
+    """One video file of the dataset, or one still image."""
 
     name: str
     """Unique, of letters, digits, dots, dashes and underscores, never starting with an underscore."""
@@ -57,10 +58,15 @@ class SourceClip:
 
 
 def source_clips(
-    objects: Iterable[ObjectInfo], *, most: int = 0, left_out: LeftOut | None = None
+    objects: Iterable[ObjectInfo],
+    *,
+    stills: bool = False,
+    most: int = 0,
+    left_out: LeftOut | None = None,
 ) -> list[SourceClip]:
     """The video files among `objects` in the order of their keys, the first `most` of them unless 0.
 
+    With `stills` still images count too, but for one beside a video of its name: that is a picture of it.
     Files in sub-folders count; hidden ones, the system's and what other tools made do not. Videos of another container
     are listed with their problem, unless the same clip lies beside them as MP4 or MOV: those are counted in `left_out`.
     Of clips that claim one caption the first has it.
@@ -68,8 +74,9 @@ def source_clips(
     own = [info for info in objects if why_no_clip(info.key) is None]
     captions = Captions([info for info in own if suffix(info.key) == CAPTION])
     converted = left_out if left_out is not None else LeftOut()
+    wanted = CLIPS | OTHER_VIDEO | (STILLS if stills else frozenset())
     videos = sorted(
-        _without_converted([info for info in own if suffix(info.key) in CLIPS | OTHER_VIDEO], converted),
+        _without_converted([info for info in own if suffix(info.key) in wanted], converted),
         key=lambda info: info.key.encode(),
     )
     owners = captions.owners([info.key for info in videos])
@@ -100,10 +107,16 @@ def _source_clip(info: ObjectInfo, name: str, captions: Captions, owners: Mappin
 
 
 def _without_converted(videos: Sequence[ObjectInfo], left_out: LeftOut) -> Iterator[ObjectInfo]:
-    """The videos but those whose conversion, as the message of such a file asks for it, lies beside them."""
+    """The videos but those whose conversion, as the message of such a file asks for it, lies beside them; and the stills."""
     readable = {stem(info.key) for info in videos if suffix(info.key) in CLIPS}
+    moving = {stem(info.key) for info in videos if suffix(info.key) not in STILLS}
     for info in videos:
-        if suffix(info.key) in CLIPS or stem(info.key) not in readable:
+        if suffix(info.key) in STILLS:
+            if stem(info.key) in moving:
+                left_out.add(PICTURE, info.key)
+            else:
+                yield info
+        elif suffix(info.key) in CLIPS or stem(info.key) not in readable:
             yield info
         else:
             left_out.add(CONVERTED, info.key)
@@ -189,6 +202,6 @@ def _plain_name(key: str) -> str:
 
 
 def _problem(key: str) -> str:
-    if suffix(key) in CLIPS:
+    if suffix(key) in CLIPS | STILLS:
         return ""
     return f"{suffix(key)} files are not read, only MP4, MOV and M4V; convert it: {convert_command(key)}"

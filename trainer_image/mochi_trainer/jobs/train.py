@@ -9,13 +9,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from statistics import fmean
 
 import torch
 
 from mochi_api.outcomes import TrainingResult
 from mochi_api.prediction.flops import useful
 from mochi_api.prediction.gpus import GPUS
-from mochi_api.prediction.work import work_of_run
+from mochi_api.prediction.work import work_of_run, works_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset, Split, split
@@ -83,7 +84,7 @@ def execute(run: RunFile) -> Finished:
             dataset = stack.enter_context(Dataset.open(run, compared=group.first))
             parts = split(dataset.clips, run.training.validation.clips)
             training = _training(run, dataset, parts, group, device)
-            _tell_ideal(run, gauges, device)
+            _tell_ideal(run, training, gauges)
             wandb = stack.enter_context(weights_and_biases.told(run, store)) if group.first else None
             series = Series(store, told=wandb)
             writer = stack.enter_context(saving(run, training, series, gauges))
@@ -122,6 +123,7 @@ def _training(run: RunFile, dataset: Dataset, parts: Split, group: Group, device
     return Training(
         model=composed.model,
         optimizer=composed.optimizer,
+        average=composed.average,
         dataset=dataset,
         clips=parts.training,
         empty=dataset.empty_text(),
@@ -142,10 +144,10 @@ def _session(
     gauges: Gauges,
     preemption: Preemption,
 ) -> Session:
-    group, names = training.group, training.dataset.clips
+    names = training.dataset.clips
     return Session(
         training=training,
-        checkpoints=Checkpoints(store, group, trainable_parameters(training.model), training.optimizer),
+        checkpoints=_checkpoints(store, training),
         saving=writer,
         fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
         held_out=_evaluation(training, held_out(parts.held_out, names)) if parts.held_out else None,
@@ -158,10 +160,16 @@ def _session(
     )
 
 
+def _checkpoints(store: Store, training: Training) -> Checkpoints:
+    parameters = trainable_parameters(training.model)
+    return Checkpoints(store, training.group, parameters, training.optimizer, training.average)
+
+
 def _grace(run: RunFile, training: Training) -> Grace:
     grace, group = Grace(seconds=run.world.grace_period_seconds), training.group
     if group.first:
-        grace.expect(most_bytes(trainable_parameters(training.model), first=True))
+        parameters, averaged = trainable_parameters(training.model), training.average is not None
+        grace.expect(most_bytes(parameters, first=True, averaged=averaged))
     return grace
 
 
@@ -171,11 +179,14 @@ def _evaluation(training: Training, cases: Sequence[Case]) -> Evaluation:
     )
 
 
-def _tell_ideal(run: RunFile, gauges: Gauges, device: torch.device) -> None:
-    """Let the metrics have an MFU, where the GPU is one whose speed is known."""
+def _tell_ideal(run: RunFile, training: Training, gauges: Gauges) -> None:
+    """Let the metrics have an MFU, where the GPU is one whose speed is known; of several sizes that of the mean clip."""
+    device, sizes = training.device, training.dataset.sizes
     name = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else ""
     if name in GPUS:
-        gauges.ideal(useful(work_of_run(run)) / (GPUS[name].teraflops * 1e12))
+        ours = {(work.frames, work.width, work.height): useful(work) for work in works_of_run(run)}
+        least = fmean(ours[sizes[clip]] for clip in training.clips) if sizes else useful(work_of_run(run))
+        gauges.ideal(least / (GPUS[name].teraflops * 1e12))
 
 
 def _earlier(run: RunFile) -> Earlier | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from mochi_trainer.cpus import available
 from mochi_trainer.errors import DiskFullError
 from mochi_trainer.graph import Unit, Units, complete
 from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
-from mochi_trainer.jobs.cutting import VERSION, Cutter, failure_of, family, kept_frames, unit_of
+from mochi_trainer.jobs.cutting import VERSION, Cutter, failure_of, family, kept_bytes, unit_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.near_duplicates import with_near_duplicates, words
@@ -60,7 +61,8 @@ def execute(run: RunFile) -> Finished:
     cache = open_store(run.locations.cache, run.s3)
     left_out = LeftOut()
     objects = list(dataset_objects(source, run, left_out))
-    clips = source_clips(objects, most=run.dataset.max_clips, left_out=left_out)
+    stills = bool(resolved.buckets_of_stills(run.preprocessing))
+    clips = source_clips(objects, stills=stills, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
         raise no_clips(source, objects, left_out)
     key = _key(clips, run.preprocessing)
@@ -75,7 +77,7 @@ def execute(run: RunFile) -> Finished:
         manifest, key, made = _trim(run, source, cache, key, usable, skipped)
     if manifest is None or not shard.first:
         return shard.done(made, len(clips), "clips")
-    finished = _finished(run, key, trimmed_of(manifest).for_frames(run.preprocessing.frames), made=made)
+    finished = _finished(run, key, trimmed_of(manifest).for_training(run.preprocessing), made=made)
     return left_out.told_by(finished)
 
 
@@ -158,7 +160,7 @@ def _listing(
             found.entries += [
                 replace(unit.files[piece.file(part)], name=f"{name}{part}") for part in (VIDEO, STRIP)
             ]
-            found.clips.append(_clip(clip, piece, captions[clip.name], spec))
+            found.clips.append(_clip(clip, piece, captions[clip.name]))
             found.signatures.append(piece.signature)
     return found
 
@@ -176,13 +178,13 @@ def _captions(source: Store, clips: Sequence[SourceClip]) -> tuple[dict[str, str
     return captions, failures
 
 
-def _clip(clip: SourceClip, piece: Piece, caption: str, spec: PreprocessingSpec) -> TrimmedClip:
+def _clip(clip: SourceClip, piece: Piece, caption: str) -> TrimmedClip:
     return TrimmedClip(
         name=name_of(clip.name, piece.segment),
         source=clip.source.key,
         frames=piece.frames,
-        width=spec.width,
-        height=spec.height,
+        width=piece.size.width,
+        height=piece.size.height,
         caption=caption,
         enlargement=piece.enlargement,
         warnings=piece.warnings,
@@ -194,7 +196,7 @@ def _clip(clip: SourceClip, piece: Piece, caption: str, spec: PreprocessingSpec)
 def _check_disk(folder: Path, clips: Sequence[SourceClip], spec: PreprocessingSpec, at_once: int) -> None:
     """The largest sources that are cut at once, their trimmed copies without compression, and a little more must fit."""
     largest = sorted(clips, key=lambda clip: clip.source.size)[-at_once:]
-    copy = resolved.segments(spec).most * kept_frames(spec) * spec.width * spec.height * 3
+    copy = resolved.segments(spec).most * max(kept_bytes(spec, size) for size in resolved.buckets(spec))
     need = sum(clip.source.size + copy for clip in largest) + SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -211,7 +213,7 @@ def _finished(run: RunFile, key: str, trimmed: Trimmed, *, made: int) -> Finishe
     left_out = f", {len(trimmed.skipped)} without caption left out" if trimmed.skipped else ""
     return Finished(
         result=stage_result(key, hit=not made, done=done, failures=trimmed.failures),
-        message=f"{_told(done, total, made)}{_segments(trimmed)}{left_out}{words(trimmed.clips)}",
+        message=f"{_told(done, total, made)}{_segments(trimmed)}{_sizes(run, trimmed)}{left_out}{words(trimmed.clips)}",
         failures=trimmed.failures,
         details={"skipped": [item.to_wire() for item in trimmed.skipped]},
     )
@@ -220,6 +222,15 @@ def _finished(run: RunFile, key: str, trimmed: Trimmed, *, made: int) -> Finishe
 def _segments(trimmed: Trimmed) -> str:
     count = sum(clip.segment is not None for clip in trimmed.clips)
     return f", {count} segments" if count else ""
+
+
+def _sizes(run: RunFile, trimmed: Trimmed) -> str:
+    """How many training clips each size has, where there are several."""
+    if not run.preprocessing.buckets:
+        return ""
+    counts = Counter(clip.size.label for clip in trimmed.clips)
+    told = (f"{counts[size.label]} of {size.label}" for size in resolved.buckets(run.preprocessing))
+    return f"; by size: {', '.join(told)}"
 
 
 def _told(done: int, total: int, made: int) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 from mochi_api import layout
 from mochi_api.clips import CLIP_TABLE, ClipReason
 from mochi_api.outcomes import Item, StageResult
+from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
 from mochi_trainer.jobs.pieces import Segment, label_of
@@ -42,6 +44,11 @@ class TrimmedClip:
     """Its number among the segments of its source."""
 
     @property
+    def size(self) -> Bucket:
+        """What is there of it."""
+        return Bucket(self.frames, self.width, self.height)
+
+    @property
     def label(self) -> str:
         """What a person is told of it: its source, and which segment where there are several."""
         return label_of(self.source, self.segment)
@@ -56,6 +63,10 @@ class Trimmed:
     failures: Sequence[Item]
     skipped: Sequence[Item]
     """Clips left out because they have no caption and the spec says so."""
+
+    def for_training(self, spec: PreprocessingSpec) -> Trimmed:
+        """As this, with the clips that have too few frames for `spec` among the failures; of several sizes each has its own."""
+        return self if spec.buckets else self.for_frames(spec.frames)
 
     def for_frames(self, frames: int) -> Trimmed:
         """As this, with the clips that have fewer than `frames` frames among the failures."""

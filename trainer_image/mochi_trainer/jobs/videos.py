@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from safetensors.torch import save
 from mochi_api import layout
 from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.outcomes import Item
+from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import ClipError
-from mochi_trainer.graph import Made, Units, ahead, complete, unit_key
+from mochi_trainer.graph import Completed, Made, Unit, Units, ahead, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
-from mochi_trainer.jobs.copies import Copies
+from mochi_trainer.jobs.copies import Copies, training_size
 from mochi_trainer.jobs.cutting import failure_of
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.pieces import VIDEO
@@ -59,7 +61,7 @@ def execute(run: RunFile) -> Finished:
     """
     shard = shard_of(run, "videos")
     cache = open_store(run.locations.cache, run.s3)
-    trimmed = read_trimmed(cache, run).for_frames(run.preprocessing.frames)
+    trimmed = read_trimmed(cache, run).for_training(run.preprocessing)
     key = _key(trimmed, run)
     prefix = layout.cache_entry("", "videos", key)
     reuse = run.preprocessing.cache_policy == "Reuse"
@@ -76,27 +78,27 @@ def execute(run: RunFile) -> Finished:
     return _finished(key, manifest, check, made=made)
 
 
-def _parameters(run: RunFile) -> dict[str, Any]:
-    spec = run.preprocessing
-    return {
-        "frames": spec.frames,
-        "size": [spec.width, spec.height],
-        "model": model_identity(run, ["encoder"]),
-    }
+def _parameters(size: Bucket, model: str) -> dict[str, Any]:
+    return {"frames": size.frames, "size": [size.width, size.height], "model": model}
 
 
-def _units(trimmed: Trimmed, parameters: Mapping[str, Any]) -> dict[str, str]:
+def _units(trimmed: Trimmed, run: RunFile) -> dict[str, str]:
     """The key of each clip's latents, by its name: over the content of the trimmed clip, not where it comes from."""
-    contents = trimmed.manifest.entries
+    contents, model = trimmed.manifest.entries, model_identity(run, ["encoder"])
     return {
-        clip.name: unit_key("videos", VERSION, content=contents[f"{clip.name}{VIDEO}"].sha256, **parameters)
+        clip.name: unit_key(
+            "videos",
+            VERSION,
+            content=contents[f"{clip.name}{VIDEO}"].sha256,
+            **_parameters(training_size(clip, run.preprocessing), model),
+        )
         for clip in trimmed.clips
     }
 
 
 def _key(trimmed: Trimmed, run: RunFile) -> str:
     """Another caption encodes no video again."""
-    units = _units(trimmed, _parameters(run))
+    units = _units(trimmed, run)
     return cache_key("videos", VERSION, clips=[[c.name, c.source, units[c.name]] for c in trimmed.clips])
 
 
@@ -104,18 +106,8 @@ def _encode_all(
     run: RunFile, cache: Store, key: str, trimmed: Trimmed, copies: Copies
 ) -> tuple[Manifest | None, str, int]:
     """The stage's manifest, None from a shard other than the first, its key, and how many clips were encoded here."""
-    parameters = _parameters(run)
-    keys = _units(trimmed, parameters)
-    family = unit_key("videos", VERSION, **parameters)
-    completed = complete(
-        Units(cache, "videos", family),
-        claims_for(run, cache, "videos", family),
-        list(keys.values()),
-        _Encoding(run, {keys[clip.name]: clip for clip in trimmed.clips}, copies),
-        at_once=AT_ONCE,
-        usable=usable_by(run),
-        progress=PROCESS.worked,
-    )
+    keys = _units(trimmed, run)
+    completed = _completed(run, cache, trimmed, keys, copies)
     if not shard_of(run, "videos").first:
         return None, key, completed.made
     entries: list[Entry] = []
@@ -127,13 +119,55 @@ def _encode_all(
             failures.append(error.item(clip.label))
         else:
             entries.append(replace(unit.files[LATENTS], name=f"{clip.name}{LATENTS}"))
+    names = [entry.name.removesuffix(LATENTS) for entry in entries]
     details = {
-        "clips": [entry.name.removesuffix(LATENTS) for entry in entries],
+        "clips": names,
         "failures": [failure.to_wire() for failure in failures],
+        **_sizes(run, trimmed, set(names)),
     }
     key = key_of_list(key, failures, run.run.uid)
     prefix = layout.cache_entry("", "videos", key)
     return write_manifest(cache, prefix, entries, details), key, completed.made
+
+
+def _completed(
+    run: RunFile, cache: Store, trimmed: Trimmed, keys: Mapping[str, str], copies: Copies
+) -> Completed:
+    """The latents of all clips, size by size: those of one size are a family, shared with the runs that have no other."""
+    model, encoding = (
+        model_identity(run, ["encoder"]),
+        _Encoding(run, {keys[clip.name]: clip for clip in trimmed.clips}, copies),
+    )
+    clips: dict[Bucket, list[TrimmedClip]] = {}
+    for clip in trimmed.clips:
+        clips.setdefault(training_size(clip, run.preprocessing), []).append(clip)
+    units: dict[str, Unit] = {}
+    made = 0
+    for size, some in clips.items():
+        family = unit_key("videos", VERSION, **_parameters(size, model))
+        completed = complete(
+            Units(cache, "videos", family),
+            claims_for(run, cache, "videos", family),
+            [keys[clip.name] for clip in some],
+            encoding,
+            at_once=AT_ONCE,
+            usable=usable_by(run),
+            progress=partial(_progress, before=len(units), total=len(set(keys.values()))),
+        )
+        units |= completed.units
+        made += completed.made
+    return Completed(units=units, made=made)
+
+
+def _progress(done: int, _total: int, *, before: int, total: int) -> None:
+    PROCESS.worked(before + done, total)
+
+
+def _sizes(run: RunFile, trimmed: Trimmed, names: Collection[str]) -> dict[str, Any]:
+    """For the manifest: the size of each clip of `names`, where there are several."""
+    if not run.preprocessing.buckets:
+        return {}
+    return {"sizes": {clip.name: list(clip.size) for clip in trimmed.clips if clip.name in names}}
 
 
 class _Encoding:

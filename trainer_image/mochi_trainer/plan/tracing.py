@@ -58,7 +58,7 @@ class Traced:
     """Most bytes of tensors at once: weights, moments, gradients, activations. CUDA's own memory comes on top."""
 
     resident_bytes: int
-    """Bytes between two steps: weights and moments."""
+    """Bytes between two steps: weights, moments, and the average if there is one."""
 
     operators: int
     """Operators that compute something, each a kernel or a few; a block that is not compiled launches them one by one."""
@@ -94,15 +94,17 @@ def trace_step(
     clips: int = 1,
     base: torch.dtype | None = None,
     swapped: int = 0,
+    averaged: bool = False,
     synchronise_once: bool = False,
 ) -> Traced:
     """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
 
     `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given; `base`
-    and `swapped` are as in `Choices`; what waits in host memory is not counted. With mode
+    and `swapped` are as in `Choices`, and what waits in host memory is not counted; `averaged` keeps a moving average of the
+    weights, with mode full only. With mode
     full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
     """
-    spec = TrainingSpec.model_validate({"steps": 2})
+    spec = TrainingSpec.model_validate({"steps": 2, **({"ema": {}} if averaged else {})})
     shape = (1, params.latent_channels, *latent_shape(frames, height, width))
     tokens = params.text_tokens if text_tokens is None else text_tokens
     choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone)
@@ -131,12 +133,15 @@ def trace_step(
                 measures(losses, parameters, group)  # and here the host waits, the only time
                 scale(parameters, 0.5)
                 composed.optimizer.step()
+                if composed.average is not None:
+                    composed.average.update()
                 composed.optimizer.zero_grad(set_to_none=True)
 
             with FlopCounterMode(display=False) as counter, Launches() as launches:
                 step()  # apart from memory: the counter keeps activations alive
             with LiveBytes() as live:
-                live.add(*_on_device(model), *_moments(composed.optimizer))
+                kept = () if composed.average is None else composed.average.tensors().values()
+                live.add(*_on_device(model), *_moments(composed.optimizer), *kept)
                 resident = live.now[_DEVICE.type]
                 step()
     kernels = counter.get_flop_counts()["Global"]

@@ -51,6 +51,8 @@ class ClipRow:
     """Why it is not used."""
     caption: str = ""
     frames: int | None = None
+    size: str = ""
+    """Width and height that it was brought to; empty when nobody wrote them down."""
     enlargement: float | None = None
     tokens: int | None = None
     """Of the whole caption, before it is cut."""
@@ -96,11 +98,17 @@ def _row(
         start=None if segment is None else number(line.get("start")),
         caption=str(line.get("caption") or ""),
         frames=_whole(line.get("frames")),
+        size=_size(line),
         enlargement=number(line.get("enlargement")),
         tokens=tokens.get(source, tokens.get(name)),
     )
     written = {**_texts(line.get("warnings")), **said.get(name, {}), **said.get(source, {})}
     return replace(row, warnings={**_own_warnings(row), **written})
+
+
+def _size(line: Mapping[str, Any]) -> str:
+    width, height = _whole(line.get("width")), _whole(line.get("height"))
+    return "" if width is None or height is None else f"{width}×{height}"
 
 
 def _own_warnings(row: ClipRow) -> dict[str, str]:

@@ -62,6 +62,7 @@ def dataset(contents: Contents) -> dict[str, Any]:
         "reasons": reasons(rows),
         "warnings": warnings(rows),
         "spreads": spreads(used, fps),
+        "sizes": sizes(used) if contents.run.preprocessing.buckets else {},
         "left_out": left_out(contents.records),
         "fps": fps,
         "other": OTHER,
@@ -81,6 +82,12 @@ def warnings(rows: Sequence[ClipRow]) -> list[Tag]:
     """What is worth a look, the most frequent first."""
     counts = Counter(name for row in rows if row.used for name in row.warnings)
     return [Tag(name=name, count=n, meaning=MEANINGS.get(name, "")) for name, n in counts.most_common()]
+
+
+def sizes(rows: Sequence[ClipRow]) -> dict[str, int]:
+    """How many clips have each size, in frames and pixels, the most frequent first."""
+    counts = Counter(f"{row.frames} × {row.size}" for row in rows if row.frames and row.size)
+    return dict(counts.most_common())
 
 
 def left_out(records: Sequence[StageRecord]) -> dict[str, int]:

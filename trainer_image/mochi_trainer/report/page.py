@@ -68,10 +68,11 @@ def policy(script: str) -> str:
 
 def _facts(run: RunFile) -> list[str]:
     preprocessing, training = run.preprocessing, run.training
+    others = f", {len(preprocessing.buckets)} more sizes" if preprocessing.buckets else ""
     return [
         run.model.preset,
         f"LoRA rank {training.lora.rank}" if training.lora else "all weights",
-        f"{preprocessing.frames} frames, {preprocessing.width}×{preprocessing.height}, {preprocessing.fps} fps",
+        f"{preprocessing.frames} frames, {preprocessing.width}×{preprocessing.height}, {preprocessing.fps} fps{others}",
         f"{training.steps} steps",
     ]
 

@@ -28,8 +28,10 @@ from mochi_trainer.storage import (
     read_manifest,
     require_space,
 )
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.places import Place, next_to_try, places
 from mochi_trainer.train.shards import (
+    AVERAGE,
     Layout,
     MisfitError,
     State,
@@ -59,7 +61,8 @@ class Position:
 class Checkpoints:
     """The checkpoints of all attempts of one run.
 
-    `parameters` are those that training changes, by name; all ranks call alike.
+    `parameters` are those that training changes, by name; all ranks call alike. An `average` begins anew with the weights of a
+    checkpoint that has none.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class Checkpoints:
         group: Group,
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
+        average: Average | None = None,
     ) -> None:
         self._store, self._group = store, group
-        self._parameters, self._optimizer = parameters, optimizer
+        self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._problem = ""
         """Why the checkpoint that was tried last was not used."""
         self.address = ""
@@ -141,11 +145,20 @@ class Checkpoints:
             log.warning("%s is not used: %s", store.address(place.prefix), self._problem)
         if self._group.any(found is None) or found is None:
             return None
-        position, state, updates = found
+        position, state, updates, average_updates = found
         put_state(state, self._parameters, self._optimizer, updates=updates)
+        if self._average is not None:
+            self._put_average(self._average, state, average_updates)
         return position
 
-    def _read(self, store: Store, place: Place, folder: Path) -> tuple[Position, State, int]:
+    def _put_average(self, average: Average, state: State, updates: int | None) -> None:
+        if updates is None:
+            log.info("this checkpoint has no average of the weights: it begins with them")
+            average.restart()
+        else:
+            average.put({name: kinds[AVERAGE] for name, kinds in state.items()}, updates)
+
+    def _read(self, store: Store, place: Place, folder: Path) -> tuple[Position, State, int, int | None]:
         manifest = read_manifest(store, place.prefix)
         position, updates, layout_ = described(manifest.details)
         if not position.good:
@@ -155,10 +168,11 @@ class Checkpoints:
             layout_,
             self._parameters,
             updates=updates,
+            averaged=self._average is not None and layout_.average_updates is not None,
             rank=self._group.rank,
             world=self._group.world,
         )
-        return position, state, updates
+        return position, state, updates, layout_.average_updates
 
 
 def _places(store: Store) -> list[Place]:
@@ -185,6 +199,16 @@ def described(details: Mapping[str, Any]) -> tuple[Position, int, Layout]:
         raise MisfitError(f"its format must be {FORMAT}, got {details.get('format')!r}")
     try:
         position, updates = known(Position, details["position"]), int(details["updates"])
-        return position, updates, Layout(details["files"], details["shapes"], details["sharded"])
+        average = details.get("averageUpdates")
+        return (
+            position,
+            updates,
+            Layout(
+                details["files"],
+                details["shapes"],
+                details["sharded"],
+                None if average is None else int(average),
+            ),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MisfitError(f"its manifest cannot be read: {type(error).__name__} {error}") from error

@@ -29,6 +29,7 @@ from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
 from mochi_trainer.parallel.swapping import make_room, swap, swapped_blocks
 from mochi_trainer.presets.catalogue import Preset
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.optimizer import adamw
 from mochi_trainer.weights import Source, fill_dit, kept_type
 
@@ -102,6 +103,8 @@ class Composed:
 
     model: DiT
     optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the weights, where the spec asks for one."""
 
 
 def compose(
@@ -145,7 +148,7 @@ def filled(
     swapped: int = 0,
     start: Callable[[DiT], None] = lambda _: None,
 ) -> Composed:
-    """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
+    """What `outlined` returned, with memory and numbers, its optimizer and its average; as `compose`."""
     waiting = swapped_blocks(len(model.blocks), swapped)
     make_room(model, device, waiting)
     _fill(model, origin, group)
@@ -155,7 +158,9 @@ def filled(
         swap(model, device, waiting)
         draw(model, adapters.seed)
         start(model)
-    return Composed(model, adamw(trainable_parameters(model), spec))
+    parameters = trainable_parameters(model)
+    average = None if spec.ema is None else Average(parameters, float(spec.ema.decay))
+    return Composed(model, adamw(parameters, spec), average)
 
 
 def _fill(model: DiT, origin: Origin, group: Group) -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 
 from mochi_api.spec import TrainingSpec
-from mochi_trainer.data import Dataset, Sample, TextFeatures, batch_indices
+from mochi_trainer.data import Dataset, Sample, TextFeatures, batch_indices, sized_indices
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.draws import Example, example
 from mochi_trainer.vae import LatentStatistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
-    """Everything a step needs; model and optimizer change in place."""
+    """Everything a step needs; model, optimizer and average change in place."""
 
     model: DiT
     optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the weights, kept with each step; None where there is none."""
     dataset: Dataset
     clips: Sequence[int]
     """Those of the dataset that are trained on."""
@@ -31,6 +35,10 @@ class Training:
     spec: TrainingSpec
     group: Group
     device: torch.device
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """For the length of the block the model has the average of its weights, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def share(self) -> int:
@@ -44,7 +52,12 @@ class Training:
 
     def slots(self, step: int) -> list[int]:
         """The clips of step `step`, from 1, over all ranks: each in its slot."""
-        places = batch_indices(len(self.clips), seed=self.spec.seed, step=step - 1, batch=self.batch)
+        sizes, seed, batch = self.dataset.sizes, self.spec.seed, self.batch
+        if sizes:
+            kinds = [sizes[clip] for clip in self.clips]
+            places = sized_indices(kinds, seed=seed, step=step - 1, batch=batch)
+        else:
+            places = batch_indices(len(self.clips), seed=seed, step=step - 1, batch=batch)
         return [self.clips[place] for place in places]
 
     def example(self, sample: Sample, step: int, slot: int) -> Example:

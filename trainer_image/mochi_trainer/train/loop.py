@@ -47,6 +47,7 @@ def steps(
                 rate=learning_rate(step, spec),
                 clip=float(spec.gradient_clip),
                 group=training.group,
+                average=training.average,
             ),
             waited=coming.spent(),
         )

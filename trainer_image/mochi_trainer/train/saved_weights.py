@@ -17,7 +17,7 @@ from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.storage import DamagedObjectError, Manifest, Store, read_manifest
 from mochi_trainer.train.checkpoint import described
 from mochi_trainer.train.places import Place, next_to_try, places
-from mochi_trainer.train.shards import WEIGHT, Layout, MisfitError, compare, shard_name
+from mochi_trainer.train.shards import AVERAGE, WEIGHT, Layout, MisfitError, compare, shard_name
 from mochi_trainer.weights.contents import Contents, Located
 from mochi_trainer.weights.diffusers_layout import Segment
 from mochi_trainer.weights.filling import Kept, fill
@@ -73,14 +73,15 @@ def _loaded(store: Store, place: Place, tensors: Mapping[str, Tensor]) -> Saved:
 
 
 def _contents(store: Store, manifest: Manifest, layout: Layout) -> Contents:
-    """Where the rows of each weight lie: one after the other in the files of the ranks that had them."""
+    """Where the rows of each weight, or of its average where there is one, lie: one after the other in the ranks' files."""
+    kind = WEIGHT if layout.average_updates is None else AVERAGE
     names = [shard_name(index, layout.files) for index in range(layout.files)]
     headers = [(file, header_of(file)) for file in (required(store, manifest.key(name)) for name in names)]
     tensors: dict[str, Located] = {}
     segments: dict[str, list[Segment]] = {name: [] for name in layout.shapes}
     for file, header in headers:
         for name, parts in segments.items():
-            listed = header.tensors.get(f"{WEIGHT}/{name}")
+            listed = header.tensors.get(f"{kind}/{name}")
             if listed is None:
                 continue
             if listed.dtype not in TYPES:

@@ -28,6 +28,7 @@ from mochi_trainer.errors import StorageError
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.storage import Entry, Store
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.checkpoint import FORMAT, Position
 from mochi_trainer.train.completion import Completion
 from mochi_trainer.train.copies import Copy
@@ -70,6 +71,7 @@ class Saving:
         group: Group,
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
+        average: Average | None,
         copy: Copy,
         completion: Completion,
         gauges: Gauges,
@@ -79,7 +81,7 @@ class Saving:
     ) -> None:
         self._store, self._group, self._copy = store, group, copy
         self._completion, self._gauges = completion, gauges
-        self._parameters, self._optimizer = parameters, optimizer
+        self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._attempt, self._patience = attempt, patience
         self._under_way: _UnderWay | None = None
         self._away = self._moving = False
@@ -101,7 +103,7 @@ class Saving:
         Raises DiskFullError when the copy goes to the disk and does not fit.
         """
         started = time.monotonic()
-        self._copy.take(own_state(self._parameters, self._optimizer, first=self._group.first))
+        self._copy.take(own_state(self._parameters, self._optimizer, self._average, first=self._group.first))
         details, alone = self._details(position), self._group.world == 1
         name = shard_name(self._group.rank, self._group.world)
         stored: list[Entry] = []
@@ -233,4 +235,5 @@ class Saving:
             "sharded": any(isinstance(p, DTensor) for p in self._parameters.values()),
             "updates": updates_of(self._parameters, self._optimizer),
             "shapes": shapes_of(self._parameters),
+            **({} if self._average is None else {"averageUpdates": self._average.updates}),
         }

@@ -21,7 +21,7 @@ from mochi_trainer.movement import Movement
 from mochi_trainer.train.best import Best, best, overfits_from
 from mochi_trainer.train.checkpoint import Checkpoints, Position
 from mochi_trainer.train.errand import Errand
-from mochi_trainer.train.evaluation import Evaluation
+from mochi_trainer.train.evaluation import Evaluation, Losses
 from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.grace import Grace
@@ -183,7 +183,7 @@ class Session:
             )
 
     def _evaluate(self, step: int) -> None:
-        loss = self.fixed.losses(self.training.model).loss
+        loss = self._losses(self.fixed).loss
         self.series.add_fixed_loss(step, loss)
         log.info("loss of the fixed batch after step %d: %.5f", step, loss)
         if self.held_out is not None:
@@ -196,10 +196,15 @@ class Session:
 
     def _validate(self, step: int) -> None:
         assert self.held_out is not None
-        losses = self.held_out.losses(self.training.model)
+        losses = self._losses(self.held_out)
         self.series.add_held_out(step, losses)
         self.gauges.validated(losses)
         log.info("loss of the clips that are held out after step %d: %.5f", step, losses.loss)
+
+    def _losses(self, evaluation: Evaluation) -> Losses:
+        """Of the average, where there is one: it is what the run leaves."""
+        with self.training.averaged():
+            return evaluation.losses(self.training.model)
 
     def _save(self, *, wait: bool) -> None:
         """Begin to save the state as it is now, and wait until it is saved, if asked to."""

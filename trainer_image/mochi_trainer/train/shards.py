@@ -1,6 +1,6 @@
 """A training state as one safetensors file for each rank: every rank's rows of weights and optimizer moments.
 
-Tensors are called `weight/<name>`, `exp_avg/<name>` and `exp_avg_sq/<name>`. Rows are cut as FSDP2 cuts them, so that any
+Tensors are called `weight/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>` and, with a moving average, `ema/<name>`. Rows are cut as FSDP2 cuts them, so that any
 number of ranks finds its rows again in the files of any other number. A tensor that is not sharded is in the first
 file only. Nothing here is pickled.
 """
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mochi_trainer.parallel.sharding import own_part, rows_of
+from mochi_trainer.train.average import Average
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, shaped like it."""
 
 WEIGHT = "weight"
+AVERAGE = "ema"
 
 State = dict[str, dict[str, Tensor]]
 """By name of the parameter, then by kind of tensor."""
@@ -39,6 +41,8 @@ class Layout:
     shapes: Mapping[str, list[int]]
     """By name of the parameter."""
     sharded: bool
+    average_updates: int | None = None
+    """After how many updates the moving average is that it has; None when it has none."""
 
 
 def shard_name(index: int, files: int) -> str:
@@ -47,7 +51,11 @@ def shard_name(index: int, files: int) -> str:
 
 
 def own_state(
-    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, first: bool
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    average: Average | None = None,
+    *,
+    first: bool,
 ) -> dict[str, Tensor]:
     """This rank's rows by their names in its file, where training has them; `first` also has what is not sharded."""
     state: dict[str, Tensor] = {}
@@ -56,15 +64,17 @@ def own_state(
             continue
         moments = optimizer.state.get(parameter, {})
         parts = {WEIGHT: parameter, **{kind: moments[kind] for kind in MOMENTS if kind in moments}}
+        if average is not None:
+            parts[AVERAGE] = average.tensors()[name]
         for kind, tensor in parts.items():
             state[f"{kind}/{name}"] = own_part(tensor.detach())
     return state
 
 
-def most_bytes(parameters: Mapping[str, nn.Parameter], *, first: bool) -> int:
+def most_bytes(parameters: Mapping[str, nn.Parameter], *, first: bool, averaged: bool = False) -> int:
     """Those of this rank's rows once the optimizer has changed them."""
     own = (own_part(p.detach()) for p in parameters.values() if first or isinstance(p, DTensor))
-    return sum((1 + len(MOMENTS)) * part.numel() * part.element_size() for part in own)
+    return sum((1 + len(MOMENTS) + averaged) * part.numel() * part.element_size() for part in own)
 
 
 def updates_of(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
@@ -79,15 +89,16 @@ def read_shards(
     parameters: Mapping[str, nn.Parameter],
     *,
     updates: int,
+    averaged: bool = False,
     rank: int,
     world: int,
 ) -> State:
     """This rank's rows of a stored state, on the CPU, whatever the number of ranks was.
 
-    `fetch` brings a file by its name; only the files with rows of this rank are asked for. Raises MisfitError.
+    `averaged` asks for the moving average too, which `layout` must have. `fetch` brings a file by its name; only the files with rows of this rank are asked for. Raises MisfitError.
     """
     compare(layout, shapes_of(parameters))
-    kinds = (WEIGHT, *MOMENTS) if updates else (WEIGHT,)
+    kinds = (WEIGHT, *(MOMENTS if updates else ()), *((AVERAGE,) if averaged else ()))
     return {
         name: {kind: _rows(fetch, layout, f"{kind}/{name}", parameter, rank, world) for kind in kinds}
         for name, parameter in parameters.items()
@@ -98,7 +109,7 @@ def read_shards(
 def put_state(
     state: State, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, updates: int
 ) -> None:
-    """Make what `read_shards` returned the state of parameters and optimizer."""
+    """Make what `read_shards` returned the state of parameters and optimizer; the average is not theirs."""
     for name, parameter in parameters.items():
         own_part(parameter).copy_(state[name][WEIGHT])
         if not updates:

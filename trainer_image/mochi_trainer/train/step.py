@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mochi_trainer.parallel.gradients import measures, scale, settled, synchronise
 from mochi_trainer.parallel.group import Group
+from mochi_trainer.train.average import Average
 from mochi_trainer.train.diagnosis import bad_gradient
 from mochi_trainer.train.draws import Example
 
@@ -57,12 +58,13 @@ def optimizer_step(
     rate: float,
     clip: float,
     group: Group,
+    average: Average | None = None,
     synchronise_once: bool = False,
 ) -> StepRecord:
     """Train on this rank's `share` of the global batch, one clip at a time; the host waits for the device once.
 
     `clip` is the largest norm of the gradient; 0 switches clipping off. All ranks decide alike whether to skip, since
-    loss and norm are those of all ranks together. With `synchronise_once` sharded gradients are summed over the ranks with
+    loss and norm are those of all ranks together. `average` takes in the weights that a step has changed. With `synchronise_once` sharded gradients are summed over the ranks with
     the last clip only, and this rank keeps the whole of them until then: 4 bytes a parameter.
     """
     started = time.monotonic()
@@ -77,6 +79,8 @@ def optimizer_step(
         for options in optimizer.param_groups:
             options["lr"] = rate
         optimizer.step()
+        if average is not None:
+            average.update()
         bad = ""
     else:
         bad = bad_gradient(model)

@@ -99,9 +99,7 @@ class Reading:
         """What happened to the pictures that a person may want to look at."""
         found: dict[ClipWarning, str] = {}
         if self.enlargement > 1:
-            found[ClipWarning.UPSCALED] = (
-                f"smaller than {self.cut.width}x{self.cut.height}: enlarged {self.enlargement:.2f} times"
-            )
+            found[ClipWarning.UPSCALED] = upscaled(self.cut, self.enlargement)
         if hdr := sorted(self._renderer.transfers - {Transfer.SDR}):
             found[ClipWarning.HDR_CONVERTED] = f"HDR ({', '.join(hdr)}) was tone-mapped to BT.709"
         if self._interlaced:
@@ -155,6 +153,11 @@ def read_clip(path: Path, cut: Cut, limits: Limits | None = None) -> Clip:
         )
 
 
+def upscaled(cut: Cut, enlargement: float) -> str:
+    """What is said of pictures that were made larger."""
+    return f"smaller than {cut.width}x{cut.height}: enlarged {enlargement:.2f} times"
+
+
 def read_frames(path: Path) -> Frames:
     """All frames of a clip as they are: (T, H, W, 3); for clips that this program wrote."""
     return np.stack(list(pictures_of(path)))
@@ -187,4 +190,5 @@ __all__ = [
     "read_clip",
     "read_frames",
     "reading",
+    "upscaled",
 ]

@@ -116,6 +116,7 @@ def _training(
     return Training(
         model=composed.model,
         optimizer=composed.optimizer,
+        average=composed.average,
         dataset=dataset,
         clips=range(len(dataset.clips)),
         empty=dataset.empty_text(),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mochi_api import resolved
 from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import RunFile
@@ -32,9 +33,14 @@ class Listing:
     left_out: LeftOut
     """Videos that are none of the user's clips."""
 
-    def clips(self, most: int) -> list[SourceClip]:
+    def clips(self, run: RunFile) -> list[SourceClip]:
         """The clips, of a listing that was cut off without those whose caption may still come."""
-        found = source_clips(self.objects, most=most, left_out=self.left_out)
+        found = source_clips(
+            self.objects,
+            stills=bool(resolved.buckets_of_stills(run.preprocessing)),
+            most=run.dataset.max_clips,
+            left_out=self.left_out,
+        )
         if self.whole:
             return found
         last = self.objects[-1].key.encode()
@@ -52,7 +58,7 @@ def check_dataset(places: Places, findings: Findings) -> None:
         listing = listed(source, run, places.limits.listing_seconds)
     if listing is None:
         return
-    clips = listing.clips(run.dataset.max_clips)
+    clips = listing.clips(run)
     if not listing.whole:
         findings.warnings.append(
             f"only the first {len(listing.objects)} objects below {address} were listed in "
