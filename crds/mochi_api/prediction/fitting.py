@@ -49,6 +49,18 @@ def largest_policy(work: Work, available: int) -> Policy | None:
     return Policy(left_alone=low)
 
 
+def copies_in_room(work: Work, available: int) -> int:
+    """Copies of the weights of mode full for which `available` bytes of each GPU, but for a spare part, are enough.
+
+    One in each pod: then weights are gathered inside the pods, and gradients alone cross the network. Else one over all ranks,
+    which needs least memory.
+    """
+    if not work.full or work.pods in {1, work.world}:
+        return 1
+    used = available - available // SPARE
+    return work.pods if least_needed(replace(work, copies=work.pods)) <= used else 1
+
+
 def fits(work: Work, gpu: Gpu) -> bool:
     """Whether `gpu` has the memory."""
     return least_needed(work) <= gpu.available

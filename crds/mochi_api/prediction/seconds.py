@@ -62,8 +62,18 @@ def training_seconds(
 def traffic(work: Work) -> int:
     """Bytes that each GPU receives in a step: all weights twice in bfloat16, and its gradients once in float32.
 
-    The adapters' gradients of mode lora, over several GPUs, are next to nothing.
+    With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top. The adapters' gradients of
+    mode lora, over several GPUs, are next to nothing.
     """
     if not work.full or work.world == 1:
         return 0
-    return work.network.parameters * 8 * work.share * (work.world - 1) // work.world
+    inside = work.network.parameters * 8 * work.share * (work.parts - 1) // work.parts
+    return inside + traffic_between_copies(work)
+
+
+def traffic_between_copies(work: Work) -> int:
+    """Of it what comes from other copies: the sums of this rank's gradients, in float32, each number twice but for its own."""
+    if not work.full:
+        return 0
+    part = work.network.parameters // work.parts
+    return part * 8 * work.share * (work.copies - 1) // work.copies

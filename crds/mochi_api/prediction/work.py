@@ -31,10 +31,19 @@ class Work:
     """Whether the base's matrices in the blocks have one byte a number and a scale for each row."""
     world: int = 1
     """Ranks: GPUs of all training pods."""
+    pods: int = 1
+    """Training pods, each with as many of the ranks."""
+    copies: int = 1
+    """Of the weights of mode full, over all ranks: one, or one in each pod."""
     share: int = 1
     """Clips of a step on each rank, one after the other."""
     text: int = -1
     """Text tokens of a clip; -1 means the longest caption."""
+
+    @property
+    def parts(self) -> int:
+        """Ranks that hold one copy of the weights of mode full together."""
+        return self.world // self.copies
 
     @property
     def text_tokens(self) -> int:
@@ -71,6 +80,7 @@ def work_of(spec: FineTuneSpec) -> Work:
         clips=spec.preprocessing,
         training=resolved.training(spec),
         world=resolved.processes(spec),
+        pods=resolved.replicas(spec),
     )
 
 
@@ -82,10 +92,13 @@ def work_of_run(run: RunFile) -> Work:
         clips=run.preprocessing,
         training=run.training,
         world=run.world.processes,
+        pods=run.world.replicas,
     )
 
 
-def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int) -> Work:
+def work(
+    *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int, pods: int
+) -> Work:
     """The work of `world` ranks that share each step's clips; the adapter's usual shape where none is named."""
     lora = training.lora or LoraSpec()
     return Work(
@@ -99,5 +112,6 @@ def work(*, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: Trai
         dropout=lora.dropout > 0,
         narrow=mode == "lora" and lora.base_weights != "BFloat16",
         world=world,
+        pods=pods,
         share=max(1, (training.global_batch_size or world) // world),
     )

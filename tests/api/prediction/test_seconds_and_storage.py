@@ -9,7 +9,14 @@ import pytest
 from mochi_api.prediction.flops import Flops
 from mochi_api.prediction.gpus import GPUS
 from mochi_api.prediction.policies import Policy
-from mochi_api.prediction.seconds import Efficiency, seconds, step_seconds, traffic, training_seconds
+from mochi_api.prediction.seconds import (
+    Efficiency,
+    seconds,
+    step_seconds,
+    traffic,
+    traffic_between_copies,
+    training_seconds,
+)
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.storage import Storage, storage
 from mochi_api.prediction.work import Work
@@ -57,6 +64,13 @@ def test_a_training_is_its_steps_and_its_evaluations() -> None:
 def test_traffic_is_eight_bytes_of_each_parameter_that_others_hold() -> None:
     assert traffic(FULL) == 8 * PARAMETERS * 7 // 8
     assert traffic(LORA) == 0
+    assert traffic_between_copies(FULL) == 0
+
+
+def test_with_a_copy_in_each_pod_only_sums_of_gradients_cross_the_network() -> None:
+    two = replace(FULL, world=16, copies=2)
+    assert traffic_between_copies(two) == 2 * 4 * (PARAMETERS // 8) // 2
+    assert traffic(two) == traffic(FULL) + traffic_between_copies(two)
 
 
 def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
@@ -68,6 +82,7 @@ def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
         disk=whole + 10_000_000_000,
         copy=12 * PARAMETERS // 8,
     )
+    assert storage(replace(FULL, world=16, copies=2), keep_last=3, merged=False).copy == 12 * PARAMETERS // 8
 
 
 def test_a_lora_writes_its_matrices_for_diffusers_and_fused_for_comfyui() -> None:

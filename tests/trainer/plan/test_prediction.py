@@ -44,6 +44,8 @@ ATTENTION = ("query", "key", "value", "output")
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
+        pytest.param(replace(FULL, world=16, copies=2), 1, id="full, two copies"),
+        pytest.param(replace(FULL, copies=2, share=2), 0, id="full, two copies, two clips"),
     ],
 )
 def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> None:
@@ -58,6 +60,7 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         text_tokens=work.text_tokens,
         lora=LoraParams(rank=work.rank, alpha=16, targets=work.targets, dropout=0.1 if work.dropout else 0.0),
         clips=work.share,
+        copies=work.copies,
     )
     policy = Policy(left_alone=left_alone)
     assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from mochi_api import identity, resolved, runfile
 from mochi_api.prediction import flops
 from mochi_api.prediction.admission import gibibytes
-from mochi_api.prediction.fitting import largest_policy, needed
+from mochi_api.prediction.fitting import copies_in_room, largest_policy, needed
 from mochi_api.prediction.gpus import GPUS, Gpu
 from mochi_api.prediction.memory import all_trained, memory
 from mochi_api.prediction.policies import LEAST
-from mochi_api.prediction.seconds import step_seconds, traffic, training_seconds
+from mochi_api.prediction.seconds import step_seconds, traffic, traffic_between_copies, training_seconds
 from mochi_api.prediction.storage import storage
 from mochi_api.prediction.work import Work, work_of, work_of_run
 from mochi_api.rules import violations
@@ -108,6 +108,7 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
         "availableBytes": gpu.available,
         "fits": False,
     }
+    work = replace(work, copies=copies_in_room(work, gpu.available))
     policy = largest_policy(work, gpu.available)
     if policy is None:
         return found
@@ -115,6 +116,9 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
     every = training.checkpoint.every_steps
     return found | {
         "fits": True,
+        "weightCopies": work.copies,
+        "trafficBytesPerStep": traffic(work),
+        "trafficBetweenPodsBytesPerStep": traffic_between_copies(work),
         "blocksLeftAlone": policy.left_alone,
         "neededBytes": needed(work, policy),
         "flopsPerStep": flops.step(work, policy).total,
@@ -178,7 +182,12 @@ def _product_line(row: dict[str, Any], depth: int) -> str:
     if not row["fits"]:
         return f"{start}{'does not fit':>19}"
     alone = f"{row['blocksLeftAlone']} of {depth}"
-    return f"{start}{alone:>19}{row['secondsPerStep']:>10.2f}{row['seconds'] / 3600:>8.1f}{row['mfu']:>7.0%}"
+    copies = row["weightCopies"]
+    between = f"  {copies} copies, {_gigabytes(row['trafficBetweenPodsBytesPerStep'])} between pods"
+    return (
+        f"{start}{alone:>19}{row['secondsPerStep']:>10.2f}{row['seconds'] / 3600:>8.1f}{row['mfu']:>7.0%}"
+        f"{between if copies > 1 else ''}"
+    )
 
 
 def _gigabytes(count: int) -> str:

@@ -46,6 +46,8 @@ class Group:
 
     rank: int = 0
     world: int = 1
+    limit: float = TIMEOUT_SECONDS
+    """Seconds that a rank waits for another in each collective."""
 
     @property
     def first(self) -> bool:
@@ -88,6 +90,14 @@ class Group:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    def among(self, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+        """Of `sets`, which together have every rank once, the one with this rank, as a process group with the same limit."""
+        own, _ = dist.new_subgroups_by_enumeration(
+            [list(each) for each in sets], timeout=timedelta(seconds=self.limit)
+        )
+        assert isinstance(own, dist.ProcessGroup), f"rank {self.rank} must be in one of {sets}"
+        return own
+
 
 def time_limit() -> float:
     """Seconds that a rank waits for another: the environment's, or the default."""
@@ -124,7 +134,7 @@ def joined(
     )
     log.info("rank %d of %d joined, backend %s", ranks.rank, ranks.world, backend)
     try:
-        yield Group(ranks.rank, ranks.world)
+        yield Group(ranks.rank, ranks.world, limit)
     except BaseException:
         _leave(clean=False)
         raise

@@ -92,17 +92,18 @@ def trace_step(
     clips: int = 1,
     base: torch.dtype | None = None,
     synchronise_once: bool = False,
+    copies: int = 1,
 ) -> Traced:
     """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
 
     `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given; `base`
-    is as in `Choices`. With mode
+    and `copies` are as in `Choices`. With mode
     full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
     """
     spec = TrainingSpec.model_validate({"steps": 2})
     shape = (1, params.latent_channels, *latent_shape(frames, height, width))
     tokens = params.text_tokens if text_tokens is None else text_tokens
-    choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone)
+    choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone, copies=copies)
     adapters = Adapters(params=lora) if mode == "lora" else None
     with _group(world, sharded=mode == "full") as group:
         model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
@@ -112,7 +113,6 @@ def trace_step(
                 _Nowhere(params),
                 adapters=adapters,
                 spec=spec,
-                group=group,
                 device=_DEVICE,
                 base=base,
             )

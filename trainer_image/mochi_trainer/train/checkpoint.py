@@ -155,8 +155,6 @@ class Checkpoints:
             layout_,
             self._parameters,
             updates=updates,
-            rank=self._group.rank,
-            world=self._group.world,
         )
         return position, state, updates
 

@@ -49,6 +49,9 @@ class Choices:
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
 
+    copies: int = 1
+    """Of the weights of mode full, over all ranks: those that follow one another share one in equal parts."""
+
 
 class Origin(Protocol):
     """Where the transformer's numbers come from."""
@@ -118,7 +121,6 @@ def compose(
         origin,
         adapters=adapters,
         spec=spec,
-        group=group,
         device=device,
         base=choices.base,
         start=start,
@@ -131,14 +133,13 @@ def filled(
     *,
     adapters: Adapters | None,
     spec: TrainingSpec,
-    group: Group,
     device: torch.device,
     base: torch.dtype | None = None,
     start: Callable[[DiT], None] = lambda _: None,
 ) -> Composed:
     """What `outlined` returned, with memory and numbers, and its optimizer; as `compose`."""
     model.to_empty(device=device)
-    _fill(model, origin, group)
+    _fill(model, origin)
     if adapters is not None:
         if base is not None:
             narrow(model.blocks, base)
@@ -147,10 +148,10 @@ def filled(
     return Composed(model, adamw(trainable_parameters(model), spec))
 
 
-def _fill(model: DiT, origin: Origin, group: Group) -> None:
+def _fill(model: DiT, origin: Origin) -> None:
     """Of its own: what is narrowed next must not be referred to any more."""
     base = base_state(model)
-    origin.fill({name: rows for name, rows in own_rows(model, group).items() if name in base})
+    origin.fill({name: rows for name, rows in own_rows(model).items() if name in base})
 
 
 def outlined(
@@ -167,7 +168,7 @@ def outlined(
     if choices.compiler is not None:
         compile_blocks(model, choices.compiler)
     if adapters is None:
-        shard(model, group, device=device, compute=choices.compute)
+        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
     return model
 
 
