@@ -90,9 +90,9 @@ def found(model: DiT, group: Group, clips: int = CLIPS) -> Found:
     """On this rank's clips; the gradients are those of all."""
     model.train()
     torch.manual_seed(11)
-    parameters, share = list(trainable_parameters(model).values()), clips // group.world
+    parameters, share = list(trainable_parameters(model).values()), clips // group.data_world
     losses = []
-    for clip in range(group.rank * share, (group.rank + 1) * share):
+    for clip in range(group.data_rank * share, (group.data_rank + 1) * share):
         *given, answer = inputs(clip)
         loss = mse_loss(model(*given), answer)
         torch.autograd.backward(loss / share)
@@ -107,9 +107,11 @@ def found(model: DiT, group: Group, clips: int = CLIPS) -> Found:
     return Found(mean, gradients)
 
 
-def of_ranks(mode: str, compute: torch.dtype, left_alone: int, clips: int, copies: int) -> Found:
+def of_ranks(
+    mode: str, compute: torch.dtype, left_alone: int, clips: int, copies: int, context: int = 1
+) -> Found:
     world = int(os.environ["WORLD_SIZE"])
-    with joined(ranks_of(os.environ, processes=world), CPU, limit=60) as group:
+    with joined(ranks_of(os.environ, processes=world), CPU, limit=60, context=context) as group:
         model = composed(mode, group, compute=compute, left_alone=left_alone, copies=copies).model
         assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
         return found(model, group, clips)
@@ -128,24 +130,34 @@ def exact() -> Callable[[str, int], Found]:
 
 
 @pytest.mark.parametrize(
-    ("mode", "world", "left_alone", "clips", "copies"),
+    ("mode", "world", "left_alone", "clips", "copies", "context"),
     [
-        pytest.param("lora", 1, 0, 2, 1, id="lora"),
-        pytest.param("lora", 2, 2, 2, 1, id="lora on two"),
-        pytest.param("lora", 4, 0, 4, 1, id="lora on four"),
-        pytest.param("full", 1, 2, 2, 1, id="full"),
-        pytest.param("full", 2, 0, 2, 1, id="full on two"),
-        pytest.param("full", 4, 1, 4, 1, id="full on four"),
-        pytest.param("full", 4, 0, 4, 2, id="full on four, two copies"),
-        pytest.param("full", 2, 1, 4, 1, id="full on two, two clips each"),
-        pytest.param("full", 2, 0, 4, 2, id="full on two, a copy and two clips each"),
+        pytest.param("lora", 1, 0, 2, 1, 1, id="lora"),
+        pytest.param("lora", 2, 2, 2, 1, 1, id="lora on two"),
+        pytest.param("lora", 4, 0, 4, 1, 1, id="lora on four"),
+        pytest.param("full", 1, 2, 2, 1, 1, id="full"),
+        pytest.param("full", 2, 0, 2, 1, 1, id="full on two"),
+        pytest.param("full", 4, 1, 4, 1, 1, id="full on four"),
+        pytest.param("full", 4, 0, 4, 2, 1, id="full on four, two copies"),
+        pytest.param("full", 2, 1, 4, 1, 1, id="full on two, two clips each"),
+        pytest.param("full", 2, 0, 4, 2, 1, id="full on two, a copy and two clips each"),
+        pytest.param("lora", 2, 0, 2, 1, 2, id="lora, each clip on two"),
+        pytest.param("full", 2, 1, 2, 1, 2, id="full, each clip on two"),
+        pytest.param("full", 4, 0, 4, 1, 2, id="full, two clips at a time on two each"),
+        pytest.param("full", 4, 0, 4, 2, 2, id="full, the same with a copy each"),
     ],
 )
 def test_bfloat16_has_the_loss_and_the_gradients_of_float32(
-    mode: str, world: int, left_alone: int, clips: int, copies: int, exact: Callable[[str, int], Found]
+    mode: str,
+    world: int,
+    left_alone: int,
+    clips: int,
+    copies: int,
+    context: int,
+    exact: Callable[[str, int], Found],
 ) -> None:
     expected = exact(mode, clips)
-    one, *others = run_distributed(of_ranks, world, mode, torch.bfloat16, left_alone, clips, copies)
+    one, *others = run_distributed(of_ranks, world, mode, torch.bfloat16, left_alone, clips, copies, context)
     assert all(other.loss == one.loss for other in others)
     assert one.gradients.keys() == expected.gradients.keys()
     pairs = [(one.gradients[name], gradient) for name, gradient in expected.gradients.items()]

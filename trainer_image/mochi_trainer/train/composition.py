@@ -1,6 +1,6 @@
 """The model as it is trained: what is applied to it, in one order, on a GPU and in the tests alike.
 
-Shapes only, attention, adapters, recomputation, compilation, sharding; then memory on the device, numbers, and the optimizer.
+Shapes only, attention, adapters, context parallelism, recomputation, compilation, sharding; then memory on the device, numbers, and the optimizer.
 With shapes first a rank makes room for its own rows only, and the same steps are traced without memory
 (`mochi_trainer.plan.tracing`).
 """
@@ -21,6 +21,7 @@ from mochi_trainer.model.attention_choice import use
 from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.model.narrow import narrow
 from mochi_trainer.parallel.compilation import compile_blocks
+from mochi_trainer.parallel.context import share_tokens
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import recompute
 from mochi_trainer.parallel.sharding import own_rows, shard
@@ -164,6 +165,8 @@ def outlined(
     if adapters is not None:
         _keep_in(model, choices.compute)
         attach(model, adapters.params)
+    if group.context > 1:
+        share_tokens(model, group)
     recompute(model, left_alone=choices.left_alone)
     if choices.compiler is not None:
         compile_blocks(model, choices.compiler)

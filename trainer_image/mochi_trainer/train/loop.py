@@ -94,7 +94,10 @@ def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Examp
 
 
 def _seed_dropout(training: Training, step: int) -> None:
-    """Dropout inside the adapter draws from torch's global generator: make it a function of the step as well."""
+    """Dropout inside the adapter draws from torch's global generator: make it a function of the step as well.
+
+    Ranks that share a clip draw alike, since each computes all of its text.
+    """
     if training.spec.lora is not None and training.spec.lora.dropout:
-        draws = stream(training.spec.seed, "adapter-dropout", step=step, rank=training.group.rank)
+        draws = stream(training.spec.seed, "adapter-dropout", step=step, rank=training.group.data_rank)
         torch.manual_seed(draws.initial_seed())
