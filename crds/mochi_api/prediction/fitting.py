@@ -76,12 +76,23 @@ def changes_that_fit(work: Work, gpu: Gpu) -> tuple[str, ...]:
     return tuple(_changes(work, gpu))
 
 
+def _sharing_clips(work: Work) -> Iterator[Work]:
+    """The same with more ranks of a pod that share each clip, and so more clips of a step on each."""
+    gpus = work.world // work.pods
+    for context in range(work.context + 1, gpus + 1):
+        if gpus % context == 0 and work.network.heads % context == 0:
+            yield replace(work, context=context, share=-(-work.share * context // work.context))
+
+
 def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
     shorter = (frames for frames in range(work.frames - 6, LEAST_FRAMES - 1, -6))
     frames = next((count for count in shorter if fits(replace(work, frames=count), gpu)), None)
     if frames is not None:
         yield f"preprocessing.frames {frames}"
-    more = range(work.world + 1, MOST_PODS + 1) if work.full else ()
+    shared = next((work_ for work_ in _sharing_clips(work) if fits(work_, gpu)), None)
+    if shared is not None:
+        yield f"training.contextParallel {shared.context}"
+    more = range(work.world + work.context, MOST_PODS + 1, work.context) if work.full else ()
     pods = next((count for count in more if fits(replace(work, world=count), gpu)), None)
     if pods is not None:
         yield f"{pods} GPUs (workers.replicas x gpusPerPod)"

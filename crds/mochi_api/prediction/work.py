@@ -35,6 +35,8 @@ class Work:
     """Training pods, each with as many of the ranks."""
     copies: int = 1
     """Of the weights of mode full, over all ranks: one, or one in each pod."""
+    context: int = 1
+    """Ranks that share the tokens of each clip."""
     share: int = 1
     """Clips of a step on each rank, one after the other."""
     text: int = -1
@@ -60,6 +62,11 @@ class Work:
         """Patches of a clip."""
         side = PIXELS_PER_LATENT * self.network.patch
         return self.latent_frames * (self.height // side) * (self.width // side)
+
+    @property
+    def own_tokens(self) -> int:
+        """Patches of a clip that a rank computes between attentions."""
+        return -(-self.visual_tokens // self.context)
 
     @property
     def tokens(self) -> int:
@@ -100,7 +107,7 @@ def work(
     *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int, pods: int
 ) -> Work:
     """The work of `world` ranks that share each step's clips; the adapter's usual shape where none is named."""
-    lora = training.lora or LoraSpec()
+    lora, at_once = training.lora or LoraSpec(), max(1, world // training.context_parallel)
     return Work(
         mode=mode,
         network=NETWORKS[preset],
@@ -113,5 +120,6 @@ def work(
         narrow=mode == "lora" and lora.base_weights != "BFloat16",
         world=world,
         pods=pods,
-        share=max(1, (training.global_batch_size or world) // world),
+        context=training.context_parallel,
+        share=max(1, (training.global_batch_size or at_once) // at_once),
     )

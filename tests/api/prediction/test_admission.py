@@ -81,8 +81,8 @@ def test_a_narrow_base_fits_where_the_published_one_does_not(kind: str, product:
             "lora",
             {"limits": "Memory", "preprocessing": {"frames": 163}, **on("NVIDIA-L40S", gpusPerPod=8)},
             "spec.workers.gpuProducts must name a GPU with at least 54.8 GiB free for mode lora with 163 frames of "
-            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 109, or a GPU such "
-            "as NVIDIA-H100-PCIe",
+            "848x480 on 8 GPUs, got NVIDIA-L40S with 44.0 GiB; what would fit: preprocessing.frames 109, or "
+            "training.contextParallel 2, or a GPU such as NVIDIA-H100-PCIe",
         ),
     ],
     ids=["lora", "the largest is named", "one pod", "lora on eight"],
