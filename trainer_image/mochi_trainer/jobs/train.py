@@ -59,6 +59,7 @@ def execute(run: RunFile) -> Finished:
     newer attempt has begun; NonFiniteLossError; CollectiveTimeoutError when
     another rank does not answer; MissingObjectError, InvalidInputError, and what the store raises.
     """
+    _check_context(run)
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         stack.enter_context(determinism())
@@ -76,7 +77,6 @@ def execute(run: RunFile) -> Finished:
             if ranks.rank == 0:
                 run_exports.require_room(run)
                 fence.claim()
-            _check_context(run)
             device = training_device(run, ranks.local)
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
