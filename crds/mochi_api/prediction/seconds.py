@@ -63,17 +63,20 @@ def training_seconds(
 def traffic(work: Work) -> int:
     """Bytes that each GPU receives in a step: all weights twice in bfloat16, and its gradients once in float32.
 
-    With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top; so does what ranks exchange
-    that share a clip. The adapters' gradients of mode lora, over several GPUs, are next to nothing.
+    With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top. The adapters' gradients of
+    mode lora, over several GPUs, are next to nothing.
     """
     if not work.full:
-        return _traffic_of_tokens(work)
+        return 0
     inside = work.network.parameters * 8 * work.share * (work.parts - 1) // work.parts
-    return inside + traffic_between_copies(work) + _traffic_of_tokens(work)
+    return inside + traffic_between_copies(work)
 
 
-def _traffic_of_tokens(work: Work) -> int:
-    """In each block queries, keys, values and outputs of other ranks' tokens, in bfloat16: forward, again, and backward."""
+def traffic_of_tokens(work: Work) -> int:
+    """Bytes that each GPU receives in a step from those that share its clips, when all blocks are computed again.
+
+    In each block queries, keys, values and outputs of their tokens or heads, in bfloat16: forward, again, and backward.
+    """
     rows = 4 * work.own_tokens + work.text_tokens
     passes = 3 * work.network.depth * work.share
     return passes * COMPUTE * rows * work.network.width * (work.context - 1) // work.context

@@ -15,6 +15,7 @@ from mochi_api.prediction.seconds import (
     step_seconds,
     traffic,
     traffic_between_copies,
+    traffic_of_tokens,
     training_seconds,
 )
 from mochi_api.prediction.sizes import NETWORKS
@@ -71,6 +72,14 @@ def test_with_a_copy_in_each_pod_only_sums_of_gradients_cross_the_network() -> N
     two = replace(FULL, world=16, copies=2)
     assert traffic_between_copies(two) == 2 * 4 * (PARAMETERS // 8) // 2
     assert traffic(two) == traffic(FULL) + traffic_between_copies(two)
+
+
+def test_gpus_that_share_a_clip_receive_the_others_tokens_three_times() -> None:
+    two = replace(FULL, context=2)
+    assert traffic_of_tokens(FULL) == 0
+    others = (4 * two.own_tokens + two.text_tokens) * 3072 // 2
+    assert traffic_of_tokens(two) == 3 * 48 * 2 * others
+    assert traffic_of_tokens(replace(two, share=3)) == 3 * traffic_of_tokens(two)
 
 
 def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:

@@ -40,10 +40,11 @@ def alone(root: Path) -> dict[str, list[float]]:
 
 
 def numbers(folder: Path) -> list[float]:
-    """Losses of steps, clips and evaluations, and norms of gradients, in their order."""
+    """Losses of steps, by share of noise too, and of evaluations, and norms of gradients, in their order."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = ("loss", "gradNorm", "fixedLoss")
-    return [line[name] for line in lines for name in names if line.get(name) is not None]
+    told = [[*(line.get(name) for name in names), *line.get("lossBySigma", ())] for line in lines]
+    return [value for line in told for value in line if value is not None]
 
 
 def test_a_pod_of_two_processes_trains_each_clip_together(

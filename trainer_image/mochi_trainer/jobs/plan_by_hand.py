@@ -18,7 +18,13 @@ from mochi_api.prediction.fitting import copies_in_room, largest_policy, needed
 from mochi_api.prediction.gpus import GPUS, Gpu
 from mochi_api.prediction.memory import all_trained, memory
 from mochi_api.prediction.policies import LEAST
-from mochi_api.prediction.seconds import step_seconds, traffic, traffic_between_copies, training_seconds
+from mochi_api.prediction.seconds import (
+    step_seconds,
+    traffic,
+    traffic_between_copies,
+    traffic_of_tokens,
+    training_seconds,
+)
 from mochi_api.prediction.storage import storage
 from mochi_api.prediction.work import Work, work_of, work_of_run
 from mochi_api.rules import violations
@@ -96,6 +102,7 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
         "storageBytes": asdict(storage(work, keep_last=training.checkpoint.keep_last, merged=merged)),
         "trafficBytesPerStep": traffic(work),
+        "tokenTrafficBytesPerStep": traffic_of_tokens(work),
         "products": [_on(asked, gpu) for gpu in gpus],
     }
 
@@ -138,7 +145,7 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"{training.steps} steps; in each {work.share} {_plural('clip', work.share)} on each of {work.world} "
-        f"{_plural('GPU', work.world)}"
+        f"{_plural('GPU', work.world)}{f', {work.context} of which share each clip' if work.context > 1 else ''}"
     )
     yield f"trained: {parameters['trained'] / 1e6:.1f} of {parameters['all'] / 1e6:.1f} million parameters"
     yield (
@@ -147,6 +154,11 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     )
     if found["trafficBytesPerStep"]:
         yield f"each GPU receives {_gigabytes(found['trafficBytesPerStep'])} a step from the others"
+    if work.context > 1:
+        yield (
+            f"each clip is shared by {work.context} GPUs of a pod, which receive at most "
+            f"{_gigabytes(found['tokenTrafficBytesPerStep'])} a step each for that"
+        )
     yield ""
     yield from _memory_lines(found["memoryBytes"])
     yield ""

@@ -83,8 +83,8 @@ def _cause(training: Training, record: StepRecord, levels: Sequence[float]) -> s
     clip = f"clip {sample.clip} at noise level {levels[slot]:.3f}"
     if not bool(made.x.isfinite().all() and made.text.isfinite().all()):
         return f"{clip}: its own latents or caption features are not finite"
-    layer = bad_layer(training.model, made.to(training.device))
-    return f"{clip}: {layer or 'no layer'} is the first with an output that is not finite"
+    layers = training.group.gathered(bad_layer(training.model, made.to(training.device)))
+    return f"{clip}: {next(filter(None, layers), 'no layer')} is the first with an output that is not finite"
 
 
 def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:
