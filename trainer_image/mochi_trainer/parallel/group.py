@@ -135,8 +135,8 @@ def joined(
     """The process group of all `ranks` for the length of the block; one rank makes a group of its own, without network.
 
     The others are waited for `peers` seconds (`limit` when None), and later, in each collective, `limit`. `check` is called
-    while waiting and may raise; `movement` is told of each rank that comes; `context` is the group's. Raises CollectiveTimeoutError when the others do
-    not come in time.
+    while waiting and may raise; `movement` is told of each rank that comes; `context` is the group's. Raises
+    CollectiveTimeoutError when the others do not come in time.
     """
     waiting = _Waiting(limit if peers is None else peers, check, movement or Movement())
     store = HashStore() if ranks.world == 1 else _rendezvous(ranks, limit, waiting)
