@@ -58,6 +58,11 @@ def processes(spec: FineTuneSpec) -> int:
     return replicas(spec) * max(1, gpus(spec).training)
 
 
+def clips_at_once(spec: FineTuneSpec) -> int:
+    """Clips that are trained on at the same time: one for each process, or for each set of them that shares its tokens."""
+    return max(1, processes(spec) // spec.training.context_parallel)
+
+
 def gpus(spec: FineTuneSpec) -> Gpus:
     """GPUs of each kind of pod: one for the published model and none for nano, unless the spec says otherwise."""
     usual = 0 if spec.model.preset == "nano" else 1
@@ -116,7 +121,7 @@ def training(spec: FineTuneSpec) -> TrainingSpec:
         update={
             "learning_rate": section.learning_rate or USUAL_LEARNING_RATE[spec.mode],
             "warmup_steps": warmup,
-            "global_batch_size": section.global_batch_size or processes(spec),
+            "global_batch_size": section.global_batch_size or clips_at_once(spec),
             "lora": lora,
         }
     )

@@ -281,7 +281,9 @@ class TrainingSpec(ApiModel):
     weight_decay: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.01")
     """Weight decay of AdamW."""
     global_batch_size: int | None = Field(default=None, ge=1, le=4096)
-    """Clips per optimizer step over all pods, a multiple of all their GPUs (of the pods, where these have none); when not set one clip per GPU."""
+    """Clips per optimizer step over all pods, a multiple of all their GPUs (of the pods, where these have none) over `contextParallel`; when not set just as many."""
+    context_parallel: int = Field(default=1, ge=1, le=8, json_schema_extra=UNSTORED)
+    """GPUs of one pod that share the tokens of each clip, for clips too long for one: their activations divide by it. It divides `workers.gpusPerPod` and the model's attention heads, 24 of `mochi-1` and 4 of `nano`."""
     gradient_clip: Annotated[DecimalString, Bounds(at_least=0, at_most=1_000_000)] = Decimal("1.0")
     """Largest norm of the gradient; 0 switches clipping off."""
     caption_dropout: Annotated[DecimalString, Bounds(at_least=0, at_most=1)] = Decimal("0.1")

@@ -69,10 +69,10 @@ def test_a_name_at_the_limit_is_accepted() -> None:
 
 
 def test_the_usual_number_of_pods_is_the_same_in_both_languages() -> None:
-    (batch,) = [rule for rule in rules.RULES if rule.path == "spec.training.globalBatchSize"]
+    batches = [rule for rule in rules.RULES if rule.path == "spec.training.globalBatchSize"]
     for mode, gpus in resolved.USUAL_GPUS.items():
         assert resolved.replicas(FineTuneSpec.model_validate(spec({"mode": mode}))) == gpus
-        assert str(gpus) in batch.cel
+        assert all(str(gpus) in batch.cel for batch in batches)
 
 
 @pytest.mark.parametrize(("gpus", "pods"), [(0, 8), (1, 8), (2, 4), (3, 3), (4, 2), (5, 2), (7, 2), (8, 1)])
@@ -82,6 +82,8 @@ def test_without_a_number_of_pods_there_are_the_fewest_with_eight_gpus(gpus: int
     assert resolved.replicas(found) == pods
     assert resolved.processes(found) == pods * max(1, gpus)
     assert resolved.training(found).global_batch_size == pods * max(1, gpus)
+    shared = FineTuneSpec.model_validate(spec({**changes, "training.contextParallel": max(1, gpus)}))
+    assert resolved.training(shared).global_batch_size == pods
     lora = FineTuneSpec.model_validate(spec({**changes, "mode": "lora", "limits": "Memory"}))
     assert resolved.replicas(lora) == 1
 

@@ -44,6 +44,27 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         "GPUs hold), got 91",
     ),
     (
+        "a clip shared by more GPUs than a pod has",
+        {"mode": "full", "workers.gpusPerPod": 2, "training.contextParallel": 4},
+        "spec.training.contextParallel must divide the 2 GPUs of a pod (workers.gpusPerPod): those that share a clip "
+        "exchange its tokens in every block, got 4",
+    ),
+    (
+        "a clip shared by GPUs among which heads cannot be dealt out",
+        {"mode": "full", "workers.gpusPerPod": 8, "training.contextParallel": 8},
+        "spec.training.contextParallel must divide the 4 attention heads of preset nano, got 8",
+    ),
+    (
+        "a batch that is no multiple of the clips trained on at a time",
+        {
+            "mode": "full",
+            "workers": {"replicas": 2, "gpusPerPod": 4},
+            "training": {"contextParallel": 2, "globalBatchSize": 6},
+        },
+        "spec.training.globalBatchSize must be a multiple of the 4 clips that are trained on at the same time "
+        "(workers.replicas x gpusPerPod / contextParallel = 2 x 4 / 2), got 6",
+    ),
+    (
         "frames off the grid",
         {"preprocessing.frames": 86},
         "spec.preprocessing.frames must be 1 more than a multiple of 6, got 86; the nearest are 85 and 91",

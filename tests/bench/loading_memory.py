@@ -122,7 +122,7 @@ def _one(kind: str, address: str, depth: int, s3: S3Spec) -> Measured:
             shard(model, group, device=torch.device("cpu"), compute=torch.float32)
             with Counting(source) as count:
                 model.to_empty(device="cpu")
-                rows = own_rows(model, group)
+                rows = own_rows(model)
                 fill_dit(preset, source, rows)
             return count.measured([tensor for tensor, _ in rows.values()])
     with Counting(source) as count:

@@ -35,7 +35,7 @@ class Stream(NamedTuple):
 def streams(work: Work, index: int) -> tuple[Stream, Stream]:
     """The visual and the text stream of block `index`."""
     network = work.network
-    visual = Stream(work.visual_tokens, network.width, network.hidden, turned=True, updated=True)
+    visual = Stream(work.own_tokens, network.width, network.hidden, turned=True, updated=True)
     text = Stream(
         work.text_tokens,
         network.text_width,
@@ -49,12 +49,12 @@ def streams(work: Work, index: int) -> tuple[Stream, Stream]:
 def block_input(work: Work) -> int:
     """Both streams as a block receives them."""
     network = work.network
-    return COMPUTE * (work.visual_tokens * network.width + work.text_tokens * network.text_width)
+    return COMPUTE * (work.own_tokens * network.width + work.text_tokens * network.text_width)
 
 
 def attention_kept(work: Work) -> int:
-    """The attention's output, and one logsumexp a head and token."""
-    return work.tokens * (COMPUTE * work.network.width + WIDE * work.network.heads)
+    """The attention's output, and one logsumexp a head and token, of this rank's heads."""
+    return work.tokens * (COMPUTE * work.network.width + WIDE * work.network.heads) // work.context
 
 
 def saved(work: Work, index: int) -> int:
@@ -64,9 +64,17 @@ def saved(work: Work, index: int) -> int:
 
 @lru_cache(maxsize=256)
 def _saved(work: Work, index: int) -> int:
-    joint = 3 * COMPUTE * work.tokens * work.network.width + attention_kept(work)
+    joint = 3 * COMPUTE * work.tokens * work.network.width // work.context + attention_kept(work)
+    joint += _exchanged(work)
     parts = sum(_of_stream(work, stream) for stream in streams(work, index))
     return joint + parts + (0 if work.full else _of_adapters(work, index))
+
+
+def _exchanged(work: Work) -> int:
+    """The attention's output once more: of all heads and this rank's tokens, where ranks share a clip and its projection is trained."""
+    if work.context == 1 or not (work.full or {"output", "text_output"} & set(work.targets)):
+        return 0
+    return COMPUTE * (work.own_tokens + work.text_tokens) * work.network.width
 
 
 def temporaries(work: Work, index: int) -> int:
@@ -77,13 +85,13 @@ def temporaries(work: Work, index: int) -> int:
 
 def rotation(work: Work) -> int:
     """Cosines and sines of all tokens, held for all blocks, and the angles where those are trained."""
-    pairs = work.visual_tokens * work.network.width // 2
+    pairs = work.visual_tokens * work.network.width // (2 * work.context)
     return WIDE * pairs * (3 if work.full else 2)
 
 
 def rotation_gradient(work: Work) -> int:
     """Of cosines and sines, from the second block of the backward pass on."""
-    return WIDE * work.visual_tokens * work.network.width if work.full else 0
+    return WIDE * work.visual_tokens * work.network.width // work.context if work.full else 0
 
 
 def _of_stream(work: Work, stream: Stream) -> int:
@@ -110,7 +118,7 @@ def _of_adapters(work: Work, index: int) -> int:
     """
     found, read = 0, {"attn.proj_x", "attn.proj_y"}
     for part in adapted(work.network, index, work.targets):
-        tokens = work.visual_tokens if part.rows == "visual" else work.text_tokens
+        tokens = work.own_tokens if part.rows == "visual" else work.text_tokens
         layer = _CARRIERS[part.name]
         if work.dropout:
             found += tokens * 2 * COMPUTE * part.inputs

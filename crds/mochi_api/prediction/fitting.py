@@ -52,6 +52,18 @@ def largest_policy(work: Work, available: int) -> Policy | None:
     return Policy(left_alone=low)
 
 
+def copies_in_room(work: Work, available: int) -> int:
+    """Copies of the weights of mode full for which `available` bytes of each GPU, but for a spare part, are enough.
+
+    One in each pod: then weights are gathered inside the pods, and gradients alone cross the network. Else one over all ranks,
+    which needs least memory.
+    """
+    if not work.full or work.pods in {1, work.world}:
+        return 1
+    used = available - available // SPARE
+    return work.pods if least_needed(replace(work, copies=work.pods)) <= used else 1
+
+
 def fits(work: Work, gpu: Gpu) -> bool:
     """Whether `gpu` has the memory."""
     return least_needed(work) <= gpu.available
@@ -67,12 +79,23 @@ def changes_that_fit(work: Work, gpu: Gpu) -> tuple[str, ...]:
     return tuple(_changes(work, gpu))
 
 
+def _sharing_clips(work: Work) -> Iterator[Work]:
+    """The same with more ranks of a pod that share each clip, and so more clips of a step on each."""
+    gpus = work.world // work.pods
+    for context in range(work.context + 1, gpus + 1):
+        if gpus % context == 0 and work.network.heads % context == 0:
+            yield replace(work, context=context, share=-(-work.share * context // work.context))
+
+
 def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
     shorter = (frames for frames in range(work.frames - 6, LEAST_FRAMES - 1, -6))
     frames = next((count for count in shorter if fits(replace(work, frames=count), gpu)), None)
     if frames is not None:
         yield f"preprocessing.frames {frames}"
-    more = range(work.world + 1, MOST_PODS + 1) if work.full else ()
+    shared = next((work_ for work_ in _sharing_clips(work) if fits(work_, gpu)), None)
+    if shared is not None:
+        yield f"training.contextParallel {shared.context}"
+    more = range(work.world + work.context, MOST_PODS + 1, work.context) if work.full else ()
     pods = next((count for count in more if fits(replace(work, world=count), gpu)), None)
     if pods is not None:
         yield f"{pods} GPUs (workers.replicas x gpusPerPod)"

@@ -42,8 +42,8 @@ class Flops:
 
 
 def attention(work: Work) -> int:
-    """A of one block: every token to every token, two products of the width of the visual stream."""
-    return 4 * work.tokens**2 * work.network.width
+    """A of one block: every token to every token, two products of the width of this rank's heads."""
+    return 4 * work.tokens**2 * work.network.width // work.context
 
 
 def block_forward(work: Work, index: int) -> Flops:
@@ -102,7 +102,7 @@ def useful(work: Work) -> int:
 
 
 def _rows(work: Work, rows: Rows) -> int:
-    return {"visual": work.visual_tokens, "text": work.text_tokens, "once": 1}[rows]
+    return {"visual": work.own_tokens, "text": work.text_tokens, "once": 1}[rows]
 
 
 def _products(work: Work, layers: Iterable[Layer]) -> int:

@@ -1,8 +1,8 @@
 """Memory of a GPU during a step, by what it is for, at the moment when it is largest.
 
 That moment is looked for at the start of every block's backward pass, when all that was kept up to it is still there,
-and at its end, when its gradients are. With mode full the weights, their average, gradients and moments are in equal parts on all ranks
-(FSDP2), and the whole weights of two blocks and the gradients of a third are there besides.
+and at its end, when its gradients are. With mode full the weights, their average, gradients and moments are in equal parts on
+all ranks, or on those of one copy (FSDP2), and the whole weights of two blocks and the gradients of a third are there besides.
 """
 
 from __future__ import annotations
@@ -119,12 +119,23 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
         weights=base + WIDE * _part(work, trained),
         moments=2 * WIDE * _part(work, trained),
         average=WIDE * _part(work, trained) if work.averaged else 0,
-        gradients=WIDE * _part(work, trained if work.share > 1 else _after(work, index)),
+        gradients=WIDE * _part(work, _summed(work, index)),
         kept=kept + activations.rotation(work),
         working=working,
         gathered=_gathered(work, index) + own,
         inputs=WIDE * (2 * tokens + work.text_tokens * work.network.feature_width),
     )
+
+
+def _summed(work: Work, index: int) -> int:
+    """Gradients there at block `index`: of several clips those of all blocks, from the second one on.
+
+    With several copies FSDP2 keeps what it last summed over them to the end of the backward pass.
+    """
+    complete = _after(work, index)
+    if work.share == 1:
+        return complete
+    return all_trained(work) + (complete if work.copies > 1 else 0)
 
 
 @lru_cache(maxsize=64)
@@ -157,7 +168,7 @@ def _after(work: Work, index: int) -> int:
 
 def _part(work: Work, parameters: int) -> int:
     """This rank's, where they are in parts: the rows of each matrix hardly ever leave a remainder."""
-    return -(-parameters // work.world) if work.full else parameters
+    return -(-parameters // work.parts) if work.full else parameters
 
 
 def _gathered(work: Work, index: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mochi_api.prediction import flops
+from mochi_api.prediction.activations import COMPUTE
 from mochi_api.prediction.flops import Flops
 from mochi_api.prediction.gpus import Gpu
 from mochi_api.prediction.memory import ROOMS, swapped_block
@@ -58,7 +59,7 @@ def training_seconds(
 ) -> float:
     """All steps, and the evaluations before the first and at each checkpoint; nothing of what comes before and after."""
     evaluations = 1 + -(-steps // every_steps)
-    passes = evaluations * -(-FIXED_CASES // work.world)
+    passes = evaluations * -(-FIXED_CASES * work.context // work.world)
     evaluated = seconds(flops.forward(work).times(passes), gpu, efficiency)
     return steps * step_seconds(work, policy, gpu, efficiency) + evaluated
 
@@ -71,8 +72,28 @@ def swapped_traffic(work: Work) -> int:
 def traffic(work: Work) -> int:
     """Bytes that each GPU receives in a step: all weights twice in bfloat16, and its gradients once in float32.
 
-    The adapters' gradients of mode lora, over several GPUs, are next to nothing.
+    With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top. The adapters' gradients of
+    mode lora, over several GPUs, are next to nothing.
     """
-    if not work.full or work.world == 1:
+    if not work.full:
         return 0
-    return work.network.parameters * 8 * work.share * (work.world - 1) // work.world
+    inside = work.network.parameters * 8 * work.share * (work.parts - 1) // work.parts
+    return inside + traffic_between_copies(work)
+
+
+def traffic_of_tokens(work: Work) -> int:
+    """Bytes that each GPU receives in a step from those that share its clips, when all blocks are computed again.
+
+    In each block queries, keys, values and outputs of their tokens or heads, in bfloat16: forward, again, and backward.
+    """
+    rows = 4 * work.own_tokens + work.text_tokens
+    passes = 3 * work.network.depth * work.share
+    return passes * COMPUTE * rows * work.network.width * (work.context - 1) // work.context
+
+
+def traffic_between_copies(work: Work) -> int:
+    """Of it what comes from other copies: the sums of this rank's gradients, in float32, each number twice but for its own."""
+    if not work.full:
+        return 0
+    part = work.network.parameters // work.parts
+    return part * 8 * work.share * (work.copies - 1) // work.copies

@@ -40,7 +40,7 @@ def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
     merging = whole if merged and not work.full else 0
     artifacts = (2 + work.averaged) * whole if work.full else _adapter_files(work) + merging
     export = whole + min(whole, SHARD_BYTES) if work.full else 2 * merging + _adapter_files(work)
-    part = checkpoint // work.world if work.full else checkpoint
+    part = checkpoint // work.parts if work.full else checkpoint
     return Storage(
         checkpoint=checkpoint,
         checkpoints=(keep_last + 1) * checkpoint,

@@ -45,10 +45,21 @@ class Work:
     """Whether a moving average of the trained weights is kept."""
     world: int = 1
     """Ranks: GPUs of all training pods."""
+    pods: int = 1
+    """Training pods, each with as many of the ranks."""
+    copies: int = 1
+    """Of the weights of mode full, over all ranks: one, or one in each pod."""
+    context: int = 1
+    """Ranks that share the tokens of each clip."""
     share: int = 1
     """Clips of a step on each rank, one after the other."""
     text: int = -1
     """Text tokens of a clip; -1 means the longest caption."""
+
+    @property
+    def parts(self) -> int:
+        """Ranks that hold one copy of the weights of mode full together."""
+        return self.world // self.copies
 
     @property
     def text_tokens(self) -> int:
@@ -65,6 +76,11 @@ class Work:
         """Patches of a clip."""
         side = PIXELS_PER_LATENT * self.network.patch
         return self.latent_frames * (self.height // side) * (self.width // side)
+
+    @property
+    def own_tokens(self) -> int:
+        """Patches of a clip that a rank computes between attentions."""
+        return -(-self.visual_tokens // self.context)
 
     @property
     def tokens(self) -> int:
@@ -91,6 +107,7 @@ def works_of(spec: FineTuneSpec) -> tuple[Work, ...]:
         clips=spec.preprocessing,
         training=training,
         world=world,
+        pods=resolved.replicas(spec),
     )
 
 
@@ -107,6 +124,7 @@ def works_of_run(run: RunFile) -> tuple[Work, ...]:
         clips=run.preprocessing,
         training=run.training,
         world=run.world.processes,
+        pods=run.world.replicas,
     )
 
 
@@ -116,11 +134,14 @@ def largest(works: Sequence[Work]) -> Work:
 
 
 def works(
-    *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int
+    *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int, pods: int
 ) -> tuple[Work, ...]:
     """As `work`, for each size of the clips, the section's own one first."""
     sizes: tuple[PreprocessingSpec | BucketSpec, ...] = (clips, *clips.buckets)
-    return tuple(work(mode=mode, preset=preset, clips=size, training=training, world=world) for size in sizes)
+    return tuple(
+        work(mode=mode, preset=preset, clips=size, training=training, world=world, pods=pods)
+        for size in sizes
+    )
 
 
 def work(
@@ -130,9 +151,10 @@ def work(
     clips: PreprocessingSpec | BucketSpec,
     training: TrainingSpec,
     world: int,
+    pods: int,
 ) -> Work:
     """The work of `world` ranks that share each step's clips; the adapter's usual shape where none is named."""
-    lora = training.lora or LoraSpec()
+    lora, at_once = training.lora or LoraSpec(), max(1, world // training.context_parallel)
     return Work(
         mode=mode,
         network=NETWORKS[preset],
@@ -146,5 +168,7 @@ def work(
         swapped=lora.blocks_to_swap if mode == "lora" else 0,
         averaged=mode == "full" and training.ema is not None,
         world=world,
-        share=max(1, (training.global_batch_size or world) // world),
+        pods=pods,
+        context=training.context_parallel,
+        share=max(1, (training.global_batch_size or at_once) // at_once),
     )

@@ -112,7 +112,7 @@ def choices(spec: FineTuneSpec, default_image: str) -> Resolved:
         gpus_per_pod=resolved.gpus(spec).training,
         image=spec.workers.image or default_image,
         warmup_steps=training.warmup_steps or 0,
-        global_batch_size=training.global_batch_size or resolved.processes(spec),
+        global_batch_size=training.global_batch_size or resolved.clips_at_once(spec),
         predicted_memory_gib=predicted_memory(spec),
     )
 

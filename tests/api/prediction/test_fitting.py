@@ -80,6 +80,15 @@ def test_no_policy_fits_where_the_least_does_not() -> None:
         (
             replace(FULL, frames=163),
             "NVIDIA-L40S",
+            (
+                "preprocessing.frames 103",
+                "training.contextParallel 2",
+                "a GPU such as NVIDIA-H100-PCIe",
+            ),
+        ),
+        (
+            replace(FULL, frames=163, pods=8),
+            "NVIDIA-L40S",
             ("preprocessing.frames 103", "a GPU such as NVIDIA-H100-PCIe"),
         ),
         (
@@ -88,7 +97,7 @@ def test_no_policy_fits_where_the_least_does_not() -> None:
             ("3 GPUs (workers.replicas x gpusPerPod)", "a GPU such as NVIDIA-H100-NVL"),
         ),
     ],
-    ids=["lora", "full", "pods"],
+    ids=["lora", "full", "full in pods of one GPU", "pods"],
 )
 def test_the_nearest_changes_that_would_fit(work: Work, product: str, changes: tuple[str, ...]) -> None:
     assert not fits(work, GPUS[product])

@@ -16,6 +16,8 @@ from mochi_api.prediction.seconds import (
     step_seconds,
     swapped_traffic,
     traffic,
+    traffic_between_copies,
+    traffic_of_tokens,
     training_seconds,
 )
 from mochi_api.prediction.sizes import NETWORKS
@@ -65,6 +67,21 @@ def test_a_training_is_its_steps_and_its_evaluations() -> None:
 def test_traffic_is_eight_bytes_of_each_parameter_that_others_hold() -> None:
     assert traffic(FULL) == 8 * PARAMETERS * 7 // 8
     assert traffic(LORA) == 0
+    assert traffic_between_copies(FULL) == 0
+
+
+def test_with_a_copy_in_each_pod_only_sums_of_gradients_cross_the_network() -> None:
+    two = replace(FULL, world=16, copies=2)
+    assert traffic_between_copies(two) == 2 * 4 * (PARAMETERS // 8) // 2
+    assert traffic(two) == traffic(FULL) + traffic_between_copies(two)
+
+
+def test_gpus_that_share_a_clip_receive_the_others_tokens_three_times() -> None:
+    two = replace(FULL, context=2)
+    assert traffic_of_tokens(FULL) == 0
+    others = (4 * two.own_tokens + two.text_tokens) * 3072 // 2
+    assert traffic_of_tokens(two) == 3 * 48 * 2 * others
+    assert traffic_of_tokens(replace(two, share=3)) == 3 * traffic_of_tokens(two)
 
 
 def test_blocks_that_wait_are_copied_forward_and_backward_but_for_two() -> None:
@@ -92,6 +109,7 @@ def test_a_full_run_writes_three_numbers_of_each_parameter() -> None:
         copy=12 * PARAMETERS // 8,
         swapped=0,
     )
+    assert storage(replace(FULL, world=16, copies=2), keep_last=3, merged=False).copy == 12 * PARAMETERS // 8
 
 
 def test_an_average_is_a_fourth_number_and_one_more_file() -> None:

@@ -95,6 +95,31 @@ def test_the_table_names_every_gpu_and_those_of_the_file_first() -> None:
     assert any("memory that a GPU needs at least" in line and "27.9 GiB" in line for line in lines)
 
 
+def test_pods_with_room_for_it_each_have_a_copy_of_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    training = RUN["training"] | {"globalBatchSize": 16}
+    path.write_text(yaml.safe_dump(RUN | {"world": {"replicas": 2, "gpusPerPod": 8}, "training": training}))
+    products = {row["product"]: row for row in answer(path)["products"]}
+    assert products[H100]["weightCopies"] == 2
+    assert products[H100]["trafficBetweenPodsBytesPerStep"] == 8 * (10_027_677_744 // 8) // 2
+    assert products["NVIDIA-A100-SXM4-40GB"]["weightCopies"] == 1
+    assert products["NVIDIA-A100-SXM4-40GB"]["trafficBetweenPodsBytesPerStep"] == 0
+    lines = plan(Request(file=path, gpu=H100, json=False)).splitlines()
+    assert any(line.endswith("2 copies, 5.0 GB between pods") for line in lines)
+
+
+def test_gpus_that_share_a_clip_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    training = RUN["training"] | {"globalBatchSize": 4, "contextParallel": 2}
+    path.write_text(yaml.safe_dump(RUN | {"world": {"replicas": 1, "gpusPerPod": 8}, "training": training}))
+    found = answer(path)
+    assert (found["clipsPerGpu"], found["tokens"]["visual"]) == (1, 23850)
+    assert found["memoryBytes"]["kept"] < answer(FULL)["memoryBytes"]["kept"] * 0.55
+    lines = plan(Request(file=path, gpu="", json=False)).splitlines()
+    assert any("8 GPUs, 2 of which share each clip" in line for line in lines)
+    assert any("each clip is shared by 2 GPUs of a pod" in line for line in lines)
+
+
 def test_the_parts_of_the_memory_add_up() -> None:
     found = answer(FULL)["memoryBytes"]
     needed_, parts = found.pop("needed"), sum(found.values())

@@ -37,31 +37,44 @@ def _inputs(slot: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def _gradients(group: Group, sharded: bool) -> tuple[float, dict[str, Any]]:
+def _gradients(
+    group: Group, sharded: bool, *, clips: int = 2, copies: int = 1
+) -> tuple[float, dict[str, Any]]:
     model = load_dit("nano").requires_grad_(True)
     if sharded:
-        shard(model, group, device=CPU, compute=torch.float32)
-    share = 2 // group.world
+        shard(model, group, device=CPU, compute=torch.float32, copies=copies)
+    share = clips // group.world
     for place in range(share):
         loss = model(*_inputs(group.rank * share + place)).square().mean() / share
         loss.backward()
     parameters = list(model.parameters())
     _, norm = settled(measures(loss.detach(), parameters, group), parameters, group)
     if sharded:
-        rows = {n: rows_of(p.shape[0], group.rank, group.world) for n, p in model.named_parameters()}
+        parts = group.world // copies
+        rows = {n: rows_of(p.shape[0], group.rank % parts, parts) for n, p in model.named_parameters()}
         assert all(len(own_part(p)) in (len(rows[n]), len(p)) for n, p in model.named_parameters())
     return norm, {name: whole(p.grad).numpy() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def _two_ranks() -> tuple[float, dict[str, Any]]:
-    with joined(ranks_of(os.environ, processes=2), CPU, limit=60) as group:
-        return _gradients(group, sharded=True)
+def _of_ranks(world: int, clips: int, copies: int) -> tuple[float, dict[str, Any]]:
+    with joined(ranks_of(os.environ, processes=world), CPU, limit=60) as group:
+        return _gradients(group, sharded=True, clips=clips, copies=copies)
 
 
-def test_two_ranks_have_the_gradients_of_one() -> None:
+@pytest.mark.parametrize(
+    ("world", "clips", "copies"),
+    [
+        pytest.param(2, 2, 1, id="two ranks"),
+        pytest.param(2, 2, 2, id="a copy on each of two"),
+        pytest.param(4, 4, 2, id="two copies of two"),
+        pytest.param(4, 8, 2, id="two copies of two, two clips a rank"),
+    ],
+)
+def test_several_ranks_have_the_gradients_of_one(world: int, clips: int, copies: int) -> None:
+    """And their norm, in which a copy must not count twice."""
     torch.set_num_threads(1)
-    norm, gradients = _gradients(Group(), sharded=False)
-    for other_norm, others in run_distributed(_two_ranks, 2):
+    norm, gradients = _gradients(Group(), sharded=False, clips=clips)
+    for other_norm, others in run_distributed(_of_ranks, world, world, clips, copies):
         assert other_norm == pytest.approx(norm, rel=1e-5)
         assert others.keys() == gradients.keys()
         for name, gradient in gradients.items():

@@ -48,6 +48,15 @@ ATTENTION = ("query", "key", "value", "output")
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
         pytest.param(replace(FULL, averaged=True), 0, id="full, averaged"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
+        pytest.param(replace(FULL, world=16, copies=2), 1, id="full, two copies"),
+        pytest.param(replace(FULL, copies=2, share=2), 0, id="full, two copies, two clips"),
+        pytest.param(replace(FULL, frames=85, context=2), 2, id="full, a clip on two"),
+        pytest.param(
+            replace(FULL, world=32, copies=4, context=8), 0, id="full, four copies, a clip on eight"
+        ),
+        pytest.param(
+            replace(LORA, world=4, context=4, targets=("query", "output")), 1, id="lora, a clip on four"
+        ),
     ],
 )
 def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> None:
@@ -65,6 +74,8 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         base=torch.int8 if work.narrow else None,
         swapped=work.swapped,
         averaged=work.averaged,
+        copies=work.copies,
+        context=work.context,
     )
     policy = Policy(left_alone=left_alone)
     assert -0.01 <= memory(work, policy).peak / traced.peak_bytes - 1 <= 0.03

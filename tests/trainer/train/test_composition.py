@@ -7,6 +7,8 @@ gradients as one vector by 0.0144, that of one parameter by 0.036 (relative). Th
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -45,12 +47,18 @@ class Found(NamedTuple):
 
 
 def composed(
-    mode: str, group: Group, *, compute: torch.dtype, left_alone: int, dropout: float = 0.0
+    mode: str,
+    group: Group,
+    *,
+    compute: torch.dtype,
+    left_alone: int,
+    dropout: float = 0.0,
+    copies: int = 1,
 ) -> Composed:
     params = LoraParams(rank=4, alpha=8, dropout=dropout, targets=("query", "value", "mlp_in", "text_key"))
     return compose(
         Stored(NANO, None),
-        Choices(compute=compute, attention=Backend.CPU, left_alone=left_alone),
+        Choices(compute=compute, attention=Backend.CPU, left_alone=left_alone, copies=copies),
         adapters=Adapters(params=params, seed=3) if mode == "lora" else None,
         spec=TrainingSpec.model_validate({"steps": 1}),
         group=group,
@@ -78,13 +86,13 @@ def inputs(clip: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def found(model: DiT, group: Group) -> Found:
+def found(model: DiT, group: Group, clips: int = CLIPS) -> Found:
     """On this rank's clips; the gradients are those of all."""
     model.train()
     torch.manual_seed(11)
-    parameters, share = list(trainable_parameters(model).values()), CLIPS // group.world
+    parameters, share = list(trainable_parameters(model).values()), clips // group.data_world
     losses = []
-    for clip in range(group.rank * share, (group.rank + 1) * share):
+    for clip in range(group.data_rank * share, (group.data_rank + 1) * share):
         *given, answer = inputs(clip)
         loss = mse_loss(model(*given), answer)
         torch.autograd.backward(loss / share)
@@ -99,12 +107,14 @@ def found(model: DiT, group: Group) -> Found:
     return Found(mean, gradients)
 
 
-def of_ranks(mode: str, compute: torch.dtype, left_alone: int) -> Found:
+def of_ranks(
+    mode: str, compute: torch.dtype, left_alone: int, clips: int, copies: int, context: int = 1
+) -> Found:
     world = int(os.environ["WORLD_SIZE"])
-    with joined(ranks_of(os.environ, processes=world), CPU, limit=60) as group:
-        model = composed(mode, group, compute=compute, left_alone=left_alone).model
+    with joined(ranks_of(os.environ, processes=world), CPU, limit=60, context=context) as group:
+        model = composed(mode, group, compute=compute, left_alone=left_alone, copies=copies).model
         assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
-        return found(model, group)
+        return found(model, group, clips)
 
 
 def relative(ours: Any, exact: Any) -> float:
@@ -112,19 +122,42 @@ def relative(ours: Any, exact: Any) -> float:
 
 
 @pytest.fixture(scope="module")
-def exact() -> dict[str, Found]:
-    """One rank in float32, where nothing is computed again."""
-    return {mode: run_distributed(of_ranks, 1, mode, torch.float32, DEPTH)[0] for mode in ("lora", "full")}
+def exact() -> Callable[[str, int], Found]:
+    """One rank in float32, where nothing is computed again, for a mode and a number of clips."""
+    return lru_cache(
+        lambda mode, clips: run_distributed(of_ranks, 1, mode, torch.float32, DEPTH, clips, 1)[0]
+    )
 
 
 @pytest.mark.parametrize(
-    ("mode", "world", "left_alone"), [("lora", 1, 0), ("lora", 2, 2), ("full", 1, 2), ("full", 2, 0)]
+    ("mode", "world", "left_alone", "clips", "copies", "context"),
+    [
+        pytest.param("lora", 1, 0, 2, 1, 1, id="lora"),
+        pytest.param("lora", 2, 2, 2, 1, 1, id="lora on two"),
+        pytest.param("lora", 4, 0, 4, 1, 1, id="lora on four"),
+        pytest.param("full", 1, 2, 2, 1, 1, id="full"),
+        pytest.param("full", 2, 0, 2, 1, 1, id="full on two"),
+        pytest.param("full", 4, 1, 4, 1, 1, id="full on four"),
+        pytest.param("full", 4, 0, 4, 2, 1, id="full on four, two copies"),
+        pytest.param("full", 2, 1, 4, 1, 1, id="full on two, two clips each"),
+        pytest.param("full", 2, 0, 4, 2, 1, id="full on two, a copy and two clips each"),
+        pytest.param("lora", 2, 0, 2, 1, 2, id="lora, each clip on two"),
+        pytest.param("full", 2, 1, 2, 1, 2, id="full, each clip on two"),
+        pytest.param("full", 4, 0, 4, 1, 2, id="full, two clips at a time on two each"),
+        pytest.param("full", 4, 0, 4, 2, 2, id="full, the same with a copy each"),
+    ],
 )
 def test_bfloat16_has_the_loss_and_the_gradients_of_float32(
-    mode: str, world: int, left_alone: int, exact: dict[str, Found]
+    mode: str,
+    world: int,
+    left_alone: int,
+    clips: int,
+    copies: int,
+    context: int,
+    exact: Callable[[str, int], Found],
 ) -> None:
-    expected = exact[mode]
-    one, *others = run_distributed(of_ranks, world, mode, torch.bfloat16, left_alone)
+    expected = exact(mode, clips)
+    one, *others = run_distributed(of_ranks, world, mode, torch.bfloat16, left_alone, clips, copies, context)
     assert all(other.loss == one.loss for other in others)
     assert one.gradients.keys() == expected.gradients.keys()
     pairs = [(one.gradients[name], gradient) for name, gradient in expected.gradients.items()]

@@ -41,7 +41,7 @@ def _filled(folder: Path, world: int) -> tuple[dict[str, Any], int]:
         shard(model, group, device=CPU, compute=torch.float32)
         model.to_empty(device=CPU)
         store = CountingStore(folder)
-        fill_dit(SMALL, store, own_rows(model, group))
+        fill_dit(SMALL, store, own_rows(model))
         return {name: whole(p.detach()).numpy().copy() for name, p in model.named_parameters()}, store.total
 
 

@@ -30,7 +30,7 @@ def training_backend(run: RunFile, device: torch.device, dtype: torch.dtype, gro
     sizes = buckets(run.preprocessing)
     lengths = sorted({each for size in sizes for each in _lengths(params, size)})
     return choose(
-        [_shape(params, length) for length in lengths],
+        [_shape(params, length, context=group.context) for length in lengths],
         device,
         dtype,
         environ={VARIABLE: group.from_first(os.environ.get(VARIABLE, ""))},
@@ -63,5 +63,8 @@ def _tokens(params: DiTParams, frames: int, height: int, width: int) -> tuple[in
     return latent_frames * rows * columns // params.patch**2, params.text_tokens
 
 
-def _shape(params: DiTParams, tokens: int, *, batch: int = 1, masked: bool = False) -> Shape:
-    return Shape(batch=batch, tokens=tokens, heads=params.heads, width=params.head_width, masked=masked)
+def _shape(
+    params: DiTParams, tokens: int, *, batch: int = 1, masked: bool = False, context: int = 1
+) -> Shape:
+    heads = max(1, params.heads // context)
+    return Shape(batch=batch, tokens=tokens, heads=heads, width=params.head_width, masked=masked)

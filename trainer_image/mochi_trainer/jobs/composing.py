@@ -20,6 +20,7 @@ from mochi_trainer import host_memory
 from mochi_trainer.errors import InvalidInputError, OutOfMemoryError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.left_alone import blocks_left_alone
+from mochi_trainer.jobs.weight_copies import weight_copies
 from mochi_trainer.lora import LoraParams, continue_from
 from mochi_trainer.lora.files import tensor_names
 from mochi_trainer.lora.importing import CONFIG, config_wanted
@@ -68,13 +69,15 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
     All ranks call together. Raises InvalidInputError, DeviceUnavailableError.
     """
     compute = compute_type(device)
+    copies = weight_copies(run, group, device, os.environ)
     choices = Choices(
         compute=compute,
         attention=training_backend(run, device, compute, group),
-        left_alone=blocks_left_alone(run, depth, group, device, os.environ),
+        left_alone=blocks_left_alone(run, depth, group, device, os.environ, copies=copies),
         base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
         swapped=swapped(run),
         compiler=_compiler(run, os.environ),
+        copies=copies,
     )
     if choices.base is not None:
         log.info("the base's weights are kept in %s", choices.base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -20,10 +21,17 @@ log = logging.getLogger(__name__)
 
 
 def blocks_left_alone(
-    run: RunFile, depth: int, group: Group, device: torch.device, environ: Mapping[str, str]
+    run: RunFile,
+    depth: int,
+    group: Group,
+    device: torch.device,
+    environ: Mapping[str, str],
+    *,
+    copies: int = 1,
 ) -> int:
     """The number that rank 0's environment names; otherwise on a GPU as many as fit into the fullest one of all ranks, and
-    on a CPU, where memory is not what is short, all. Where blocks are swapped none but the last is left alone.
+    on a CPU, where memory is not what is short, all. Where blocks are swapped none but the last is left alone. `copies` are
+    those of the weights.
 
     Call before the weights are there; all ranks call together. Raises InvalidInputError for what is no number.
     """
@@ -36,7 +44,8 @@ def blocks_left_alone(
         return LEAST.left_alone
     if device.type != "cuda":
         return depth
-    return as_room_allows(work_of_run(run), min(group.gathered(free_bytes(device))))
+    work = replace(work_of_run(run), copies=copies)
+    return as_room_allows(work, min(group.gathered(free_bytes(device))))
 
 
 def as_room_allows(work: Work, available: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,11 +15,17 @@ from pydantic import ValidationError
 from mochi_api import identity, resolved, runfile
 from mochi_api.prediction import flops
 from mochi_api.prediction.admission import gibibytes
-from mochi_api.prediction.fitting import largest_policy, needed
+from mochi_api.prediction.fitting import copies_in_room, largest_policy, needed
 from mochi_api.prediction.gpus import GPUS, Gpu
 from mochi_api.prediction.memory import all_trained, memory
 from mochi_api.prediction.policies import LEAST
-from mochi_api.prediction.seconds import step_seconds, traffic, training_seconds
+from mochi_api.prediction.seconds import (
+    step_seconds,
+    traffic,
+    traffic_between_copies,
+    traffic_of_tokens,
+    training_seconds,
+)
 from mochi_api.prediction.storage import storage
 from mochi_api.prediction.work import Work, largest, works_of, works_of_run
 from mochi_api.rules import violations
@@ -105,6 +111,7 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
         "storageBytes": asdict(storage(work, keep_last=training.checkpoint.keep_last, merged=merged)),
         "trafficBytesPerStep": traffic(work),
+        "tokenTrafficBytesPerStep": traffic_of_tokens(work),
         "products": [_on(asked, gpu) for gpu in gpus],
     }
 
@@ -124,6 +131,7 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
         "availableBytes": gpu.available,
         "fits": False,
     }
+    work = replace(work, copies=copies_in_room(work, gpu.available))
     policy = largest_policy(work, gpu.available)
     if policy is None:
         return found
@@ -135,6 +143,9 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
     )
     return found | {
         "fits": True,
+        "weightCopies": work.copies,
+        "trafficBytesPerStep": traffic(work),
+        "trafficBetweenPodsBytesPerStep": traffic_between_copies(work),
         "blocksLeftAlone": policy.left_alone,
         "neededBytes": needed(work, policy),
         "flopsPerStep": flops.step(work, policy).total,
@@ -156,7 +167,7 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
         yield f"the largest of {len(sizes)} sizes; seconds are the mean of {', '.join(sizes)}, each as often"
     yield (
         f"{training.steps} steps; in each {work.share} {_plural('clip', work.share)} on each of {work.world} "
-        f"{_plural('GPU', work.world)}"
+        f"{_plural('GPU', work.world)}{f', {work.context} of which share each clip' if work.context > 1 else ''}"
     )
     yield f"trained: {parameters['trained'] / 1e6:.1f} of {parameters['all'] / 1e6:.1f} million parameters"
     yield (
@@ -165,6 +176,11 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     )
     if found["trafficBytesPerStep"]:
         yield f"each GPU receives {_gigabytes(found['trafficBytesPerStep'])} a step from the others"
+    if work.context > 1:
+        yield (
+            f"each clip is shared by {work.context} GPUs of a pod, which receive at most "
+            f"{_gigabytes(found['tokenTrafficBytesPerStep'])} a step each for that"
+        )
     yield ""
     yield from _memory_lines(found["memoryBytes"])
     yield ""
@@ -204,7 +220,12 @@ def _product_line(row: dict[str, Any], depth: int) -> str:
     if not row["fits"]:
         return f"{start}{'does not fit':>19}"
     alone = f"{row['blocksLeftAlone']} of {depth}"
-    return f"{start}{alone:>19}{row['secondsPerStep']:>10.2f}{row['seconds'] / 3600:>8.1f}{row['mfu']:>7.0%}"
+    copies = row["weightCopies"]
+    between = f"  {copies} copies, {_gigabytes(row['trafficBetweenPodsBytesPerStep'])} between pods"
+    return (
+        f"{start}{alone:>19}{row['secondsPerStep']:>10.2f}{row['seconds'] / 3600:>8.1f}{row['mfu']:>7.0%}"
+        f"{between if copies > 1 else ''}"
+    )
 
 
 def _gigabytes(count: int) -> str:

@@ -19,7 +19,7 @@ from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.saving import PATIENCE_SECONDS, Saving
 from mochi_trainer.train.series import Series
-from mochi_trainer.train.shards import most_bytes
+from mochi_trainer.train.shards import most_bytes, own_file
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ def saving(
 def _copy(training: Training, folder: Path) -> Copy:
     group = training.group
     parameters, averaged = trainable_parameters(training.model), training.average is not None
-    need = most_bytes(parameters, first=group.first, averaged=averaged)
+    writes = own_file(parameters, rank=group.rank, world=group.world).written
+    need = most_bytes(parameters, first=group.first, averaged=averaged) if writes else 0
     found, problem = None, ""
     try:
         found = copy_for(need, host_memory.available(), folder)

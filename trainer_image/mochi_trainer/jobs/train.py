@@ -20,7 +20,7 @@ from mochi_api.prediction.work import work_of_run, works_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
 from mochi_trainer.data import Dataset, Split, split
-from mochi_trainer.errors import TrainerError
+from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
@@ -61,6 +61,7 @@ def execute(run: RunFile) -> Finished:
     newer attempt has begun; NonFiniteLossError; CollectiveTimeoutError when
     another rank does not answer; MissingObjectError, InvalidInputError, and what the store raises.
     """
+    _check_context(run)
     with ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         stack.enter_context(determinism())
@@ -96,6 +97,15 @@ def execute(run: RunFile) -> Finished:
     return _finished(run, session, files)
 
 
+def _check_context(run: RunFile) -> None:
+    """Of a run file by hand: what the API server refuses otherwise."""
+    processes, context = max(1, run.world.gpus_per_pod), run.training.context_parallel
+    if processes % context:
+        raise InvalidInputError(
+            f"training.contextParallel must divide the {processes} processes of a pod (world.gpusPerPod), got {context}"
+        )
+
+
 @contextmanager
 def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preemption) -> Iterator[Group]:
     if run.mode == "lora" and ranks.world == 1:
@@ -109,6 +119,7 @@ def _group(run: RunFile, ranks: Ranks, device: torch.device, preemption: Preempt
         peers=peers_limit(),
         check=preemption.check,
         movement=PROCESS,
+        context=run.training.context_parallel,
     ) as group:
         for line in slow_ranks(group.gathered(speed)):
             log.warning("%s", line)

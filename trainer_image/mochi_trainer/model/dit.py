@@ -30,6 +30,8 @@ from mochi_trainer.model.narrow import Linear
 from mochi_trainer.model.params import DiTParams
 
 Rotary = tuple[Tensor, Tensor]
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values of one stream, each (B, S, A, P)."""
 
 
 class DiT(nn.Module):
@@ -62,26 +64,39 @@ class DiT(nn.Module):
         nothing. A mask costs one wait for the device before the blocks; inside them there is none.
         Raises ValueError when rows or columns do not divide into patches.
         """
+        grid = self.grid(x_BCTHW)
+        x_BND, y_BLE, c_BD, key_mask_BS = self.embedded(x_BCTHW, sigma_B, text_BLK, text_mask_BL)
+        rotary = rotary_angles(self.pos_frequencies, *grid)
+        for block in self.blocks:
+            x_BND, y_BLE = block(x_BND, y_BLE, c_BD, rotary, key_mask_BS)
+        return self.unpatched(self.final_layer(x_BND, c_BD), grid).to(x_BCTHW.dtype)
+
+    def grid(self, x_BCTHW: Tensor) -> tuple[int, int, int]:
+        """Frames, and rows and columns in patches. Raises ValueError as `forward`."""
         patch = self.params.patch
         frames, height, width = x_BCTHW.shape[2:]
         if height % patch or width % patch:
             raise ValueError(f"latent rows and columns must be multiples of {patch}, got {height} x {width}")
-        rows, columns = height // patch, width // patch
-        dtype = self.x_embedder.proj.weight.dtype
+        return frames, height // patch, width // patch
 
+    def embedded(
+        self, x_BCTHW: Tensor, sigma_B: Tensor, text_BLK: Tensor, text_mask_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What the blocks are given, but for positions: x_BND, y_BLE, c_BD, and the mask of the keys."""
+        dtype = self.x_embedder.proj.weight.dtype
         text_BLK, text_mask_BL = without_padding(text_BLK.to(dtype), text_mask_BL)
         c_BD = self.t_embedder(sigma_B, dtype) + self.t5_y_embedder(text_BLK, text_mask_BL)
         x_BND = self.x_embedder(x_BCTHW.to(dtype))
         y_BLE = self.t5_yproj(text_BLK)
-        rotary = rotary_angles(self.pos_frequencies, frames, rows, columns)
         key_mask_BS = None if text_mask_BL is None else pad(text_mask_BL, (x_BND.shape[1], 0), value=True)
+        return x_BND, y_BLE, c_BD, key_mask_BS
 
-        for block in self.blocks:
-            x_BND, y_BLE = block(x_BND, y_BLE, c_BD, rotary, key_mask_BS)
-
-        out: Tensor = self.final_layer(x_BND, c_BD).to(x_BCTHW.dtype)
+    def unpatched(self, out_BND: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """The last layer's output as latents: (B, C, T, H, W)."""
+        frames, rows, columns = grid
+        patch = self.params.patch
         return rearrange(
-            out, "B (T H W) (p q C) -> B C T (H p) (W q)", T=frames, H=rows, W=columns, p=patch, q=patch
+            out_BND, "B (T H W) (p q C) -> B C T (H p) (W q)", T=frames, H=rows, W=columns, p=patch, q=patch
         )
 
 
@@ -127,6 +142,24 @@ class Block(nn.Module):
         return x_BND, y_BLE
 
 
+def joint_attention(
+    visual: Heads, text: Heads, rotary: Rotary, key_mask_BS: Tensor | None, backend: Backend | None
+) -> tuple[Tensor, Tensor]:
+    """What the visual and the text tokens, (B, N, A * P) and (B, L, A * P), take from all of both.
+
+    Visual queries and keys are turned to their positions first. Tokens that `key_mask_BS` (B, S) leaves out give and take nothing.
+    """
+    (q_x, k_x, v_x), (q_y, k_y, v_y) = visual, text
+    q_BSAP = torch.cat([rotated(q_x, *rotary), q_y], dim=1)
+    k_BSAP = torch.cat([rotated(k_x, *rotary), k_y], dim=1)
+    v_BSAP = torch.cat([v_x, v_y], dim=1)
+    out_BSD = attention(q_BSAP, k_BSAP, v_BSAP, key_mask_BS, backend)
+    if key_mask_BS is not None:
+        out_BSD = out_BSD * key_mask_BS[..., None]
+    out_x, out_y = out_BSD.tensor_split([q_x.shape[1]], dim=1)
+    return out_x, out_y
+
+
 class JointAttention(nn.Module):
     """Attention over visual and text tokens together, with projections of their own."""
 
@@ -136,6 +169,9 @@ class JointAttention(nn.Module):
         self.head_width = head_width
         self.updates_text = updates_text
         self.backend: Backend | None = None  # set by mochi_trainer.model.attention_choice.use
+        self.attend = (
+            joint_attention  # another where ranks share a clip, set by mochi_trainer.parallel.context
+        )
         self.qkv_x = FusedLinear(width, 3 * width, bias=False)
         self.qkv_y = FusedLinear(text_width, 3 * width, bias=False)
         self.q_norm_x = RMSNorm(head_width)
@@ -151,16 +187,9 @@ class JointAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         q_x, k_x, v_x = (self.per_head(part) for part in self.qkv_x(x_BND))
         q_y, k_y, v_y = (self.per_head(part) for part in self.qkv_y(y_BLE))
-        q_x = rotated(self.q_norm_x(q_x), *rotary)
-        k_x = rotated(self.k_norm_x(k_x), *rotary)
-        q_BSAP = torch.cat([q_x, self.q_norm_y(q_y)], dim=1)
-        k_BSAP = torch.cat([k_x, self.k_norm_y(k_y)], dim=1)
-        v_BSAP = torch.cat([v_x, v_y], dim=1)
-
-        out_BSD = attention(q_BSAP, k_BSAP, v_BSAP, key_mask_BS, self.backend)
-        if key_mask_BS is not None:
-            out_BSD = out_BSD * key_mask_BS[..., None]
-        out_x, out_y = out_BSD.tensor_split([x_BND.shape[1]], dim=1)
+        visual = self.q_norm_x(q_x), self.k_norm_x(k_x), v_x
+        text = self.q_norm_y(q_y), self.k_norm_y(k_y), v_y
+        out_x, out_y = self.attend(visual, text, rotary, key_mask_BS, self.backend)
         return self.proj_x(out_x), self.proj_y(out_y) if self.updates_text else out_y
 
     def per_head(self, x_BSD: Tensor) -> Tensor:

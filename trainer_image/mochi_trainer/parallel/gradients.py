@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from mochi_trainer.parallel.group import Group
-from mochi_trainer.parallel.sharding import own_part
+from mochi_trainer.parallel.sharding import own_part, part_of
 
 
 def synchronise(model: nn.Module, wanted: bool) -> None:
@@ -28,7 +28,7 @@ def measures(told: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> 
     """On the device of `told`, in float64, without waiting for it: what `settled` takes once it is on the host.
 
     `told` (n,) is what is to be summed over the ranks besides, such as losses. In order: `told`; the sum of squares of this
-    rank's part of the sharded gradients; of several ranks of a sharded model every gradient that is not sharded, otherwise
+    rank's part of the sharded gradients, shared with those that hold a copy of it; of several ranks of a sharded model every gradient that is not sharded, otherwise
     their sum of squares. Where no parameter is sharded the gradients of all ranks are averaged first, so that all ranks call
     together.
     """
@@ -38,7 +38,7 @@ def measures(told: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> 
     sharded, plain = _gradients(parameters)
     whole = alike or group.world == 1
     rest = [_square_sum(plain, told)] if whole else [g.flatten().double() for g in plain]
-    return torch.cat([told.double().reshape(-1), _square_sum(sharded, told), *rest])
+    return torch.cat([told.double().reshape(-1), _square_sum(sharded, told) / _copies(parameters), *rest])
 
 
 def settled(found: Tensor, parameters: Sequence[nn.Parameter], group: Group) -> tuple[list[float], float]:
@@ -70,6 +70,11 @@ def scale(parameters: Sequence[nn.Parameter], factor: float) -> None:
 def _replicated(parameters: Sequence[nn.Parameter]) -> bool:
     """Whether every rank has all of them."""
     return not any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def _copies(parameters: Sequence[nn.Parameter]) -> int:
+    """Ranks that hold the same part of a sharded gradient."""
+    return next((part_of(p).copies for p in parameters if isinstance(p, DTensor)), 1)
 
 
 def _average(parameters: Sequence[nn.Parameter], group: Group) -> None:

@@ -47,6 +47,20 @@ class Group:
 
     rank: int = 0
     world: int = 1
+    limit: float = TIMEOUT_SECONDS
+    """Seconds that a rank waits for another in each collective."""
+    context: int = 1
+    """Ranks, one after the other, that share the tokens of each clip."""
+
+    @property
+    def data_rank(self) -> int:
+        """Number of the ranks that this one shares its clips with, from 0."""
+        return self.rank // self.context
+
+    @property
+    def data_world(self) -> int:
+        """How many clips are trained on at the same time."""
+        return self.world // self.context
 
     @property
     def first(self) -> bool:
@@ -89,6 +103,14 @@ class Group:
         dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
+    def among(self, sets: Sequence[Sequence[int]]) -> dist.ProcessGroup:
+        """Of `sets`, which together have every rank once, the one with this rank, as a process group with the same limit."""
+        own, _ = dist.new_subgroups_by_enumeration(
+            [list(each) for each in sets], timeout=timedelta(seconds=self.limit)
+        )
+        assert isinstance(own, dist.ProcessGroup), f"rank {self.rank} must be in one of {sets}"
+        return own
+
 
 def time_limit() -> float:
     """Seconds that a rank waits for another: the environment's, or the default."""
@@ -109,12 +131,13 @@ def joined(
     peers: float | None = None,
     check: Callable[[], None] = lambda: None,
     movement: Movement | None = None,
+    context: int = 1,
 ) -> Iterator[Group]:
     """The process group of all `ranks` for the length of the block; one rank makes a group of its own, without network.
 
     The others are waited for `peers` seconds (`limit` when None), and later, in each collective, `limit`. `check` is called
-    while waiting and may raise; `movement` is told of each rank that comes. Raises CollectiveTimeoutError when the others do
-    not come in time.
+    while waiting and may raise; `movement` is told of each rank that comes; `context` is the group's. Raises
+    CollectiveTimeoutError when the others do not come in time.
     """
     waiting = _Waiting(limit if peers is None else peers, check, movement or Movement())
     store = HashStore() if ranks.world == 1 else _rendezvous(ranks, limit, waiting)
@@ -125,7 +148,7 @@ def joined(
     )
     log.info("rank %d of %d joined, backend %s", ranks.rank, ranks.world, backend)
     try:
-        yield Group(ranks.rank, ranks.world)
+        yield Group(ranks.rank, ranks.world, limit, context)
     except BaseException:
         _leave(clean=False)
         raise

@@ -96,20 +96,22 @@ def trace_step(
     swapped: int = 0,
     averaged: bool = False,
     synchronise_once: bool = False,
+    copies: int = 1,
+    context: int = 1,
 ) -> Traced:
     """Trace a step of `clips` clips on rank 0 of `world`, in bfloat16, after a first one that made the moments.
 
     `frames` and `height` and `width` are those of the video; `text_tokens` are the longest caption's unless given; `base`
-    and `swapped` are as in `Choices`, and what waits in host memory is not counted; `averaged` keeps a moving average of the
-    weights, with mode full only. With mode
+    `swapped` and `copies` are as in `Choices`, and what waits in host memory is not counted; `context` is as in `Group`;
+    `averaged` keeps a moving average of the weights, with mode full only. With mode
     full no other process group may exist. Raises InvalidInputError when the model has not so many blocks as `left_alone`.
     """
     spec = TrainingSpec.model_validate({"steps": 2, **({"ema": {}} if averaged else {})})
     shape = (1, params.latent_channels, *latent_shape(frames, height, width))
     tokens = params.text_tokens if text_tokens is None else text_tokens
-    choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone)
+    choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone, copies=copies)
     adapters = Adapters(params=lora) if mode == "lora" else None
-    with _group(world, sharded=mode == "full") as group:
+    with _group(world, context, alone=mode == "lora" and context == 1) as group:
         model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
         with FakeTensorMode(allow_non_fake_inputs=True):
             composed = filled(
@@ -117,7 +119,6 @@ def trace_step(
                 _Nowhere(params),
                 adapters=adapters,
                 spec=spec,
-                group=group,
                 device=_DEVICE,
                 base=base,
                 swapped=swapped,
@@ -175,13 +176,13 @@ def _moments(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _group(world: int, *, sharded: bool) -> Iterator[Group]:
+def _group(world: int, context: int, *, alone: bool) -> Iterator[Group]:
     """Rank 0 of `world` ranks that are not there."""
-    if not sharded:
+    if alone:
         yield Group()
         return
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
     try:
-        yield Group(0, world)
+        yield Group(0, world, context=context)
     finally:
         dist.destroy_process_group()

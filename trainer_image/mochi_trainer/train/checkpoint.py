@@ -1,6 +1,6 @@
 """Saved states of a training, read: the newest that is complete and good, whatever the number of ranks that wrote it.
 
-`checkpoints/step-000200/` (of attempt 2 `step-000200-a2/`) holds one shard for each rank (`mochi_trainer.train.shards`) and
+`checkpoints/step-000200/` (of attempt 2 `step-000200-a2/`) holds one shard for each rank of a copy (`mochi_trainer.train.shards`) and
 `manifest.json`, which rank 0 writes last (`mochi_trainer.train.saving`).
 """
 
@@ -169,8 +169,6 @@ class Checkpoints:
             self._parameters,
             updates=updates,
             averaged=self._average is not None and layout_.average_updates is not None,
-            rank=self._group.rank,
-            world=self._group.world,
         )
         return position, state, updates, layout_.average_updates
 

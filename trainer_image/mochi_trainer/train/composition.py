@@ -1,6 +1,6 @@
 """The model as it is trained: what is applied to it, in one order, on a GPU and in the tests alike.
 
-Shapes only, attention, adapters, recomputation, compilation, sharding; then memory on the device, numbers, and the optimizer.
+Shapes only, attention, adapters, context parallelism, recomputation, compilation, sharding; then memory on the device, numbers, and the optimizer.
 With shapes first a rank makes room for its own rows only, and the same steps are traced without memory
 (`mochi_trainer.plan.tracing`).
 """
@@ -23,6 +23,7 @@ from mochi_trainer.model.attention_kernels import Backend
 from mochi_trainer.model.narrow import narrow
 from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.compilation import compile_blocks
+from mochi_trainer.parallel.context import share_tokens
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.recompute import VARIABLE as LEFT_ALONE
 from mochi_trainer.parallel.recompute import recompute
@@ -56,6 +57,9 @@ class Choices:
 
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
+
+    copies: int = 1
+    """Of the weights of mode full, over all ranks: those that follow one another share one in equal parts."""
 
 
 class Origin(Protocol):
@@ -128,7 +132,6 @@ def compose(
         origin,
         adapters=adapters,
         spec=spec,
-        group=group,
         device=device,
         base=choices.base,
         swapped=choices.swapped,
@@ -142,7 +145,6 @@ def filled(
     *,
     adapters: Adapters | None,
     spec: TrainingSpec,
-    group: Group,
     device: torch.device,
     base: torch.dtype | None = None,
     swapped: int = 0,
@@ -151,7 +153,7 @@ def filled(
     """What `outlined` returned, with memory and numbers, its optimizer and its average; as `compose`."""
     waiting = swapped_blocks(len(model.blocks), swapped)
     make_room(model, device, waiting)
-    _fill(model, origin, group)
+    _fill(model, origin)
     if adapters is not None:
         if base is not None:
             narrow(model.blocks, base)
@@ -163,10 +165,10 @@ def filled(
     return Composed(model, adamw(parameters, spec), average)
 
 
-def _fill(model: DiT, origin: Origin, group: Group) -> None:
+def _fill(model: DiT, origin: Origin) -> None:
     """Of its own: what is narrowed next must not be referred to any more."""
     base = base_state(model)
-    origin.fill({name: rows for name, rows in own_rows(model, group).items() if name in base})
+    origin.fill({name: rows for name, rows in own_rows(model).items() if name in base})
 
 
 def outlined(
@@ -188,11 +190,13 @@ def outlined(
     if adapters is not None:
         _keep_in(model, choices.compute)
         attach(model, adapters.params)
+    if group.context > 1:
+        share_tokens(model, group)
     recompute(model, left_alone=choices.left_alone)
     if choices.compiler is not None:
         compile_blocks(model, choices.compiler)
     if adapters is None:
-        shard(model, group, device=device, compute=choices.compute)
+        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
     return model
 
 

@@ -69,10 +69,10 @@ class Evaluation:
         """All ranks call it together, since sharded weights are gathered for it."""
         training = model.training
         model.eval()
-        count, world = len(self._cases), self._group.world
+        count, world = len(self._cases), self._group.data_world
         own, levels = 0.0, [0.0] * len(SIGMAS)
         for turn in range(-(-count // world)):
-            index = turn * world + self._group.rank
+            index = turn * world + self._group.data_rank
             case = self._cases[index % count]
             found = float(self._example(case).loss(model))
             PROCESS.moved()
@@ -80,8 +80,9 @@ class Evaluation:
                 own += found
                 levels[case.level] += found
         model.train(training)
+        told = count * self._group.context  # by each of the ranks that share a clip
         total, *sums = self._group.total([own, *levels])
-        return Losses(total / count, tuple(each * len(SIGMAS) / count for each in sums))
+        return Losses(total / told, tuple(each * len(SIGMAS) / told for each in sums))
 
     def _example(self, case: Case) -> Example:
         sample = self._dataset.sample(case.clip)

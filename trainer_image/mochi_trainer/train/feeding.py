@@ -43,12 +43,12 @@ class Training:
     @property
     def share(self) -> int:
         """Clips of one step on this rank."""
-        return (self.spec.global_batch_size or self.group.world) // self.group.world
+        return (self.spec.global_batch_size or self.group.data_world) // self.group.data_world
 
     @property
     def batch(self) -> int:
         """Clips of one step on all ranks."""
-        return self.share * self.group.world
+        return self.share * self.group.data_world
 
     def slots(self, step: int) -> list[int]:
         """The clips of step `step`, from 1, over all ranks: each in its slot."""
@@ -76,7 +76,7 @@ class Training:
 
 def drawn(training: Training, numbers: Sequence[int]) -> Iterator[Example]:
     """This rank's examples of the steps `numbers`, one after the other, in host memory."""
-    share, first = training.share, training.group.rank * training.share
+    share, first = training.share, training.group.data_rank * training.share
     samples = training.dataset.samples(_clips(training, numbers))
     for step in numbers:
         for place, sample in enumerate(islice(samples, share)):
@@ -86,6 +86,6 @@ def drawn(training: Training, numbers: Sequence[int]) -> Iterator[Example]:
 
 def _clips(training: Training, numbers: Iterable[int]) -> Iterator[int]:
     """Which clips this rank takes in the steps."""
-    share, first = training.share, training.group.rank * training.share
+    share, first = training.share, training.group.data_rank * training.share
     for step in numbers:
         yield from training.slots(step)[first : first + share]

@@ -84,8 +84,8 @@ def _cause(training: Training, record: StepRecord, levels: Sequence[float]) -> s
     clip = f"clip {sample.clip} at noise level {levels[slot]:.3f}"
     if not bool(made.x.isfinite().all() and made.text.isfinite().all()):
         return f"{clip}: its own latents or caption features are not finite"
-    layer = bad_layer(training.model, made.to(training.device))
-    return f"{clip}: {layer or 'no layer'} is the first with an output that is not finite"
+    layers = training.group.gathered(bad_layer(training.model, made.to(training.device)))
+    return f"{clip}: {next(filter(None, layers), 'no layer')} is the first with an output that is not finite"
 
 
 def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Example]:
@@ -95,7 +95,10 @@ def _placed(examples: Iterable[Example], device: torch.device) -> Iterator[Examp
 
 
 def _seed_dropout(training: Training, step: int) -> None:
-    """Dropout inside the adapter draws from torch's global generator: make it a function of the step as well."""
+    """Dropout inside the adapter draws from torch's global generator: make it a function of the step as well.
+
+    Ranks that share a clip draw alike, since each computes all of its text.
+    """
     if training.spec.lora is not None and training.spec.lora.dropout:
-        draws = stream(training.spec.seed, "adapter-dropout", step=step, rank=training.group.rank)
+        draws = stream(training.spec.seed, "adapter-dropout", step=step, rank=training.group.data_rank)
         torch.manual_seed(draws.initial_seed())

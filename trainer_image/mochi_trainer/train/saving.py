@@ -35,7 +35,7 @@ from mochi_trainer.train.copies import Copy
 from mochi_trainer.train.errand import Errand
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.places import Place
-from mochi_trainer.train.shards import own_state, shapes_of, shard_name, updates_of
+from mochi_trainer.train.shards import own_file, own_state, shapes_of, updates_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ class Saving:
         self._completion, self._gauges = completion, gauges
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._attempt, self._patience = attempt, patience
+        self._file = own_file(parameters, rank=group.rank, world=group.world)
         self._under_way: _UnderWay | None = None
         self._away = self._moving = False
         """Whether, when the ranks last looked, the store did not answer one of them, and whether anything had moved."""
@@ -103,14 +104,18 @@ class Saving:
         Raises DiskFullError when the copy goes to the disk and does not fit.
         """
         started = time.monotonic()
-        self._copy.take(own_state(self._parameters, self._optimizer, self._average, first=self._group.first))
+        if self._file.written:
+            self._copy.take(
+                own_state(self._parameters, self._optimizer, self._average, first=self._group.first)
+            )
         details, alone = self._details(position), self._group.world == 1
-        name = shard_name(self._group.rank, self._group.world)
         stored: list[Entry] = []
 
         def write(check: Callable[[], None]) -> list[Entry]:
-            if not stored:  # else only the manifest is tried again
-                stored.append(self._copy.put(self._store, self._place(position).prefix, name, check))
+            if self._file.written and not stored:  # else only the manifest is tried again
+                stored.append(
+                    self._copy.put(self._store, self._place(position).prefix, self._file.name, check)
+                )
             return self._manifest(position, details, stored) if alone else stored
 
         self._under_way = _UnderWay(
@@ -231,7 +236,7 @@ class Saving:
         return {
             "format": FORMAT,
             "position": asdict(position),
-            "files": self._group.world,
+            "files": self._file.files,
             "sharded": any(isinstance(p, DTensor) for p in self._parameters.values()),
             "updates": updates_of(self._parameters, self._optimizer),
             "shapes": shapes_of(self._parameters),

@@ -2,7 +2,7 @@
 
 Tensors are called `weight/<name>`, `exp_avg/<name>`, `exp_avg_sq/<name>` and, with a moving average, `ema/<name>`. Rows are cut as FSDP2 cuts them, so that any
 number of ranks finds its rows again in the files of any other number. A tensor that is not sharded is in the first
-file only. Nothing here is pickled.
+file only. Where the ranks hold several copies, there is one file for each part of one copy. Nothing here is pickled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from mochi_trainer.parallel.sharding import own_part, rows_of
+from mochi_trainer.parallel.sharding import held_rows, own_part, part_of, rows_of
 from mochi_trainer.train.average import Average
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -43,6 +43,29 @@ class Layout:
     sharded: bool
     average_updates: int | None = None
     """After how many updates the moving average is that it has; None when it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A rank's file among those of a state."""
+
+    index: int
+    files: int
+    written: bool
+    """Whether it is this rank that writes it, of all that have the same rows."""
+
+    @property
+    def name(self) -> str:
+        """The file's."""
+        return shard_name(self.index, self.files)
+
+
+def own_file(parameters: Mapping[str, nn.Parameter], *, rank: int, world: int) -> OwnFile:
+    """The file of `rank`. Those of several copies take turns, so that each pod writes its share; of part 0 the first does."""
+    part = next((part_of(p) for p in parameters.values() if isinstance(p, DTensor)), None)
+    if part is None:
+        return OwnFile(rank, world, written=True)
+    return OwnFile(part.index, part.of, written=part.copy == part.index % part.copies)
 
 
 def shard_name(index: int, files: int) -> str:
@@ -90,8 +113,6 @@ def read_shards(
     *,
     updates: int,
     averaged: bool = False,
-    rank: int,
-    world: int,
 ) -> State:
     """This rank's rows of a stored state, on the CPU, whatever the number of ranks was.
 
@@ -100,7 +121,7 @@ def read_shards(
     compare(layout, shapes_of(parameters))
     kinds = (WEIGHT, *(MOMENTS if updates else ()), *((AVERAGE,) if averaged else ()))
     return {
-        name: {kind: _rows(fetch, layout, f"{kind}/{name}", parameter, rank, world) for kind in kinds}
+        name: {kind: _rows(fetch, layout, f"{kind}/{name}", parameter) for kind in kinds}
         for name, parameter in parameters.items()
     }
 
@@ -133,13 +154,11 @@ def compare(layout: Layout, shapes: Mapping[str, list[int]]) -> None:
             raise MisfitError(f"{name} must have shape {shape}, got {list(layout.shapes[name])}")
 
 
-def _rows(
-    fetch: Callable[[str], Path], layout: Layout, key: str, parameter: nn.Parameter, rank: int, world: int
-) -> Tensor:
+def _rows(fetch: Callable[[str], Path], layout: Layout, key: str, parameter: nn.Parameter) -> Tensor:
     if not (layout.sharded and isinstance(parameter, DTensor)):
         return _slice(fetch(shard_name(0, layout.files)), key, None)
     length = parameter.shape[0]
-    wanted = rows_of(length, rank, world)
+    wanted = held_rows(parameter)
     pieces = [
         _slice(fetch(shard_name(index, layout.files)), key, part)
         for index, part in _overlaps(wanted, length, layout.files)

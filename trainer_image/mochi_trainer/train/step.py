@@ -106,7 +106,8 @@ def accumulated(
 ) -> Tensor:
     """Add the gradients of `share` examples to those of the model; return their losses, float64 on the device.
 
-    First their mean; then, summed over the ranks, the loss of each clip of the global batch: 0 for those of other ranks.
+    First their mean; then, summed over the ranks, the loss of each clip of the global batch: 0 for those of other ranks, and
+    from ranks that share a clip each its part.
     """
     losses = []
     for place, each in enumerate(examples, 1):
@@ -116,6 +117,6 @@ def accumulated(
         torch.autograd.backward(loss / share)
         losses.append(loss.detach().double())
     found = torch.stack(losses)
-    slots = found.new_zeros(share * group.world)
-    slots[group.rank * share : (group.rank + 1) * share] = found
+    slots = found.new_zeros(share * group.data_world)
+    slots[group.data_rank * share : (group.data_rank + 1) * share] = found / group.context
     return torch.cat([(found / share).sum().reshape(1), slots])
