@@ -65,7 +65,12 @@ def run_card(run: RunFile, facts: Facts, files: Sequence[Artifact]) -> str:
 def _uses(run: RunFile, names: set[str]) -> list[Use]:
     clip = run.preprocessing
     sampling = uses.Sampling(
-        preset=run.model.preset, frames=clip.frames, width=clip.width, height=clip.height, fps=clip.fps
+        preset=run.model.preset,
+        frames=clip.frames,
+        width=clip.width,
+        height=clip.height,
+        fps=clip.fps,
+        spec=run.sampling,
     )
     merged, weights, folder = (Path(key).name for key in (layout.MERGED, layout.WEIGHTS, layout.DIFFUSERS))
     if run.mode == "lora":
@@ -79,15 +84,7 @@ def _uses(run: RunFile, names: set[str]) -> list[Use]:
     found = uses.of_weights(sampling, weights)
     if run.training.ema is not None:
         found.append(_averaged(weights, Path(layout.UNAVERAGED).name, run.training.ema))
-    if any(name.startswith(f"{folder}/") for name in names):
-        return [uses.of_diffusers_folder(sampling, folder), *found]
-    return [
-        *found,
-        Use(
-            tool="Diffusers",
-            text=f"There is no folder for Diffusers: it cannot hold the sizes of {run.model.preset}.",
-        ),
-    ]
+    return [uses.of_diffusers_folder(sampling, folder), *found]
 
 
 def _averaged(weights: str, unaveraged: str, spec: EmaSpec) -> Use:
