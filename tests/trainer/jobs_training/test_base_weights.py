@@ -63,8 +63,8 @@ def test_blocks_that_wait_in_host_memory_leave_the_same_adapter(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    train.execute(run_file(root, name="swapped", lora={"rank": 4, "alpha": 8, "blocksToSwap": 3}))
-    assert "3 blocks wait in host memory" in caplog.text
+    train.execute(run_file(root, name="swapped", lora={"rank": 4, "alpha": 8, "blocksToSwap": 2}))
+    assert "2 blocks wait in host memory" in caplog.text
     ours, plain = (
         load_file(root / "runs" / name / "artifacts/lora.safetensors") for name in ("swapped", "BFloat16")
     )
@@ -77,6 +77,6 @@ def test_a_pod_without_the_memory_for_them_is_told_how_much_it_needs(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "available", lambda: 1 << 20)
-    with pytest.raises(OutOfMemoryError, match=r"blocksToSwap 3 needs 0\.0 GiB of the pod's memory") as told:
-        train.execute(run_file(root, name="small", lora={"blocksToSwap": 3}))
+    with pytest.raises(OutOfMemoryError, match=r"blocksToSwap 2 needs 0\.0 GiB of the pod's memory") as told:
+        train.execute(run_file(root, name="small", lora={"blocksToSwap": 2}))
     assert told.value.action == "swap fewer blocks, or raise spec.workers.resources.memory"

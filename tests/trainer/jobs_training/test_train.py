@@ -25,6 +25,7 @@ from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.tuned import tuned_dit
 from mochi_trainer.lora import adapter_state, base_state, read_file
+from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import open_store
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import load_dit
@@ -99,7 +100,7 @@ def test_a_lora_run_leaves_its_artifacts(root: Path, lora: tuple[RunFile, Finish
         final_loss=series(root / "runs/lora")[-1]["loss"],
         checkpointURI=f"{run.locations.run}/checkpoints/step-000006",
     )
-    assert len(load_file(path)) == 4 * 2 * 2
+    assert len(load_file(path)) == preset_named("nano").dit.depth * 2 * 2
     assert all(tensor.dtype == torch.float32 for tensor in load_file(path).values())
     card = (root / "runs/lora/artifacts/README.md").read_text()
     assert "rank | 4" in card
