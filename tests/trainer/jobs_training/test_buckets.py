@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mochi_api.runfile import RunFile
+from mochi_api.runfile import RunFile, World
 from mochi_trainer.data import Dataset
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.composing import choices_of
@@ -122,11 +122,32 @@ def test_ranks_with_clips_of_different_sizes_agree_with_one_rank(dataset: RunFil
     assert any(one != other for one, other in zip(first, second, strict=True))
     one = run_of(dataset, f"one-{mode}", mode=mode, steps=3, globalBatchSize=2)
     run_distributed(train.execute, 1, one)
-    (ours, our_weights), (theirs, their_weights) = result(two), result(one)
-    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert_alike(two, one)
+
+
+def assert_alike(ours: RunFile, theirs: RunFile) -> None:
+    (losses, weights), (exact_losses, exact_weights) = result(ours), result(theirs)
+    assert losses == pytest.approx(exact_losses, rel=1e-5)
     apart, whole = 0.0, 0.0
-    for name, numbers in their_weights.items():
+    for name, numbers in exact_weights.items():
         exact = torch.tensor(numbers).double()
-        apart += float(((torch.tensor(our_weights[name]).double() - exact) ** 2).sum())
+        apart += float(((torch.tensor(weights[name]).double() - exact) ** 2).sum())
         whole += float((exact**2).sum())
     assert (apart / whole) ** 0.5 <= 1e-4  # AdamW makes much of gradients that are nothing but rounding
+
+
+def test_copies_shared_clips_sizes_and_an_average_go_together(
+    dataset: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pods of two processes: a copy of the weights in each, a clip on both processes of a pod; stopped in between."""
+    asked: dict[str, Any] = {"mode": "full", "globalBatchSize": 2, "ema": {"decay": "0.9"}}
+    one = run_of(dataset, "alone", steps=4, **asked)
+    run_distributed(train.execute, 1, one)
+    monkeypatch.setenv("MOCHI_WEIGHT_COPIES", "2")
+    four = run_of(dataset, "together", steps=4, contextParallel=2, **asked).model_copy(
+        update={"world": World(replicas=2, gpus_per_pod=2)}
+    )
+    half = four.model_copy(update={"training": four.training.model_copy(update={"steps": 2})})
+    run_distributed(train.execute, 4, half)
+    run_distributed(train.execute, 4, four)
+    assert_alike(four, one)
