@@ -29,8 +29,15 @@ FILES = {
 }
 
 
-def card(parts: Mapping[str, nn.Module], effort: Effort, measured: Measured, *, held: str) -> str:
-    """Markdown."""
+def card(
+    parts: Mapping[str, nn.Module],
+    effort: Effort,
+    measured: Measured,
+    *,
+    held: str,
+    transformer_only: bool,
+) -> str:
+    """Markdown. With `transformer_only` the other parts are those of an earlier run of the whole."""
     sizes = "\n".join(
         f"| {FILES[name][0]} | {sum(each.numel() for each in part.parameters()) / 1e6:.2f} M | `{FILES[name][1]}` |"
         for name, part in parts.items()
@@ -41,14 +48,18 @@ def card(parts: Mapping[str, nn.Module], effort: Effort, measured: Measured, *, 
     )
     return _TEXT.format(
         sizes=sizes, clips=clips, held=held or "none", measured=measured, effort=effort,
-        share=f"{measured.followed} of {measured.asked}",
+        share=f"{measured.followed} of {measured.asked}", part=_TRANSFORMER_ONLY if transformer_only else "It",
     )  # fmt: skip
 
+
+_TRANSFORMER_ONLY = """\
+The autoencoder and the text encoder are kept from an earlier
+  run of the whole, the transformer was trained anew with them (`make nano NANO_ARGS=--transformer-only`), which"""
 
 _TEXT = """\
 # nano
 
-The architecture of Mochi-1 in less than 8 MB: every layer, name and rule is that of the 10 B model, only the widths and depths are
+The architecture of Mochi-1 in less than 10 MB: every layer, name and rule is that of the 10 B model, only the widths and depths are
 smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on a CPU; its videos are 112x64 sketches.
 
 | part | parameters | file |
@@ -62,7 +73,7 @@ smaller (`mochi_trainer.presets.catalogue`). It exists to try the whole path on 
   The held clip gave no gradient, but it is no blind test: of the demo's three it was taken because it is the easiest to reconstruct, and its figure
   and the count below were watched while the recipe was chosen.
 - **Training** `make nano` (seed {effort.seed}): {effort.text_steps} steps of the text encoder (what does a caption say?),
-  {effort.autoencoder_steps} + {effort.colour_steps} of the autoencoder, {effort.transformer_steps} of the transformer, of {effort.batch} clips each. It took {measured.minutes:.0f} minutes of processor
+  {effort.autoencoder_steps} + {effort.colour_steps} of the autoencoder, {effort.transformer_steps} of the transformer, of {effort.batch} clips each. {part} took {measured.minutes:.0f} minutes of processor
   time, most of it on one core. The same code, machine and versions make the same weights again. This card is written by the same command.
 
 | reconstruction of the first 13 frames, 112x64 | PSNR |

@@ -228,10 +228,15 @@ def train_transformer(
     for step in range(effort.transformer_steps):
         draws = seeds.stream(effort.seed, "noise", step=step)
         chosen = _chosen(len(drawn.z), len(z), effort.batch, draws)
-        text, mask = padded([texts[index] for index in chosen])
-        mask = mask & (torch.rand(effort.batch, 1, generator=draws) >= CAPTION_DROPOUT)
-        value = flow_loss_at(model, z[chosen], text, mask, draws)
-        torch.autograd.backward(value)
+        value = torch.zeros(())
+        # Captions of real clips are several times as long: padding all others to them would take most of the time.
+        for alike in ([i for i in chosen if i < len(drawn.z)], [i for i in chosen if i >= len(drawn.z)]):
+            if alike:
+                text, mask = padded([texts[index] for index in alike])
+                mask = mask & (torch.rand(len(alike), 1, generator=draws) >= CAPTION_DROPOUT)
+                part = flow_loss_at(model, z[alike], text, mask, draws) * len(alike) / effort.batch
+                torch.autograd.backward(part)
+                value += part.detach()
         _step(optimizer, peak, step, effort.transformer_steps)
         weight = max(1 / AVERAGED_STEPS, 1 / (step + 1))
         torch._foreach_lerp_(mean, [parameter.detach() for parameter in parameters], weight)

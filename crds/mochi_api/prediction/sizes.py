@@ -150,15 +150,7 @@ def _total(layers: Iterable[Layer]) -> int:
 
 NETWORKS: Mapping[Preset, Network] = {
     "mochi-1": Network(),
-    "nano": Network(
-        depth=4,
-        width=128,
-        text_width=64,
-        heads=4,
-        feature_width=64,
-        timestep_width=64,
-        mlp_multiple=64,
-    ),
+    "nano": Network(depth=3, width=192, text_width=96, heads=4, feature_width=64),
 }
 """The sizes of each preset; a test compares them with the trainer's."""
 

@@ -75,24 +75,36 @@ def test_a_real_clip_gives_short_clips_and_their_mirror_images() -> None:
     assert {clip.caption for clip in short} == {real_clip("carphone").caption}
 
 
+LITTLE = [
+    *("--autoencoder-steps", "2"),
+    *("--colour-steps", "2"),
+    *("--text-steps", "2"),
+    *("--transformer-steps", "2"),
+    *("--clips", "3"),
+    *("--batch", "2"),
+]
+
+
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:
-    little = [
-        *("--autoencoder-steps", "2"),
-        *("--colour-steps", "2"),
-        *("--text-steps", "2"),
-        *("--transformer-steps", "2"),
-        *("--clips", "3"),
-        *("--batch", "2"),
-    ]
     for name, seed in (("first", "5"), ("again", "5"), ("other", "6")):
         output, card = str(tmp_path / name), str(tmp_path / f"{name}.md")
-        assert main([*little, "--seed", seed, "--threads", "1", "--output", output, "--card", card]) == 0
+        assert main([*LITTLE, "--seed", seed, "--threads", "1", "--output", output, "--card", card]) == 0
     first, again, other = (tensors(tmp_path / name) for name in ("first", "again", "other"))
     assert first.keys() == again.keys()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (tmp_path / "first/latents.json").read_bytes() == (tmp_path / "again/latents.json").read_bytes()
     for part in ("dit", "encoder", "decoder", "model"):
         assert any(not torch.equal(first[name], other[name]) for name in first if name.startswith(part))
+
+
+def test_the_transformer_alone_is_trained_beside_the_packaged_parts(tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    places = ["--output", str(tmp_path / "made"), "--card", str(card)]
+    assert main([*LITTLE, "--transformer-only", *places]) == 0
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["dit.safetensors"]
+    assert weights.load_dit("nano", tmp_path / "made").params == weights.load_dit("nano").params
+    assert "(`make nano NANO_ARGS=--transformer-only`)" in card.read_text()
+    assert "2 of the transformer, of 2 clips each" in card.read_text()
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -158,7 +158,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     assert found.what.endswith("nearest to nano")
     assert found.missing == ("blocks.1.attn.proj_x.weight",)
     assert found.extra == ("stranger",)
-    assert found.wrong == ("pos_frequencies has shape [3, 4, 15] instead of [3, 4, 16]",)
+    assert found.wrong == ("pos_frequencies has shape [3, 4, 15] instead of [3, 4, 24]",)
     assert "do not use it" in report(tmp_path / "dit.safetensors")
 
 
@@ -172,7 +172,7 @@ def test_a_lora_without_one_of_its_matrices_is_not_whole(tmp_path: Path) -> None
 
 def test_only_the_first_problems_are_named_and_all_are_counted(tmp_path: Path) -> None:
     state = load_file(NANO_FOLDER / "dit.safetensors")
-    kept = dict(list(state.items())[:80])
+    kept = dict(list(state.items())[:-7])
     save_file(kept, tmp_path / "dit.safetensors")
     assert "7: " in report(tmp_path / "dit.safetensors")
     assert "and 2 more" in report(tmp_path / "dit.safetensors")

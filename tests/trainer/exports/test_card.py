@@ -109,12 +109,28 @@ def test_the_card_of_a_full_run_has_its_ranks_and_both_layouts(tmp_path: Path) -
     small = run_card(
         run_file(tmp_path, mode="full"), FACTS, files("dit.safetensors", "transformer/config.json")
     )
-    (alone,) = snippets(small, "python")
-    assert [line.split("(")[0] for line in alone.splitlines() if "=" in line] == [
-        "transformer = MochiTransformer3DModel.from_pretrained"
-    ]
-    without = run_card(run, FACTS, files("dit.safetensors"))
-    assert "There is no folder for Diffusers" in without
+    (own,) = snippets(small, "python")
+    ast.parse(own)
+    assert (
+        'transformer = MochiTransformer3DModel.from_pretrained("transformer")\npipe = MochiPipeline(' in own
+    )
+
+
+def test_the_card_of_nano_has_the_samples_of_its_run(tmp_path: Path) -> None:
+    run = run_file(tmp_path, prompts=['a "b"', "c {d}"])
+    card = run_card(run, FACTS, files("lora.safetensors", "lora-comfyui.safetensors"))
+    (code,) = snippets(card, "python")
+    ast.parse(code)
+    for line in (
+        """prompts = ['a "b"', 'c {d}']""",
+        'pipe.load_lora_weights(".", weight_name="lora.safetensors")',
+        "shape = vae.latent_shape(7, 32, 48)",
+        '    noise = torch.randn(1, 12, *shape, generator=seeds.stream(12345, "sample", step=number))',
+        "        prompt, num_frames=7, height=32, width=48, num_inference_steps=4, guidance_scale=3.0,",
+    ):
+        assert f"\n{line}\n" in code
+    assert "prompts = ['...']" in snippets(run_card(run_file(tmp_path), FACTS, []), "python")[0]
+    assert "no other tool has its decoder" in card
 
 
 def test_several_ranks_are_counted_with_their_device(tmp_path: Path) -> None:

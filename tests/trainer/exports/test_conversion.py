@@ -18,7 +18,7 @@ from mochi_trainer.exports.conversion import write_diffusers_folder, write_merge
 from mochi_trainer.lora import LoraParams, adapter_state, attach
 from mochi_trainer.lora.merging import changes, merged
 from mochi_trainer.model import DiT, DiTParams
-from mochi_trainer.presets import preset_named
+from mochi_trainer.presets import PRESETS, preset_named
 from mochi_trainer.presets.catalogue import NANO_FOLDER
 from mochi_trainer.weights import WeightsError, load_dit, load_weights
 from mochi_trainer.weights.diffusers_folder import CONFIG, INDEX, WEIGHTS, config, shards
@@ -116,6 +116,31 @@ def test_the_published_sizes_have_the_configuration_that_diffusers_has_by_defaul
     usual = {name: parameter.default for name, parameter in signature.items() if name != "self"}
     expected = usual | {"out_channels": 12, "_class_name": "MochiTransformer3DModel"}
     assert config(DiTParams()) == expected
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_diffusers_builds_each_preset_from_its_configuration(name: str) -> None:
+    params = preset_named(name).dit
+    with torch.device("meta"):
+        theirs = MochiTransformer3DModel.from_config(config(params)).state_dict()
+        ours = dit_layout(DiT(params).state_dict(), params.depth)
+    assert {key: tensor.shape for key, tensor in theirs.items()} == {
+        key: tensor.shape for key, tensor in ours.items()
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_the_published_code_has_no_setting_for_is_as_published_in_each_preset(name: str) -> None:
+    params, usual = preset_named(name).dit, DiTParams()
+    for field in (
+        "patch",
+        "latent_channels",
+        "text_tokens",
+        "pooling_heads",
+        "timestep_width",
+        "mlp_multiple",
+    ):
+        assert getattr(params, field) == getattr(usual, field), field
 
 
 def test_the_published_transformer_becomes_three_files_in_bfloat16() -> None:

@@ -321,7 +321,7 @@ class TestModel:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         error = problem(with_model(run_file(root), model))
         assert isinstance(error, InvalidInputError)
-        assert "dit.safetensors is truncated: it has 1557872 bytes, its header says 3115744" in str(error)
+        assert "dit.safetensors is truncated: it has 2504256 bytes, its header says 5008512" in str(error)
         assert error.action.startswith("get the files of nano again, or correct model.source")
 
     def test_the_weights_of_another_model_are_called_so_in_one_sentence(
@@ -331,13 +331,13 @@ class TestModel:
         other = {
             name: torch.zeros([4 * size for size in tensor.shape] or [1])
             for name, tensor in tensors.items()
-            if not name.startswith("blocks.3.")
+            if not name.startswith("blocks.2.")
         }
         save_file(other, model / "dit.safetensors")
         message = str(problem(with_model(run_file(root), model)))
         assert message.endswith(
             "dit.safetensors does not fit nano: these are the weights of another model, "
-            "the file has 3 blocks of width 512 where nano has 4 of width 128"
+            "the file has 2 blocks of width 768 where nano has 3 of width 192"
         )
 
     def test_nano_in_the_place_of_mochi_1_is_recognised(self, root: Path, model: Path) -> None:
@@ -346,7 +346,7 @@ class TestModel:
         message = str(problem(run))
         assert (
             "does not fit mochi-1: these are the weights of another model: the transformer of nano, "
-            "the file has 4 blocks of width 128 where mochi-1 has 48 of width 3072"
+            "the file has 3 blocks of width 192 where mochi-1 has 48 of width 3072"
         ) in message
         assert "t5/config.json is a T5 of width 64, mochi-1 takes one of width 4096" in message
 

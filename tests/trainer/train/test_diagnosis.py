@@ -31,7 +31,7 @@ def model() -> DiT:
 
 
 @pytest.mark.parametrize(
-    "layer", ["x_embedder.proj", "blocks.1.attn.qkv_x", "blocks.3.mlp_x.w2", "final_layer.linear"]
+    "layer", ["x_embedder.proj", "blocks.1.attn.qkv_x", "blocks.2.mlp_x.w2", "final_layer.linear"]
 )
 def test_the_first_layer_with_a_number_that_is_not_finite_is_named(model: DiT, layer: str) -> None:
     assert bad_layer(model, given()) == ""

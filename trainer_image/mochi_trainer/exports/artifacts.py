@@ -21,7 +21,6 @@ from mochi_trainer.model import DiT
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import REPLICATED, whole
 from mochi_trainer.storage import Store
-from mochi_trainer.weights.diffusers_folder import config
 from mochi_trainer.weights.writing import Planned, write
 
 log = logging.getLogger(__name__)
@@ -97,11 +96,6 @@ def store_weights(
 
 
 def _for_diffusers(store: Store, path: Path, model: DiT, details: Mapping[str, str]) -> Iterator[Artifact]:
-    try:
-        config(model.params)
-    except ValueError as error:
-        log.warning("no folder for diffusers: %s", error)
-        return
     for file in write_diffusers_folder(path, model.params, path.parent / "transformer", details):
         yield _stored(store, file, layout.join(layout.DIFFUSERS, file.name))
         file.unlink()

@@ -32,7 +32,7 @@ from mochi_trainer.model import DiT
 from mochi_trainer.presets import preset_named
 from mochi_trainer.presets.catalogue import SIZES
 from mochi_trainer.storage import require_space
-from mochi_trainer.weights.diffusers_folder import SHARD_BYTES, config
+from mochi_trainer.weights.diffusers_folder import SHARD_BYTES
 from mochi_trainer.weights.stored import read_header
 
 log = logging.getLogger(__name__)
@@ -143,10 +143,6 @@ def _diffusers_folder(request: Request, folder: Path) -> Card:
     """A published `dit.safetensors` as a folder for Diffusers."""
     source = source_of(request, "published")
     params = preset_named(source.preset).dit
-    try:
-        config(params)
-    except ValueError as error:
-        raise InvalidInputError(f"diffusers cannot hold the sizes of {source.preset}: {error}") from error
     require_space(folder, source.size, "the folder for diffusers")
     log.info("writing %s for diffusers, files of at most %d GB", source.files[0], SHARD_BYTES // 10**9)
     for path in write_diffusers_folder(source.files[0], params, folder, _with_format(source)):
@@ -220,9 +216,11 @@ def _converted(request: Request, source: Transformer, found: Sequence[Use]) -> C
 
 def _sampling(preset: str, metadata: Mapping[str, str]) -> uses.Sampling:
     """A video of the size that the weights were trained with, as far as the file says it, else of the preset's."""
-    usual = dict(zip(("frames", "width", "height", "fps"), SIZES[preset], strict=True))
-    known = {name: int(metadata[name]) for name in usual if metadata.get(name, "").isdecimal()}
-    return uses.Sampling(preset=preset, **(usual | known))
+    frames, width, height, fps = (
+        int(metadata[name]) if metadata.get(name, "").isdecimal() else usual
+        for name, usual in zip(("frames", "width", "height", "fps"), SIZES[preset], strict=True)
+    )
+    return uses.Sampling(preset=preset, frames=frames, width=width, height=height, fps=fps)
 
 
 def _sources(given: Sequence[tuple[Path, Weighted]]) -> dict[str, object]:

@@ -64,7 +64,12 @@ def run_card(run: RunFile, facts: Facts, files: Sequence[Artifact]) -> str:
 def _uses(run: RunFile, names: set[str]) -> list[Use]:
     clip = run.preprocessing
     sampling = uses.Sampling(
-        preset=run.model.preset, frames=clip.frames, width=clip.width, height=clip.height, fps=clip.fps
+        preset=run.model.preset,
+        frames=clip.frames,
+        width=clip.width,
+        height=clip.height,
+        fps=clip.fps,
+        spec=run.sampling,
     )
     merged, weights, folder = (Path(key).name for key in (layout.MERGED, layout.WEIGHTS, layout.DIFFUSERS))
     if run.mode == "lora":
@@ -75,16 +80,7 @@ def _uses(run: RunFile, names: set[str]) -> list[Use]:
             text = f"`{merged}` is the base with this LoRA added to its weights: use it in place of the base's `dit.safetensors`, without the LoRA."
             found.append(Use(tool="Merged weights", text=text))
         return found
-    found = uses.of_weights(sampling, weights)
-    if any(name.startswith(f"{folder}/") for name in names):
-        return [uses.of_diffusers_folder(sampling, folder), *found]
-    return [
-        *found,
-        Use(
-            tool="Diffusers",
-            text=f"There is no folder for Diffusers: it cannot hold the sizes of {run.model.preset}.",
-        ),
-    ]
+    return [uses.of_diffusers_folder(sampling, folder), *uses.of_weights(sampling, weights)]
 
 
 def _base(run: RunFile, facts: Facts) -> dict[str, object]:

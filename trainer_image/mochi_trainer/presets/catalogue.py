@@ -34,16 +34,10 @@ class Preset:
     """Whether captions are read as bytes instead of T5's vocabulary."""
 
 
-NANO_DIT = DiTParams(
-    depth=4,
-    visual_width=128,
-    text_width=64,
-    heads=4,
-    text_feature_width=64,
-    pooling_heads=4,
-    timestep_width=64,
-    mlp_multiple=64,
-)
+NANO_DIT = DiTParams(depth=3, visual_width=192, text_width=96, heads=4, text_feature_width=64)
+"""What other tools cannot set is that of the published model; both widths are multiples of 96, for only then do Diffusers,
+which does not round the hidden width of an MLP, and the published code, which does, agree on it."""
+
 NANO_ENCODER = EncoderParams(widths=(16, 32, 64, 80), blocks=(0, 1, 1, 1, 1), groups=8, head_width=16)
 NANO_DECODER = DecoderParams(widths=(80, 64, 32, 16), blocks=(1, 1, 1, 1, 0), groups=8)
 
