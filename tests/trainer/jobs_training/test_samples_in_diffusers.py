@@ -38,7 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFile]:
 def trained(root: Path, mode: str) -> RunFile:
     """A run of a few steps whose report has samples for ten prompts."""
     adapter = {"lora": {"rank": 4, "alpha": 8, "targets": TARGETS}} if mode == "lora" else {}
-    run = run_file(root, name=mode, mode=mode, steps=12, learningRate="0.01", **adapter)
+    rate = "0.004" if mode == "lora" else "0.001"  # as in the examples
+    run = run_file(root, name=mode, mode=mode, steps=12, learningRate=rate, **adapter)
     wanted = run.sampling.model_validate({"prompts": PROMPTS, "steps": 10, "guidance": "6", "seed": 3})
     run = run.model_copy(update={"sampling": wanted})
     with pytest.MonkeyPatch.context() as patch:
