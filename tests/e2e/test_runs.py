@@ -113,7 +113,7 @@ def test_samples_during_the_training_leave_its_weights_as_they_are(
     lab: Lab, first: FineTuneStatus, tmp_path: Path
 ) -> None:
     """By the schedule and by an annotation, both from the one checkpoint at which the training is held."""
-    training = {"training.steps": 120, "training.checkpoint.everySteps": 10}
+    training = {"training.steps": 600, "training.checkpoint.everySteps": 10}
     lab.apply("alone", training)
     lab.apply("shown", training | {"sampling.everySteps": 20})
     lab.until("shown", lambda status: _saved(status) >= 20, "a checkpoint in the status")
@@ -122,7 +122,7 @@ def test_samples_during_the_training_leave_its_weights_as_they_are(
         assert [(item.name, item.state) for item in made.stages if item.name == "preview"] == [
             ("preview", "Succeeded")
         ]
-        assert 20 <= _previews(made)[0].step < 120
+        assert 20 <= _previews(made)[0].step < 600
         lab.kubectl.run("annotate", "mft", "shown", f"{ANNOTATION_SAMPLE_NOW}=now")
         asked = lab.until(
             "shown", lambda status: status.previews is not None and status.previews.asked == "now", "the wish"
