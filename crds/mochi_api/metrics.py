@@ -115,6 +115,12 @@ OPERATOR_RECONCILE_SECONDS = Metric(
     "mochi_operator_reconcile_duration_seconds", "histogram", "time of a reconciliation"
 )
 OPERATOR_QUEUE_DEPTH = Metric("mochi_operator_queue_depth", "gauge", "keys that wait for a reconciliation")
+OPERATOR_LAST_EVENT = Metric(
+    "mochi_operator_watch_last_event_timestamp_seconds",
+    "gauge",
+    "Unix time of the last event of a watch, by what it watches",
+    ("resource",),
+)
 OPERATOR_BUILD_INFO = Metric(
     "mochi_operator_build_info", "gauge", "always 1; the version is a label", ("version",)
 )
@@ -125,6 +131,12 @@ FINETUNE_PHASE = Metric(
     "mochi_finetune_phase", "gauge", "1 for the phase a MochiFineTune is in", (*_RUN, "phase")
 )
 FINETUNE_ATTEMPTS = Metric("mochi_finetune_attempts_total", "counter", "training attempts started", _RUN)
+FINETUNE_GPU_SECONDS = Metric(
+    "mochi_finetune_gpu_seconds_total",
+    "counter",
+    "GPUs of the training times the seconds of its attempts, from when all pods ran; of the newest ten attempts",
+    _RUN,
+)
 FINETUNE_FAILED_ITEMS = Metric(
     "mochi_finetune_stage_failed_items", "gauge", "clips a stage could not use", (*_RUN, "stage")
 )
@@ -144,7 +156,7 @@ FINETUNE_START = Metric(
     _RUN,
 )
 OPERATOR_METRICS = (
-    OPERATOR_RECONCILES, OPERATOR_RECONCILE_SECONDS, OPERATOR_QUEUE_DEPTH, OPERATOR_BUILD_INFO,
-    FINETUNE_INFO, FINETUNE_PHASE, FINETUNE_ATTEMPTS, FINETUNE_FAILED_ITEMS,
+    OPERATOR_RECONCILES, OPERATOR_RECONCILE_SECONDS, OPERATOR_QUEUE_DEPTH, OPERATOR_LAST_EVENT, OPERATOR_BUILD_INFO,
+    FINETUNE_INFO, FINETUNE_PHASE, FINETUNE_ATTEMPTS, FINETUNE_GPU_SECONDS, FINETUNE_FAILED_ITEMS,
     FINETUNE_CONDITION, FINETUNE_STAGE_SECONDS, FINETUNE_START, OPERATOR_RECONCILE_ERRORS,
 )  # fmt: skip

@@ -65,7 +65,7 @@ async def run(settings: Settings, environment: Mapping[str, str]) -> None:
         )
         stack.push_async_callback(runner.cleanup)
         stack.callback(queue.close)
-        watches = Watches(settings.watch_namespaces, kopf_watch(environment, watched))
+        watches = Watches(settings.watch_namespaces, kopf_watch(environment, watched, metrics.heard))
         watches.start()
         stack.push_async_callback(watches.stop)
         await _until_first_ends(

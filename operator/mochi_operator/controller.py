@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from datetime import datetime
 
 from mochi_operator import conditions
 from mochi_operator.backend.protocol import TrainingBackend
@@ -14,6 +15,7 @@ from mochi_operator.gather import Gatherer, Key
 from mochi_operator.metrics import Metrics, RunNumbers
 from mochi_operator.pulse import Pulse
 from mochi_operator.reconcile import Pass, reconcile
+from mochi_operator.state import State
 from mochi_operator.workqueue import WorkQueue
 
 _log = logging.getLogger(__name__)
@@ -104,6 +106,14 @@ class Controller:
         return listed
 
 
+def gpu_seconds(state: State, now: datetime) -> float:
+    """GPUs of the training times the seconds that the attempts of the history have run until now."""
+    chosen = state.resolved
+    gpus = chosen.replicas * chosen.gpus_per_pod if chosen is not None else 0
+    ran = (attempt for attempt in state.steps["train"].attempts if attempt.ran is not None)
+    return gpus * sum(((each.ended or now) - (each.ran or now)).total_seconds() for each in ran)
+
+
 def _numbers(result: Pass) -> RunNumbers | None:
     """What the metrics tell of the run; None when it is gone."""
     snapshot = result.snapshot
@@ -115,6 +125,7 @@ def _numbers(result: Pass) -> RunNumbers | None:
         uid=snapshot.run.uid,
         phase=conditions.phase(state),
         attempts=state.steps["train"].number,
+        gpu_seconds=gpu_seconds(state, snapshot.now),
         failed_items={
             name: step.items.failed for name, step in state.steps.items() if name != "train" and step.attempts
         },

@@ -19,9 +19,13 @@ LOGIN_AGAIN_SECONDS = 5.0
 
 Wake = Callable[[tuple[str, str]], None]
 """Called with namespace and name of the run that something happened to."""
+Heard = Callable[[str], None]
+"""Called with the plural of what an event was of."""
 
 
-def registry(wake: Wake, login: Callable[[], Awaitable[kopf.ConnectionInfo]]) -> kopf.OperatorRegistry:
+def registry(
+    wake: Wake, heard: Heard, login: Callable[[], Awaitable[kopf.ConnectionInfo]]
+) -> kopf.OperatorRegistry:
     """The handlers. A kind that the cluster does not know is left out by Kopf with a warning; the resync covers it."""
     handlers = kopf.OperatorRegistry()
 
@@ -29,10 +33,14 @@ def registry(wake: Wake, login: Callable[[], Awaitable[kopf.ConnectionInfo]]) ->
         return await login()
 
     async def run_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        heard(FINETUNES.plural)
         if namespace and name:
             wake((namespace, name))
 
-    async def child_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+    async def child_changed(
+        resource: kopf.Resource, namespace: str | None, labels: Mapping[str, str], **_: Any
+    ) -> None:
+        heard(resource.plural)
         name = labels.get(identity.LABEL_FINETUNE)
         if namespace and name:
             wake((namespace, name))

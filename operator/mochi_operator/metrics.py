@@ -28,6 +28,8 @@ class RunNumbers:
     phase: Phase
     attempts: int
     """Attempts of the training."""
+    gpu_seconds: float
+    """Of the training's attempts that the history keeps."""
     failed_items: Mapping[str, int]
     """Clips that could not be used, by stage."""
     created: float
@@ -56,6 +58,8 @@ class Metrics(Collector):
         self._depth = Gauge(
             table.OPERATOR_QUEUE_DEPTH.name, table.OPERATOR_QUEUE_DEPTH.help, registry=self.registry
         )
+        last = table.OPERATOR_LAST_EVENT
+        self._last_event = Gauge(last.name, last.help, last.labels, registry=self.registry)
         build = table.OPERATOR_BUILD_INFO
         Gauge(build.name, build.help, build.labels, registry=self.registry).labels(version=VERSION).set(1)
         self.registry.register(self)
@@ -74,6 +78,10 @@ class Metrics(Collector):
         """So many keys wait."""
         self._depth.set(depth)
 
+    def heard(self, resource: str) -> None:
+        """A watch of `resource`, in the plural, has told something; from any thread."""
+        self._last_event.labels(resource=resource).set_to_current_time()
+
     def saw(self, key: Key, numbers: RunNumbers | None) -> None:
         """The run as it is now; None when it is gone."""
         if numbers is None:
@@ -87,14 +95,14 @@ class Metrics(Collector):
         failed = _gauge(table.FINETUNE_FAILED_ITEMS)
         condition, took = _gauge(table.FINETUNE_CONDITION), _gauge(table.FINETUNE_STAGE_SECONDS)
         start = _gauge(table.FINETUNE_START)
-        row = table.FINETUNE_ATTEMPTS
-        attempts = CounterMetricFamily(row.name.removesuffix(_TOTAL), row.help, labels=row.labels)
+        attempts, spent = _total(table.FINETUNE_ATTEMPTS), _total(table.FINETUNE_GPU_SECONDS)
         for (namespace, name), seen in self._runs.items():
             labels = [namespace, name]
             info.add_metric([*labels, seen.mode, seen.uid], 1)
             for word in PHASES:
                 phase.add_metric([*labels, word], float(seen.phase == word))
             attempts.add_metric(labels, seen.attempts)
+            spent.add_metric(labels, seen.gpu_seconds)
             for stage, count in seen.failed_items.items():
                 failed.add_metric([*labels, stage], count)
             start.add_metric(labels, seen.created)
@@ -102,11 +110,15 @@ class Metrics(Collector):
                 condition.add_metric([*labels, kind, status], 1)
             for stage, seconds in seen.stage_seconds.items():
                 took.add_metric([*labels, stage], seconds)
-        return [info, phase, attempts, failed, start, condition, took]
+        return [info, phase, attempts, spent, failed, start, condition, took]
 
 
 def _counter(registry: CollectorRegistry, row: Row) -> Counter:
     return Counter(row.name.removesuffix(_TOTAL), row.help, row.labels, registry=registry)
+
+
+def _total(row: Row) -> CounterMetricFamily:
+    return CounterMetricFamily(row.name.removesuffix(_TOTAL), row.help, labels=row.labels)
 
 
 def _gauge(row: Row) -> GaugeMetricFamily:

@@ -16,7 +16,7 @@ import kopf
 
 from mochi_operator import handlers
 from mochi_operator.connection import Login
-from mochi_operator.handlers import Wake
+from mochi_operator.handlers import Heard, Wake
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +70,8 @@ class Watches:
                 self._stopped.wait(self._pause_seconds)
 
 
-def kopf_watch(environment: Mapping[str, str], wake: Wake) -> Watch:
-    """Kopf as a `Watch`; `wake` is called in the event loop that runs now."""
+def kopf_watch(environment: Mapping[str, str], wake: Wake, heard: Heard) -> Watch:
+    """Kopf as a `Watch`; `wake` is called in the event loop that runs now, `heard` in the thread of the watch."""
     loop = asyncio.get_running_loop()
 
     def tell(key: tuple[str, str]) -> None:
@@ -79,7 +79,7 @@ def kopf_watch(environment: Mapping[str, str], wake: Wake) -> Watch:
 
     async def watch(scope: Scope, stopped: threading.Event) -> None:
         await kopf.operator(
-            registry=handlers.registry(tell, Login(environment).for_watches),
+            registry=handlers.registry(tell, heard, Login(environment).for_watches),
             settings=handlers.settings(),
             standalone=True,
             clusterwide=not scope,

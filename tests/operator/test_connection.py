@@ -161,7 +161,7 @@ async def test_kopf_gets_a_renewed_token_and_sees_when_a_token_is_the_one_that_w
 
 async def test_kopf_logs_in_with_it_and_tries_again_soon(account):
     login = Login(IN_CLUSTER, account)
-    made = handlers.registry(lambda key: None, login.for_watches)
+    made = handlers.registry(lambda key: None, lambda plural: None, login.for_watches)
     (found,) = made._activities.get_handlers(Activity.AUTHENTICATION)
     assert (await found.fn()).token == "first"
     assert found.backoff == 5

@@ -7,6 +7,7 @@ import aiohttp
 import kopf
 import pytest
 
+from mochi_api import identity
 from mochi_api import metrics as table
 from mochi_operator import handlers, web
 from mochi_operator.log import JsonFormatter
@@ -78,8 +79,26 @@ async def credentials() -> kopf.ConnectionInfo:
     return kopf.ConnectionInfo(server="https://x")
 
 
+async def test_each_event_is_heard_by_what_it_is_of_and_wakes_its_run():
+    woken, heard = [], []
+    made = handlers.registry(woken.append, heard.append, credentials)
+    for kind in handlers.WATCHED:
+        (handler,) = [
+            each
+            for each in made._watching.get_all_handlers()
+            if (each.selector.group, each.selector.plural or each.selector.any_name)
+            in {(kind.group, kind.plural)}
+        ]
+        resource = kopf.Resource(kind.group, kind.version, kind.plural)
+        await handler.fn(
+            resource=resource, namespace="videos", name="bus", labels={identity.LABEL_FINETUNE: "bus"}
+        )
+    assert heard == [kind.plural for kind in handlers.WATCHED]
+    assert woken == [("videos", "bus")] * len(handlers.WATCHED)
+
+
 def test_kopf_only_watches():
-    made = handlers.registry(lambda key: None, credentials)
+    made = handlers.registry(lambda key: None, lambda plural: None, credentials)
     assert len(made._watching.get_all_handlers()) == len(handlers.WATCHED)
     for kind in (made._changing, made._spawning, made._indexing, made._webhooks):
         assert kind.get_all_handlers() == [], "a finalizer or an annotation would follow"

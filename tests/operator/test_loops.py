@@ -2,13 +2,16 @@
 
 import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from prometheus_client import generate_latest
 
-from mochi_operator.controller import Controller
+from mochi_api.status import Resolved
+from mochi_operator.controller import Controller, gpu_seconds
 from mochi_operator.metrics import Metrics
 from mochi_operator.pulse import Pulse
+from mochi_operator.state import Attempt, State, Step
 from mochi_operator.timestamps import parse
 from mochi_operator.workqueue import WorkQueue
 from tests.operator.fake_cluster import AwayCluster
@@ -120,6 +123,7 @@ async def test_metrics_follow_the_run_and_go_with_it():
     text = generate_latest(world.metrics.registry).decode()
     assert 'mochi_finetune_phase{finetune="dissolve",namespace="videos",phase="Training"} 1.0' in text
     assert 'mochi_finetune_attempts_total{finetune="dissolve",namespace="videos"} 1.0' in text
+    assert 'mochi_finetune_gpu_seconds_total{finetune="dissolve",namespace="videos"} 0.0' in text
     assert 'mochi_finetune_info{finetune="dissolve",mode="lora",namespace="videos",uid="run-uid"} 1.0' in text
     assert (
         'mochi_finetune_stage_failed_items{finetune="dissolve",namespace="videos",stage="trim"} 0.0' in text
@@ -135,6 +139,20 @@ async def test_metrics_follow_the_run_and_go_with_it():
     await loops.turn(KEY)
     assert "dissolve" not in generate_latest(world.metrics.registry).decode()
     queue.close()
+
+
+def test_gpu_seconds_are_those_of_the_attempts_from_when_all_pods_ran():
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def attempt(number: int, ran: float | None, ended: float | None) -> Attempt:
+        at = [None if each is None else begun + timedelta(seconds=each) for each in (ran, ended)]
+        return Attempt(number=number, child=f"a{number}", started=begun, ran=at[0], ended=at[1])
+
+    chosen = Resolved(replicas=2, gpus_per_pod=4, image="x", warmup_steps=1, global_batch_size=8)
+    attempts = (attempt(3, 100, None), attempt(2, None, 90), attempt(1, 10, 40))
+    state = State(resolved=chosen).with_step(Step(name="train", attempts=attempts))
+    assert gpu_seconds(state, begun + timedelta(seconds=105)) == 8 * (5 + 30)
+    assert gpu_seconds(State(), begun) == 0
 
 
 def test_the_pulse_is_healthy_while_the_loop_turns():
