@@ -125,3 +125,13 @@ def training(spec: FineTuneSpec) -> TrainingSpec:
             "lora": lora,
         }
     )
+
+
+MOST_HELD_OUT = 8
+"""Clips that are held out unasked at most: each costs four forward passes an evaluation."""
+
+
+def usually_held_out(training: TrainingSpec) -> int:
+    """Clips that are held out, at most where nothing is said: fewer clips have fewer."""
+    asked = training.validation.clips
+    return MOST_HELD_OUT if asked is None else asked

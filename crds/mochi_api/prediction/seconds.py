@@ -8,6 +8,7 @@ NVLink allows and a slow network does not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 
 from mochi_api.prediction import flops
 from mochi_api.prediction.activations import COMPUTE
@@ -16,11 +17,15 @@ from mochi_api.prediction.gpus import Gpu
 from mochi_api.prediction.memory import ROOMS, swapped_block
 from mochi_api.prediction.policies import Policy
 from mochi_api.prediction.work import Work
+from mochi_api.resolved import usually_held_out
+from mochi_api.spec import TrainingSpec
 
 HOST_BYTES_A_SECOND = 20e9
 """From pinned memory over PCIe 4.0 x16, of 32 GB/s that it has."""
-FIXED_CASES = 16
-"""Forward passes of an evaluation: four clips at four noise levels, shared by the ranks."""
+LEVELS = 4
+"""Of noise, at which a clip is evaluated."""
+FIXED_CASES = 4 * LEVELS
+"""Forward passes of an evaluation of the fixed batch, shared by the ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +60,29 @@ def step_seconds(work: Work, policy: Policy, gpu: Gpu, efficiency: Efficiency = 
 
 
 def training_seconds(
-    work: Work, policy: Policy, gpu: Gpu, *, steps: int, every_steps: int, efficiency: Efficiency = USUAL
+    work: Work, policy: Policy, gpu: Gpu, training: TrainingSpec, efficiency: Efficiency = USUAL
 ) -> float:
-    """All steps, and the evaluations before the first and at each checkpoint; nothing of what comes before and after."""
-    evaluations = 1 + -(-steps // every_steps)
-    passes = evaluations * -(-FIXED_CASES * work.context // work.world)
-    evaluated = seconds(flops.forward(work).times(passes), gpu, efficiency)
-    return steps * step_seconds(work, policy, gpu, efficiency) + evaluated
+    """All steps, and the evaluations before the first and at each checkpoint; nothing of what comes before and after.
+
+    Where the spec does not say how many clips are held out it is taken to be as many as it can be.
+    """
+    steps, saved = training.steps, training.checkpoint.every_steps
+    held_out = usually_held_out(training) * LEVELS
+    evaluated = _moments(steps, saved, training.validation.every_steps or saved)
+    passes = _moments(steps, saved, saved) * _own(work, FIXED_CASES) + evaluated * _own(work, held_out)
+    evaluations = seconds(flops.forward(work).times(passes), gpu, efficiency)
+    return steps * step_seconds(work, policy, gpu, efficiency) + evaluations
+
+
+def _moments(steps: int, every: int, other: int) -> int:
+    """Before the first step, after the last, and after each multiple of either number between them."""
+    before = steps - 1
+    return 2 + before // every + before // other - before // lcm(every, other)
+
+
+def _own(work: Work, cases: int) -> int:
+    """Of so many forward passes those of one rank; ranks that share a clip make each together."""
+    return -(-cases * work.context // work.world)
 
 
 def swapped_traffic(work: Work) -> int:

@@ -22,7 +22,7 @@ class Storage:
     checkpoint: int
     """One checkpoint, all ranks together: weights that are trained, their average if there is one, and both moments."""
     checkpoints: int
-    """All that are kept at a time: one is written before the oldest goes."""
+    """All that are kept at a time, the best one among them: one is written before the oldest goes."""
     artifacts: int
     """The result, in each form."""
     disk: int
@@ -33,8 +33,9 @@ class Storage:
     """Host memory of each rank for the blocks that are swapped; pinned memory comes in powers of two."""
 
 
-def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
-    """What a training writes that keeps `keep_last` checkpoints, and with `merged` the base with its adapter too."""
+def storage(work: Work, *, keep_last: int, merged: bool, best: bool = False) -> Storage:
+    """What a training writes that keeps `keep_last` checkpoints, with `best` one more, and with `merged` the base with its
+    adapter too."""
     checkpoint = (3 + work.averaged) * WIDE * all_trained(work)
     whole = _weight_type(work) * work.network.parameters
     merging = whole if merged and not work.full else 0
@@ -43,7 +44,7 @@ def storage(work: Work, *, keep_last: int, merged: bool) -> Storage:
     part = checkpoint // work.parts if work.full else checkpoint
     return Storage(
         checkpoint=checkpoint,
-        checkpoints=(keep_last + 1) * checkpoint,
+        checkpoints=(keep_last + 1 + best) * checkpoint,
         artifacts=artifacts,
         disk=max(part, export),
         copy=part,

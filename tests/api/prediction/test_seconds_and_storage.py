@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from mochi_api.prediction import flops
 from mochi_api.prediction.flops import Flops
 from mochi_api.prediction.gpus import GPUS
 from mochi_api.prediction.memory import swapped_block
@@ -23,6 +24,7 @@ from mochi_api.prediction.seconds import (
 from mochi_api.prediction.sizes import NETWORKS
 from mochi_api.prediction.storage import Storage, storage
 from mochi_api.prediction.work import Work
+from mochi_api.spec import TrainingSpec
 
 LORA = Work(mode="lora", network=NETWORKS["mochi-1"], frames=37, width=848, height=480)
 FULL = replace(LORA, mode="full", world=8)
@@ -56,12 +58,43 @@ def test_seconds_are_operations_over_speed_and_share() -> None:
     assert found == pytest.approx(1.5 * (2 + 4 + 8))
 
 
+def trained(steps: int, **validation: int) -> TrainingSpec:
+    return TrainingSpec.model_validate(
+        {"steps": steps, "checkpoint": {"everySteps": 200}, "validation": validation}
+    )
+
+
 def test_a_training_is_its_steps_and_its_evaluations() -> None:
+    """Of 16 passes over 8 ranks, before the first step, at each checkpoint and after the last step."""
     step = step_seconds(FULL, Policy(), H100)
-    found = training_seconds(FULL, Policy(), H100, steps=400, every_steps=200)
-    forward = training_seconds(FULL, Policy(), H100, steps=0, every_steps=200) / 2
-    assert found == pytest.approx(400 * step + 3 * 2 * forward)
+    forward = seconds(flops.forward(FULL), H100)
     assert 0.1 * step < forward < 0.4 * step
+    plain = training_seconds(FULL, Policy(), H100, trained(400, clips=0))
+    assert plain == pytest.approx(400 * step + 3 * 2 * forward)
+    last = training_seconds(FULL, Policy(), H100, trained(401, clips=0))
+    assert last == pytest.approx(401 * step + 4 * 2 * forward)
+
+
+@pytest.mark.parametrize(
+    ("validation", "passes"),
+    [
+        ({}, 3 * 4),
+        ({"clips": 4}, 3 * 2),
+        ({"clips": 4, "everySteps": 50}, 9 * 2),
+        ({"clips": 4, "everySteps": 300}, 4 * 2),
+    ],
+)
+def test_clips_that_are_held_out_are_evaluated_too(validation: dict[str, int], passes: int) -> None:
+    """Eight, where nobody says how many, and at each checkpoint, whatever else is asked."""
+    plain, ours = (
+        training_seconds(FULL, Policy(), H100, trained(400, **each)) for each in ({"clips": 0}, validation)
+    )
+    assert ours - plain == pytest.approx(passes * seconds(flops.forward(FULL), H100))
+
+
+def test_the_best_checkpoint_is_kept_besides() -> None:
+    plain, best = (storage(LORA, keep_last=2, merged=False, best=each).checkpoints for each in (False, True))
+    assert 3 * best == 4 * plain
 
 
 def test_traffic_is_eight_bytes_of_each_parameter_that_others_hold() -> None:

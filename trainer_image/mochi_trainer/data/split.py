@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mochi_api.resolved import MOST_HELD_OUT
 from mochi_trainer.errors import InvalidInputError
 
 FEWEST = 20
 """Source clips from which on some are held out unasked: of fewer each one is missed."""
 SHARE = 10
 """One in so many is held out unasked."""
-MOST = 8
-"""So many are held out unasked at most: each costs four forward passes an evaluation."""
 
 
 class Split(NamedTuple):
@@ -47,7 +46,7 @@ def split(clips: Sequence[str], asked: int | None) -> Split:
 
 def usual(sources: int) -> int:
     """How many of so many source clips are held out when nothing is said."""
-    return min(sources // SHARE, MOST) if sources >= FEWEST else 0
+    return min(sources // SHARE, MOST_HELD_OUT) if sources >= FEWEST else 0
 
 
 def source_of(clip: str) -> str:

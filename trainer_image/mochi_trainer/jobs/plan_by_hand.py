@@ -100,6 +100,7 @@ def _asked(path: Path) -> _Asked:
 def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
     work, training = asked.work, asked.training
     merged = training.lora is not None and training.lora.export_merged
+    best = resolved.usually_held_out(training) > 0
     return {
         "mode": work.mode,
         "gpus": work.world,
@@ -109,7 +110,9 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         "parameters": {"all": work.network.parameters, "trained": all_trained(work)},
         "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, LEAST).total},
         "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
-        "storageBytes": asdict(storage(work, keep_last=training.checkpoint.keep_last, merged=merged)),
+        "storageBytes": asdict(
+            storage(work, keep_last=training.checkpoint.keep_last, merged=merged, best=best)
+        ),
         "trafficBytesPerStep": traffic(work),
         "tokenTrafficBytesPerStep": traffic_of_tokens(work),
         "products": [_on(asked, gpu) for gpu in gpus],
@@ -137,10 +140,7 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
         return found
     step = fmean(step_seconds(each, policy, gpu) for each in asked.works)
     least = fmean(flops.useful(each) for each in asked.works)
-    every = training.checkpoint.every_steps
-    seconds = fmean(
-        training_seconds(each, policy, gpu, steps=training.steps, every_steps=every) for each in asked.works
-    )
+    seconds = fmean(training_seconds(each, policy, gpu, training) for each in asked.works)
     return found | {
         "fits": True,
         "weightCopies": work.copies,
@@ -186,7 +186,7 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     yield ""
     stored = found["storageBytes"]
     yield (
-        f"{'a checkpoint':<42}{_gigabytes(stored['checkpoint']):>12}, at most {training.checkpoint.keep_last + 1} at a "
+        f"{'a checkpoint':<42}{_gigabytes(stored['checkpoint']):>12}, at most {_kept(training)} at a "
         f"time: {_gigabytes(stored['checkpoints'])}"
     )
     yield f"{'the result, in all its forms':<42}{_gigabytes(stored['artifacts']):>12}"
@@ -202,6 +202,11 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
         "* named by the file. Seconds are computed, not measured: 63 % of a GPU's speed in matrix products, 60 and 52 % in "
         "attention, 8 % on top for the rest, the traffic hidden."
     )
+
+
+def _kept(training: TrainingSpec) -> int:
+    """Checkpoints at a time: one is written before the oldest goes, and the best stays besides."""
+    return training.checkpoint.keep_last + 1 + (resolved.usually_held_out(training) > 0)
 
 
 def _memory_lines(found: dict[str, int]) -> Iterator[str]:
