@@ -114,7 +114,7 @@ def test_samples_during_the_training_leave_its_weights_as_they_are(
 ) -> None:
     """By the schedule and by an annotation, both from the one checkpoint at which the training is held."""
     training = {"training.steps": 600, "training.checkpoint.everySteps": 10}
-    lab.apply("alone", training)
+    lab.apply("unshown", training)
     lab.apply("shown", training | {"sampling.everySteps": 20})
     lab.until("shown", lambda status: _saved(status) >= 20, "a checkpoint in the status")
     with held_at(lab, "shown", attempt=1, step=20):
@@ -128,7 +128,7 @@ def test_samples_during_the_training_leave_its_weights_as_they_are(
             "shown", lambda status: status.previews is not None and status.previews.asked == "now", "the wish"
         )
         assert asked.phase == "Training"
-    ended, undisturbed = lab.succeeded("shown"), lab.succeeded("alone")
+    ended, undisturbed = lab.succeeded("shown"), lab.succeeded("unshown")
     assert [item.reason for item in ended.attempts] == ["Completed"]
     assert ended.artifacts is not None
     assert undisturbed.artifacts is not None
