@@ -23,7 +23,7 @@ from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
 
 CLIPS, HELD_OUT, FRESH = 8, 4, 12
-EVERY, STEPS = 40, 320
+EVERY, STEPS = 80, 640
 CPU = torch.device("cpu")
 
 

@@ -266,6 +266,14 @@ def test_the_failure_that_brought_the_others_about_counts(
     assert found.local == expected
 
 
+def lives(number: str) -> bool:
+    """Whether the process is there and no zombie; it may go between two looks."""
+    try:
+        return " Z " not in Path(f"/proc/{number}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_a_process_ends_when_the_one_that_started_it_is_killed(tmp_path: Path) -> None:
     """As it does by hand; in a pod the kernel sees to it."""
     child = """
@@ -286,7 +294,7 @@ time.sleep(300)
     finally:
         process.kill()
         process.wait()
-    while Path(f"/proc/{number}").exists() and " Z " not in Path(f"/proc/{number}/stat").read_text():
+    while lives(number):
         assert time.monotonic() < end
         time.sleep(0.02)
 
