@@ -1,6 +1,6 @@
 """Over-train nano with several seeds, and compare the checkpoint that each run calls the best with the one that is.
 
-`python -m tests.bench.best_checkpoint [SEEDS]`: 320 steps on 4 clips, 4 held out, a checkpoint every 40 steps; the truth is
+`python -m tests.bench.best_checkpoint [SEEDS]`: 640 steps on 4 clips, 4 held out, a checkpoint every 80 steps; the truth is
 the loss of 12 clips of the same kind that the run never sees. The exit code says whether all are within one checkpoint.
 """
 
