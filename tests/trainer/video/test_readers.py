@@ -170,7 +170,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
             time.sleep(0.05)
     finally:
         parent.send_signal(number)
-        parent.wait()
+        parent.wait(60)
     _gone(int(note.read_text()))
 
 
