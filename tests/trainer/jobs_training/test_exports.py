@@ -205,7 +205,7 @@ def test_the_card_has_what_hubs_and_people_look_for(root: Path, finished: Finish
         "preprocessing.frames": "7", "preprocessing.width": "48", "preprocessing.height": "32", "preprocessing.fps": "30",
         "training.steps": "6", "training.learningRate": "0.002", "training.warmupSteps": "2", "training.schedule": "Cosine",
         "training.weightDecay": "0.01", "training.globalBatchSize": "2", "training.gradientClip": "1.0", "training.captionDropout": "0.3",
-        "training.contextParallel": "1", "training.seed": "42", "training.lora.rank": "4", "training.lora.alpha": "6", "training.lora.rsLora": "false",
+        "training.contextParallel": "1", "training.seed": "42", "training.lora.blocksToSwap": "0", "training.lora.rank": "4", "training.lora.alpha": "6", "training.lora.rsLora": "false",
         "training.lora.dropout": "0", "training.lora.targets": "query, mlp_in, text_output", "training.lora.baseWeights": "BFloat16",
         "training.lora.exportMerged": "true",
         "training.checkpoint.everySteps": "2", "training.checkpoint.keepLast": "10",
