@@ -6,14 +6,15 @@ an API server in front (the trainer by hand, tests) calls `violations`. A test f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from mochi_api import identity, resolved
+from mochi_api import resolved
 from mochi_api.address_rules import Rule, cel_message, one_source, outside_dataset
-from mochi_api.base import DECIMAL, Pattern, cel_text
+from mochi_api.base import DECIMAL, Pattern
 from mochi_api.bucket_rules import bucket_rules
+from mochi_api.env_rules import ENV_RULES
 from mochi_api.prediction.sizes import NETWORKS
+from mochi_api.sampling_rules import SAMPLING_RULES
 from mochi_api.spec import FineTuneSpec
 
 NAME_LIMIT = 45
@@ -27,8 +28,6 @@ LORA_FRAMES = 85
 FULL_FRAMES = 163
 PIXELS_480P = 848 * 480
 
-_INK = r"\S"
-"""What a prompt has at least one of."""
 _LONG_NAME = (
     f"metadata.name must have at most {NAME_LIMIT} characters (names of child objects derive from it)"
 )
@@ -192,56 +191,12 @@ def _swapped(spec: FineTuneSpec) -> str | None:
     )
 
 
-def _own_names(spec: FineTuneSpec) -> str | None:
-    for each in spec.workers.env:
-        if each.name in identity.OWN_ENV or each.name.startswith(identity.OWN_ENV_PREFIX):
-            return f"{_OWN_NAMES}, got {each.name}"
-    return None
-
-
-def _names_once(spec: FineTuneSpec) -> str | None:
-    names = [each.name for each in spec.workers.env]
-    return None if len(set(names)) == len(names) else _NAMES_ONCE
-
-
-def _one_value(spec: FineTuneSpec) -> str | None:
-    both = (each.name for each in spec.workers.env if each.value and each.value_from is not None)
-    found = next(both, None)
-    return None if found is None else f"{_ONE_VALUE}, got both for {found}"
-
-
-def _prompts(spec: FineTuneSpec) -> str | None:
-    prompts = spec.sampling.prompts
-    blank = sum(1 for prompt in prompts if re.search(_INK, prompt, re.ASCII) is None)
-    return f"spec.sampling.prompts must not be blank, got {blank} blank of {len(prompts)}" if blank else None
-
-
 def _ca_bundle(spec: FineTuneSpec) -> str | None:
     found = spec.storage.s3.ca_bundle
     if found is None or bool(found.config_map_name) != bool(found.secret_name):
         return None
     count = 2 if found.secret_name else 0
     return f"spec.storage.s3.caBundle must have exactly one of configMapName and secretName, got {count}"
-
-
-def _previews_of_checkpoints(spec: FineTuneSpec) -> str | None:
-    every, saved = spec.sampling.every_steps, spec.training.checkpoint.every_steps
-    if every == 0 or every >= saved:
-        return None
-    return (
-        f"spec.sampling.everySteps must be 0 or at least training.checkpoint.everySteps = {saved} "
-        f"(samples are made from checkpoints), got {every}"
-    )
-
-
-def _previews_in_time(spec: FineTuneSpec) -> str | None:
-    every, steps = spec.sampling.every_steps, spec.training.steps
-    if every == 0 or every < steps:
-        return None
-    return (
-        f"spec.sampling.everySteps must be less than training.steps = {steps} "
-        f"(after the last step samples are made anyway), got {every}"
-    )
 
 
 _FRAMES = "self.preprocessing.frames"
@@ -261,18 +216,7 @@ _CA_MAP, _CA_SECRET = (
 _BATCH = "self.training.globalBatchSize"
 _CONTEXT = "(has(self.training.contextParallel) ? self.training.contextParallel : 1)"
 _HEADS = f"(self.model.preset == 'nano' ? {NETWORKS['nano'].heads} : {NETWORKS['mochi-1'].heads})"
-_PROMPTS = "self.sampling.prompts"
-_EVERY, _SAVED = "self.sampling.everySteps", "self.training.checkpoint.everySteps"
-_NO_PREVIEWS = f"!has({_EVERY}) || {_EVERY} == 0"
 _TARGETS = "self.training.lora.targets"
-_OWN_NAMES = "spec.workers.env must leave to the operator what it sets itself"
-_NAMES_ONCE = "spec.workers.env must name each variable once, got one twice"
-_ONE_VALUE = "spec.workers.env must have value or valueFrom, not both"
-_ENV = "self.workers.env"
-_IS_OWN = "(e.name in [{}] || e.name.startsWith({}))".format(
-    ", ".join(map(cel_text, identity.OWN_ENV)), cel_text(identity.OWN_ENV_PREFIX)
-)
-_HAS_BOTH = "(has(e.value) && e.value != '' && has(e.valueFrom))"
 _SWAPPED = "self.training.lora.blocksToSwap"
 _DEPTH = f"(self.model.preset == 'nano' ? {NETWORKS['nano'].depth} : {NETWORKS['mochi-1'].depth})"
 _GUIDED = "(self.mode == 'lora' && (!has(self.limits) || self.limits == 'Guide'))"
@@ -457,56 +401,8 @@ RULES: Sequence[Rule] = (
         ),
         broken=_swapped,
     ),
-    Rule(
-        path="spec.workers.env",
-        cel=f"!has({_ENV}) || !{_ENV}.exists(e, {_IS_OWN})",
-        message=cel_message(f"{_OWN_NAMES}, got %s", f"{_ENV}.filter(e, {_IS_OWN})[0].name"),
-        broken=_own_names,
-    ),
-    Rule(
-        path="spec.workers.env",
-        cel=f"!has({_ENV}) || {_ENV}.all(e, {_ENV}.exists_one(f, f.name == e.name))",
-        message=f"'{_NAMES_ONCE}'",
-        broken=_names_once,
-    ),
-    Rule(
-        path="spec.workers.env",
-        cel=f"!has({_ENV}) || !{_ENV}.exists(e, {_HAS_BOTH})",
-        message=cel_message(f"{_ONE_VALUE}, got both for %s", f"{_ENV}.filter(e, {_HAS_BOTH})[0].name"),
-        broken=_one_value,
-    ),
-    Rule(
-        path="spec.sampling.prompts",
-        cel=f"!has({_PROMPTS}) || {_PROMPTS}.all(p, p.matches({cel_text(_INK)}))",
-        message=cel_message(
-            "spec.sampling.prompts must not be blank, got %d blank of %d",
-            f"size({_PROMPTS}.filter(p, !p.matches({cel_text(_INK)})))",
-            f"size({_PROMPTS})",
-        ),
-        broken=_prompts,
-    ),
-    Rule(
-        path="spec.sampling.everySteps",
-        cel=f"{_NO_PREVIEWS} || {_EVERY} >= {_SAVED}",
-        message=cel_message(
-            "spec.sampling.everySteps must be 0 or at least training.checkpoint.everySteps = %d "
-            "(samples are made from checkpoints), got %d",
-            _SAVED,
-            _EVERY,
-        ),
-        broken=_previews_of_checkpoints,
-    ),
-    Rule(
-        path="spec.sampling.everySteps",
-        cel=f"{_NO_PREVIEWS} || {_EVERY} < self.training.steps",
-        message=cel_message(
-            "spec.sampling.everySteps must be less than training.steps = %d "
-            "(after the last step samples are made anyway), got %d",
-            "self.training.steps",
-            _EVERY,
-        ),
-        broken=_previews_in_time,
-    ),
+    *ENV_RULES,
+    *SAMPLING_RULES,
 )
 
 NAME_RULES: Sequence[tuple[str, str, str]] = (
