@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from mochi_api.address_rules import Rule, cel_message
+from mochi_api.rules.clips import PIXELS_480P
+from mochi_api.rules.limits import GUIDED, LORA_FRAMES, guided
+from mochi_api.rules.rule import Rule, cel_message
 from mochi_api.spec import BucketSpec, FineTuneSpec
 
 _FIELD = "spec.preprocessing.buckets"
 _BUCKETS = "self.preprocessing.buckets"
 _OWN = "self.preprocessing"
 _SAME = "b.frames == {0}.frames && b.width == {0}.width && b.height == {0}.height"
-
-
-def bucket_rules(
-    *, guided: Callable[[FineTuneSpec], bool], guided_cel: str, lora_frames: int, pixels: int
-) -> tuple[Rule, ...]:
-    """`guided`, and the same in CEL, say whether the guide's limit of `lora_frames` holds; `pixels` are those of a picture."""
-    return (
-        _each(
-            "frames must be 1, or 1 more than a multiple of 6",
-            cel="b.frames % 6 == 1",
-            wrong=lambda _spec, bucket: bucket.frames % 6 != 1,
-        ),
-        _each(
-            f"frames must be at most {lora_frames} with mode lora and limits Guide (limits: Memory allows what the GPUs hold)",
-            cel=f"!{guided_cel} || b.frames <= {lora_frames}",
-            wrong=lambda spec, bucket: guided(spec) and bucket.frames > lora_frames,
-        ),
-        _each(
-            f"width x height must be at most {pixels} pixels (848x480)",
-            cel=f"b.width * b.height <= {pixels}",
-            wrong=lambda _spec, bucket: bucket.width * bucket.height > pixels,
-        ),
-        _each(
-            "must not repeat a size, nor that of frames, width and height beside it",
-            cel=f"{_BUCKETS}.exists_one(c, {_SAME.format('c')}) && !({_SAME.format(_OWN)})",
-            wrong=lambda spec, bucket: _repeated(spec, bucket),
-        ),
-        Rule(
-            path="spec.preprocessing.durationSeconds",
-            cel=f"!has({_BUCKETS}) || size({_BUCKETS}) == 0 || !has({_OWN}.durationSeconds)",
-            message=cel_message(
-                "spec.preprocessing.durationSeconds must be left out with buckets, each of which keeps its own frames, got %s",
-                f"{_OWN}.durationSeconds",
-            ),
-            broken=_duration,
-        ),
-    )
 
 
 def _each(words: str, *, cel: str, wrong: Callable[[FineTuneSpec, BucketSpec], bool]) -> Rule:
@@ -88,3 +53,36 @@ def _duration(spec: FineTuneSpec) -> str | None:
         "spec.preprocessing.durationSeconds must be left out with buckets, each of which keeps its own frames, got "
         f"{own.duration_seconds:f}"
     )
+
+
+BUCKETS: Sequence[Rule] = (
+    _each(
+        "frames must be 1, or 1 more than a multiple of 6",
+        cel="b.frames % 6 == 1",
+        wrong=lambda _spec, bucket: bucket.frames % 6 != 1,
+    ),
+    _each(
+        f"frames must be at most {LORA_FRAMES} with mode lora and limits Guide (limits: Memory allows what the GPUs hold)",
+        cel=f"!{GUIDED} || b.frames <= {LORA_FRAMES}",
+        wrong=lambda spec, bucket: guided(spec) and bucket.frames > LORA_FRAMES,
+    ),
+    _each(
+        f"width x height must be at most {PIXELS_480P} pixels (848x480)",
+        cel=f"b.width * b.height <= {PIXELS_480P}",
+        wrong=lambda _spec, bucket: bucket.width * bucket.height > PIXELS_480P,
+    ),
+    _each(
+        "must not repeat a size, nor that of frames, width and height beside it",
+        cel=f"{_BUCKETS}.exists_one(c, {_SAME.format('c')}) && !({_SAME.format(_OWN)})",
+        wrong=_repeated,
+    ),
+    Rule(
+        path="spec.preprocessing.durationSeconds",
+        cel=f"!has({_BUCKETS}) || size({_BUCKETS}) == 0 || !has({_OWN}.durationSeconds)",
+        message=cel_message(
+            "spec.preprocessing.durationSeconds must be left out with buckets, each of which keeps its own frames, got %s",
+            f"{_OWN}.durationSeconds",
+        ),
+        broken=_duration,
+    ),
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mochi_api import identity
-from mochi_api.address_rules import Rule, cel_message
 from mochi_api.base import cel_text
+from mochi_api.rules.rule import Rule, cel_message
 from mochi_api.spec import FineTuneSpec
 
 _OWN_NAMES = "spec.workers.env must leave to the operator what it sets itself"
@@ -37,7 +37,7 @@ def _one_value(spec: FineTuneSpec) -> str | None:
     return None if found is None else f"{_ONE_VALUE}, got both for {found}"
 
 
-ENV_RULES: Sequence[Rule] = (
+ENV: Sequence[Rule] = (
     Rule(
         path="spec.workers.env",
         cel=f"!has({_ENV}) || !{_ENV}.exists(e, {_IS_OWN})",

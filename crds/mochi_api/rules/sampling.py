@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mochi_api.address_rules import Rule, cel_message
 from mochi_api.base import cel_text
+from mochi_api.rules.rule import Rule, cel_message
 from mochi_api.spec import FineTuneSpec
 
 _INK = r"\S"
@@ -42,7 +42,7 @@ def _previews_in_time(spec: FineTuneSpec) -> str | None:
     )
 
 
-SAMPLING_RULES: Sequence[Rule] = (
+SAMPLING: Sequence[Rule] = (
     Rule(
         path="spec.sampling.prompts",
         cel=f"!has({_PROMPTS}) || {_PROMPTS}.all(p, p.matches({cel_text(_INK)}))",
