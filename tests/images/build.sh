@@ -94,6 +94,11 @@ answers() {  # target, container: the trainer has --help; the operator, which ta
     fi
 }
 
+compiles() {  # container: Triton and inductor make a C file into a library when the blocks are first compiled
+    run_in "$1" -- sh -c 'echo "int answer(void) { return 42; }" | gcc -shared -fPIC -x c - -o /tmp/answer.so &&
+        python -c "import ctypes; raise SystemExit(ctypes.CDLL(\"/tmp/answer.so\").answer() != 42)"'
+}
+
 check() {  # target, modules that must be absent
     local container package=mochi_$1
     container=$(buildah from --quiet "localhost/mochi-$1:test")
@@ -106,6 +111,7 @@ check() {  # target, modules that must be absent
 import importlib.util as u, sys
 found = [m for m in sys.argv[2:] if u.find_spec(m)]
 sys.exit(f'image must not hold {found}' if found or not u.find_spec(sys.argv[1]) else 0)" "$package" "${@:2}"
+    [[ $1 != trainer ]] || compiles "$container" || fail "image trainer must have a C compiler that uid 10001 can use"
     # buildah leaves an empty file where the volume was mounted.
     run_in "$container" -- sh -c '! touch /opt/venv/x 2>/dev/null && ! test -s /etc/pip.conf' ||
         fail "image $1 must hold no pip configuration, and its packages must be read-only to uid 10001"
