@@ -58,6 +58,9 @@ class Choices:
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
 
+    many_sizes: bool = False
+    """Whether clips have several sizes, so that what is compiled serves them all."""
+
     copies: int = 1
     """Of the weights of mode full, over all ranks: those that follow one another share one in equal parts."""
 
@@ -175,6 +178,14 @@ def outlined(
     params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group, device: torch.device
 ) -> DiT:
     """The model on the meta device, without memory, with all that is applied to it before it has numbers."""
+    model = unsharded(params, choices, adapters=adapters, group=group)
+    if adapters is None:
+        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
+    return model
+
+
+def unsharded(params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group) -> DiT:
+    """As `outlined`, but for sharding."""
     if choices.swapped and choices.compiler is not None:
         raise InvalidInputError(
             f"{compilation.VARIABLE} must be left out with spec.training.lora.blocksToSwap {choices.swapped}, got {choices.compiler}"
@@ -194,9 +205,7 @@ def outlined(
         share_tokens(model, group)
     recompute(model, left_alone=choices.left_alone)
     if choices.compiler is not None:
-        compile_blocks(model, choices.compiler)
-    if adapters is None:
-        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
+        compile_blocks(model, choices.compiler, many_sizes=choices.many_sizes)
     return model
 
 
