@@ -49,6 +49,8 @@ class Work:
     """Training pods, each with as many of the ranks."""
     copies: int = 1
     """Of the weights of mode full, over all ranks: one, or one in each pod."""
+    synchronise_once: bool = False
+    """Whether the gradients of mode full are summed over the ranks with the last of several clips only."""
     context: int = 1
     """Ranks that share the tokens of each clip."""
     share: int = 1

@@ -21,6 +21,7 @@ from mochi_trainer import host_memory
 from mochi_trainer.errors import InvalidInputError, OutOfMemoryError
 from mochi_trainer.jobs.attention_backend import training_backend
 from mochi_trainer.jobs.compiler import training_compiler, usual
+from mochi_trainer.jobs.gradient_sums import synchronised_once
 from mochi_trainer.jobs.left_alone import blocks_left_alone
 from mochi_trainer.jobs.weight_copies import weight_copies
 from mochi_trainer.lora import LoraParams, continue_from
@@ -86,11 +87,15 @@ def choices_of(run: RunFile, group: Group, device: torch.device) -> Choices:
         run, params, checked, adapters_of(run), group, device, os.environ, otherwise=usual(device.type)
     )
     copies = weight_copies(run, group, device, os.environ)
+    once = synchronised_once(run, group, device, os.environ, copies=copies)
     choices = replace(
         checked,
         compiler=compiler,
         copies=copies,
-        left_alone=blocks_left_alone(run, params.depth, group, device, os.environ, copies=copies),
+        synchronise_once=once,
+        left_alone=blocks_left_alone(
+            run, params.depth, group, device, os.environ, copies=copies, synchronise_once=once
+        ),
         swapped=swapped(run),
     )
     if choices.base is not None:

@@ -22,7 +22,7 @@ from mochi_trainer.parallel.context import Context, share_heads
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.train.composition import Adapters, Choices, unsharded
 
-BOUNDS: Mapping[torch.dtype, float] = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1}
+BOUNDS: Mapping[torch.dtype, float] = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest difference allowed, of an output or of the gradient of an input or a matrix, as a share of its norm."""
 
 GRIDS = ((2, 8, 12), (1, 6, 10))

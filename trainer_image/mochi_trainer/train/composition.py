@@ -8,7 +8,7 @@ With shapes first a rank makes room for its own rows only, and the same steps ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -64,6 +64,9 @@ class Choices:
     copies: int = 1
     """Of the weights of mode full, over all ranks: those that follow one another share one in equal parts."""
 
+    synchronise_once: bool = False
+    """Whether the gradients of mode full are summed over the ranks with the last of several clips only."""
+
 
 class Origin(Protocol):
     """Where the transformer's numbers come from."""
@@ -112,6 +115,8 @@ class Composed:
     optimizer: torch.optim.Optimizer
     average: Average | None
     """Of the weights, where the spec asks for one."""
+    synchronise_once: bool = False
+    """As in `Choices`."""
 
 
 def compose(
@@ -130,7 +135,7 @@ def compose(
     and `start` raise, and InvalidInputError when `choices` do not fit the model.
     """
     model = outlined(origin.params, choices, adapters=adapters, group=group, device=device)
-    return filled(
+    composed = filled(
         model,
         origin,
         adapters=adapters,
@@ -140,6 +145,7 @@ def compose(
         swapped=choices.swapped,
         start=start,
     )
+    return replace(composed, synchronise_once=choices.synchronise_once)
 
 
 def filled(

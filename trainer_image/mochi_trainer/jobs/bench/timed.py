@@ -117,6 +117,7 @@ def _training(
         model=composed.model,
         optimizer=composed.optimizer,
         average=composed.average,
+        synchronise_once=composed.synchronise_once,
         dataset=dataset,
         clips=range(len(dataset.clips)),
         empty=dataset.empty_text(),
