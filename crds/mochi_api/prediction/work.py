@@ -90,6 +90,11 @@ class Work:
         return self.visual_tokens + self.text_tokens
 
     @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled on a GPU, unless the run says otherwise: not where some wait in host memory."""
+        return not self.swapped
+
+    @property
     def full(self) -> bool:
         """Whether all weights are trained."""
         return self.mode == "full"

@@ -47,13 +47,13 @@ def training_compiler(
     name = None if said == OFF else (said or otherwise)
     if said and name is not None:
         _known(name)
-    swapped = work_of_run(run).swapped
-    if swapped and name is not None:
+    work = work_of_run(run)
+    if name is not None and not work.compiled:
         if said:
             raise InvalidInputError(
-                f"{VARIABLE} must be left out or {OFF} with spec.training.lora.blocksToSwap {swapped}, got {said}"
+                f"{VARIABLE} must be left out or {OFF} with spec.training.lora.blocksToSwap {work.swapped}, got {said}"
             )
-        log.info("blocks are not compiled, since %d of them wait in host memory", swapped)
+        log.info("blocks are not compiled, since %d of them wait in host memory", work.swapped)
         return None
     if name is None:
         log.info("blocks are computed operator by operator")

@@ -108,6 +108,7 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         **_sizes(asked),
         "tokens": {"visual": work.visual_tokens, "text": work.text_tokens},
         "parameters": {"all": work.network.parameters, "trained": all_trained(work)},
+        "compiled": work.compiled,
         "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, LEAST).total},
         "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
         "storageBytes": asdict(
@@ -175,6 +176,11 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"a step of a GPU: {executed['executed'] / 1e15:.4g} PFLOP when all blocks but one are computed twice, their attention once; "
         f"{executed['least'] / 1e15:.4g} that the model asks for"
+    )
+    yield (
+        "blocks are compiled where the compiler passes its check at start, which the seconds take for granted"
+        if found["compiled"]
+        else f"blocks are not compiled, since {work.swapped} of them wait in host memory; the seconds are of compiled ones"
     )
     if found["trafficBytesPerStep"]:
         yield f"each GPU receives {_gigabytes(found['trafficBytesPerStep'])} a step from the others"
