@@ -47,11 +47,12 @@ def trouble(
 
     A graph that breaks, whatever the compiler raises, a missing C compiler, and numbers further apart than the bound of
     `choices.compute` count. `context` is one in which this rank waits for no other (`mochi_trainer.parallel.context.alone`). Nothing of
-    it stays in memory, and no generator is drawn from. Call before the model is there.
+    it stays in memory, and torch's generators are as before. Call before the model is there.
     """
     assert choices.compiler is not None, "nothing is compiled"
     try:
-        return _trouble(params, choices, adapters, device, context, bounds[choices.compute])
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return _trouble(params, choices, adapters, device, context, bounds[choices.compute])
     except Exception as error:  # whatever compilers raise
         return f"{type(error).__name__}: {_first_line(error)}"
     finally:
