@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.backends.debugging import eager
 
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs.compiler import training_compiler, usual
@@ -107,7 +107,7 @@ def test_a_compiler_that_was_named_and_fails_is_an_error_that_names_the_variable
 def _of_two(root: Path, fails: bool) -> tuple[str | None, list[str]]:
     """Rank 1's compiler may refuse; its own environment counts for nothing."""
     first = os.environ["RANK"] == "0"
-    backend = _refusing if fails and not first else aot_eager
+    backend = _refusing if fails and not first else eager
     torch._dynamo.register_backend(backend, name="usual_one")
     told: list[str] = []
     handler = logging.Handler(logging.WARNING)
