@@ -44,7 +44,7 @@ USER 10001:10001
 WORKDIR /tmp
 
 FROM runtime AS trainer
-# MOCHI_COMPILE=inductor: Triton builds a small C file for each kernel that it launches.
+# Blocks are compiled for a GPU: Triton builds a small C file for each kernel that it launches.
 USER 0:0
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 USER 10001:10001

@@ -108,7 +108,7 @@ def test_an_image_runs_its_package_as_a_user_without_rights(target: str) -> None
 
 
 def test_the_trainer_alone_has_the_c_compiler_that_triton_asks_for() -> None:
-    """Without one `MOCHI_COMPILE=inductor` ends at the first kernel of a GPU."""
+    """Without one blocks are not compiled on a GPU."""
     assert " gcc libc6-dev " in stage("trainer")
     assert "gcc" not in stage("operator") + stage("runtime")
 

@@ -64,6 +64,17 @@ def copies_in_room(work: Work, available: int) -> int:
     return work.pods if least_needed(replace(work, copies=work.pods)) <= used else 1
 
 
+def once_in_room(work: Work, available: int) -> bool:
+    """Whether `available` bytes of each GPU, but for a spare part, are enough to sum gradients over the ranks once a step.
+
+    Of mode full with several clips on a rank: it keeps the whole gradient until the last, 4 bytes a parameter.
+    """
+    if not work.full or work.share == 1 or work.world == 1:
+        return False
+    used = available - available // SPARE
+    return least_needed(replace(work, synchronise_once=True)) <= used
+
+
 def fits(work: Work, gpu: Gpu) -> bool:
     """Whether `gpu` has the memory."""
     return least_needed(work) <= gpu.available

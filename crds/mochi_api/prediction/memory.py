@@ -2,7 +2,8 @@
 
 That moment is looked for at the start of every block's backward pass, when all that was kept up to it is still there,
 and at its end, when its gradients are. With mode full the weights, their average, gradients and moments are in equal parts on
-all ranks, or on those of one copy (FSDP2), and the whole weights of two blocks and the gradients of a third are there besides.
+all ranks, or on those of one copy (FSDP2), and the whole weights of two blocks and the gradients of a third are there besides;
+all gradients are whole where they are summed once over the ranks for several clips.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
         weights=base + WIDE * _part(work, trained),
         moments=2 * WIDE * _part(work, trained),
         average=WIDE * _part(work, trained) if work.averaged else 0,
-        gradients=WIDE * _part(work, _summed(work, index)),
+        gradients=WIDE * _gradients(work, index),
         kept=kept + activations.rotation(work),
         working=working,
         gathered=_gathered(work, index) + own,
@@ -127,15 +128,18 @@ def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Mem
     )
 
 
-def _summed(work: Work, index: int) -> int:
-    """Gradients there at block `index`: of several clips those of all blocks, from the second one on.
+def _gradients(work: Work, index: int) -> int:
+    """Numbers of the gradients there at block `index`: of several clips those of all blocks, from the second one on.
 
-    With several copies FSDP2 keeps what it last summed over them to the end of the backward pass.
+    With several copies FSDP2 keeps what it last summed over them to the end of the backward pass. What is summed over the ranks
+    with the last clip only is whole until then, when most is needed.
     """
     complete = _after(work, index)
     if work.share == 1:
-        return complete
-    return all_trained(work) + (complete if work.copies > 1 else 0)
+        return _part(work, complete)
+    if work.synchronise_once:
+        return all_trained(work) - complete + _part(work, complete)
+    return _part(work, all_trained(work) + (complete if work.copies > 1 else 0))
 
 
 @lru_cache(maxsize=64)

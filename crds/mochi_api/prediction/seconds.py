@@ -91,14 +91,15 @@ def swapped_traffic(work: Work) -> int:
 
 
 def traffic(work: Work) -> int:
-    """Bytes that each GPU receives in a step: all weights twice in bfloat16, and its gradients once in float32.
+    """Bytes that each GPU receives in a step: all weights twice in bfloat16 with each clip, and its gradients in float32.
 
-    With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top. The adapters' gradients of
+    These with each clip too, unless they are summed over the ranks once. With several copies the ranks of one exchange these, and `traffic_between_copies` comes on top. The adapters' gradients of
     mode lora, over several GPUs, are next to nothing.
     """
     if not work.full:
         return 0
-    inside = work.network.parameters * 8 * work.share * (work.parts - 1) // work.parts
+    each = 4 * work.share + 4 * _sums(work)
+    inside = work.network.parameters * each * (work.parts - 1) // work.parts
     return inside + traffic_between_copies(work)
 
 
@@ -117,4 +118,9 @@ def traffic_between_copies(work: Work) -> int:
     if not work.full:
         return 0
     part = work.network.parameters // work.parts
-    return part * 8 * work.share * (work.copies - 1) // work.copies
+    return part * 8 * _sums(work) * (work.copies - 1) // work.copies
+
+
+def _sums(work: Work) -> int:
+    """How often a step sums its gradients over the ranks."""
+    return 1 if work.synchronise_once else work.share

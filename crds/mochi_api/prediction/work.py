@@ -49,6 +49,8 @@ class Work:
     """Training pods, each with as many of the ranks."""
     copies: int = 1
     """Of the weights of mode full, over all ranks: one, or one in each pod."""
+    synchronise_once: bool = False
+    """Whether the gradients of mode full are summed over the ranks with the last of several clips only."""
     context: int = 1
     """Ranks that share the tokens of each clip."""
     share: int = 1
@@ -86,6 +88,11 @@ class Work:
     def tokens(self) -> int:
         """Tokens that attend to each other."""
         return self.visual_tokens + self.text_tokens
+
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled on a GPU, unless the run says otherwise: not where some wait in host memory."""
+        return not self.swapped
 
     @property
     def full(self) -> bool:

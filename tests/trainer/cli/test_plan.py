@@ -108,6 +108,37 @@ def test_pods_with_room_for_it_each_have_a_copy_of_the_weights(tmp_path: Path) -
     assert any(line.endswith("2 copies, 5.0 GB between pods") for line in lines)
 
 
+def test_gradients_of_several_clips_are_planned_to_be_summed_once_where_there_is_room(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    section = {"preprocessing": {"frames": 37}, "training": RUN["training"] | {"globalBatchSize": 32}}
+    path.write_text(yaml.safe_dump(RUN | section))
+    products = {row["product"]: row for row in answer(path)["products"]}
+    assert products[H100]["gradientsSynchronisedOnce"] is True
+    assert products["NVIDIA-A100-SXM4-40GB"]["gradientsSynchronisedOnce"] is False
+    weights, gradients = (
+        4 * times * NETWORKS["mochi-1"].parameters * 7 // 8 for times in (4, 1)
+    )  # in bytes: twice in bfloat16 with each of four clips; once in float32
+    assert products[H100]["trafficBytesPerStep"] == pytest.approx(weights + gradients, rel=1e-9)
+    once = Work(
+        mode="full", network=NETWORKS["mochi-1"], frames=37, width=848, height=480, world=8, pods=8, share=4,
+        synchronise_once=True,
+    )  # fmt: skip
+    policy = Policy(left_alone=products[H100]["blocksLeftAlone"])
+    assert products[H100]["neededBytes"] == needed(once, policy)
+    lines = plan(Request(file=path, gpu=H100, json=False)).splitlines()
+    assert any(line.endswith("gradients summed once a step, 175.5 GB received") for line in lines)
+
+
+def test_the_plan_tells_whether_blocks_are_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    swapped = {"mode": "lora", "training": {"steps": 10, "lora": {"blocksToSwap": 20}}, "world": {}}
+    path.write_text(yaml.safe_dump(RUN | swapped))
+    assert answer(FULL, gpu=H100)["compiled"] is True
+    assert answer(path, gpu=H100)["compiled"] is False
+    lines = plan(Request(file=path, gpu=H100, json=False)).splitlines()
+    assert any(line.startswith("blocks are not compiled, since 20 of them wait") for line in lines)
+
+
 def test_gpus_that_share_a_clip_are_told(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     training = RUN["training"] | {"globalBatchSize": 4, "contextParallel": 2}

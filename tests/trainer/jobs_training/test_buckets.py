@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from mochi_api.runfile import RunFile, World
 from mochi_trainer.data import Dataset
-from mochi_trainer.jobs import train
-from mochi_trainer.jobs.composing import choices_of
-from mochi_trainer.parallel.group import Group
-from mochi_trainer.train import feeding
+from mochi_trainer.jobs import compiler, train
+from mochi_trainer.train import compiler_check, feeding
 from mochi_trainer.train.draws import Example
 from tests.trainer.distributed import free_port, run_distributed
 from tests.trainer.jobs_preprocessing.test_buckets import made, write_sources
@@ -94,17 +93,30 @@ def test_each_clip_is_trained_on_in_its_own_size_once_an_epoch(dataset: RunFile)
     assert all(loss > 0 for loss in losses)
 
 
-def test_blocks_are_not_compiled_for_many_sizes(
-    dataset: RunFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("MOCHI_COMPILE", "aot_eager")
-    with caplog.at_level("WARNING"):
-        assert choices_of(dataset, 4, Group(), torch.device("cpu")).compiler is None
-    assert "MOCHI_COMPILE=aot_eager is not used" in caplog.text
-    one = dataset.model_copy(
-        update={"preprocessing": dataset.preprocessing.model_copy(update={"buckets": []})}
-    )
-    assert choices_of(one, 4, Group(), torch.device("cpu")).compiler == "aot_eager"
+def _compiled(run: RunFile) -> tuple[int, list[str]]:
+    """Train with compiled blocks: how many graphs the training had, and where they broke."""
+    os.environ["MOCHI_COMPILE"] = "aot_eager"
+    before = compiler_check.trouble
+
+    def checked(*given: Any, **named: Any) -> str:
+        found = before(*given, **named)
+        counters.clear()
+        return found
+
+    compiler.trouble = checked
+    train.execute(run)
+    return counters["stats"]["unique_graphs"], list(counters["graph_break"])
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_compiled_once_for_all_sizes_it_is_the_same_training(dataset: RunFile, mode: str) -> None:
+    """Two kinds of blocks, while they train and while they are evaluated."""
+    asked: dict[str, Any] = {"mode": mode} | ({"ema": {"decay": "0.9"}} if mode == "full" else {})
+    ours, theirs = run_of(dataset, f"compiled-{mode}", **asked), run_of(dataset, f"eager-{mode}", **asked)
+    assert run_distributed(_compiled, 1, ours, limit=400) == [(4, [])]
+    run_distributed(train.execute, 1, theirs)
+    assert_alike(ours, theirs)
 
 
 def test_a_resume_equals_not_stopping(dataset: RunFile) -> None:

@@ -21,6 +21,8 @@ from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import whole
 from mochi_trainer.presets import preset_named
 from mochi_trainer.train.composition import Adapters, Choices, Stored, compose
+from mochi_trainer.train.diagnosis import bad_layer
+from mochi_trainer.train.draws import Example
 from tests.trainer.compiled_bytes import Mode, Moved, compiled, eager
 from tests.trainer.distributed import run_distributed
 
@@ -36,23 +38,29 @@ def no_longer_zero(model: DiT) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)) / 8)
 
 
-def composed(compiler: str | None) -> DiT:
+def composed(compiler: str | None, *, many_sizes: bool = False, group: Group = Group()) -> DiT:  # noqa: B008  # frozen
     """nano with adapters, everything computed again but attention."""
     model = compose(
         Stored(NANO, None),
-        Choices(compute=torch.float32, attention=Backend.CPU, left_alone=0, compiler=compiler),
+        Choices(
+            compute=torch.float32,
+            attention=Backend.CPU,
+            left_alone=0,
+            compiler=compiler,
+            many_sizes=many_sizes,
+        ),
         adapters=Adapters(params=LoraParams(rank=4, targets=("query", "value", "mlp_in", "text_key"))),
         spec=TrainingSpec.model_validate({"steps": 1}),
-        group=Group(),
+        group=group,
         device=CPU,
         start=no_longer_zero,
     ).model
     return model.train()
 
 
-def gradients(model: DiT, tokens: int) -> list[torch.Tensor]:
+def gradients(model: DiT, tokens: int, size: tuple[int, int, int] = (2, 4, 6)) -> list[torch.Tensor]:
     draws = torch.Generator().manual_seed(tokens)
-    x = torch.randn(1, 12, 2, 4, 6, generator=draws)
+    x = torch.randn(1, 12, *size, generator=draws)
     text = torch.randn(1, tokens, NANO.dit.text_feature_width, generator=draws)
     loss = model(x, torch.rand(1, generator=draws), text).square().mean()
     parameters = list(trainable_parameters(model).values())
@@ -77,6 +85,101 @@ def test_blocks_with_adapters_and_recomputation_are_compiled_twice_for_all_lengt
     assert run_distributed(_all_lengths, 1, limit=300) == [(2, [])]
 
 
+SIZES = ((2, 4, 6), (1, 4, 6), (3, 8, 10))
+"""Latent frames, rows and columns; a still image, whose tokens come in another order of memory, among them."""
+
+
+def _all_sizes(sizes: tuple[tuple[int, int, int], ...]) -> tuple[list[int], list[str]]:
+    """How many graphs there were after each size with all lengths, with and without gradients, and where they broke."""
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    counters.clear()
+    plain, compiled = composed(None), composed("aot_eager", many_sizes=True)
+    graphs = []
+    for size in sizes:
+        for tokens in LENGTHS:
+            for ours, theirs in zip(
+                gradients(compiled, tokens, size), gradients(plain, tokens, size), strict=True
+            ):
+                assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), (size, tokens)
+        graphs.append(counters["stats"]["unique_graphs"])
+    return graphs, list(counters["graph_break"])
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_what_is_compiled_serves_clips_of_all_sizes() -> None:
+    assert run_distributed(_all_sizes, 1, SIZES, limit=300) == [([2, 2, 2], [])]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_a_clip_of_a_single_token_is_compiled_for_itself() -> None:
+    assert run_distributed(_all_sizes, 1, ((1, 2, 2), SIZES[0]), limit=300) == [([2, 4], [])]
+
+
+def _many_times() -> int:
+    """As if each size were compiled for: more often than torch allows by itself."""
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    counters.clear()
+    model = composed("eager")
+    for frames in range(1, 11):
+        gradients(model, 6, (frames, 2, 4))
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_compiling_often_is_no_failure() -> None:
+    assert run_distributed(_many_times, 1, limit=300) == [20]
+
+
+def _sharing(many_sizes: bool) -> tuple[int, list[str]]:
+    """Two ranks that share each clip: how many graphs were compiled, and where they broke."""
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    counters.clear()
+    with joined(ranks_of(os.environ, processes=2), CPU, limit=200, context=2) as group:
+        plain = composed(None, group=group)
+        compiled = composed("aot_eager", many_sizes=many_sizes, group=group)
+        for size in (
+            ((2, 4, 6), (1, 6, 10)) if many_sizes else ((1, 6, 10),)
+        ):  # 12 tokens, and 15: one is padding
+            for tokens in LENGTHS:
+                for ours, theirs in zip(
+                    gradients(compiled, tokens, size), gradients(plain, tokens, size), strict=True
+                ):
+                    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), (size, tokens)
+    return counters["stats"]["unique_graphs"], list(counters["graph_break"])
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+@pytest.mark.parametrize("many_sizes", [False, True], ids=["one size", "two sizes"])
+def test_blocks_of_ranks_that_share_clips_are_compiled_with_their_exchanges(many_sizes: bool) -> None:
+    """The exchange of tokens for heads is part of the graph."""
+    assert run_distributed(_sharing, 2, many_sizes, limit=400) == [(2, [])] * 2
+
+
+def _diagnosed() -> tuple[str, str]:
+    """The layer that is named where a weight is not finite, in blocks that are compiled and have been used."""
+    torch.set_num_threads(1)
+    torch._dynamo.reset()
+    model = composed("eager")
+    gradients(model, 6)
+    draws = torch.Generator().manual_seed(1)
+    x, text = torch.randn(1, 12, 2, 4, 6, generator=draws), torch.randn(1, 6, 64, generator=draws)
+    example = Example(x, torch.rand(1, generator=draws), text, x)
+    before = bad_layer(model, example)
+    with torch.no_grad():
+        model.get_submodule("blocks.1.mlp_x.w2").weight[0, 0] = float("inf")
+    return before, bad_layer(model, example)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
+def test_of_compiled_blocks_the_layer_that_is_not_finite_is_named_too() -> None:
+    ((before, after),) = run_distributed(_diagnosed, 1, limit=200)
+    assert before == ""
+    assert after.startswith("blocks.1.mlp_x.w2")
+
+
 def _sharded(compiler: str | None) -> tuple[list[Any], int, list[str]]:
     """Gradients of all weights, sharded over the ranks; how many graphs were compiled, and where they broke."""
     torch.set_num_threads(1)
@@ -85,16 +188,22 @@ def _sharded(compiler: str | None) -> tuple[list[Any], int, list[str]]:
     with joined(ranks_of(os.environ, processes=2), CPU, limit=100) as group:
         model = compose(
             Stored(NANO, None),
-            Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=1, compiler=compiler),
+            Choices(
+                compute=torch.bfloat16,
+                attention=Backend.CPU,
+                left_alone=1,
+                compiler=compiler,
+                many_sizes=True,
+            ),
             adapters=None,
             spec=TrainingSpec.model_validate({"steps": 1}),
             group=group,
             device=CPU,
         ).model.train()
         found = []
-        for tokens in (6, 0, 1):
+        for tokens, frames in ((6, 2), (0, 2), (1, 3)):
             draws = torch.Generator().manual_seed(10 * group.rank + tokens)
-            x = torch.randn(1, 12, 2, 4, 6, generator=draws)
+            x = torch.randn(1, 12, frames + group.rank, 4, 6, generator=draws)
             text = torch.randn(1, tokens, NANO.dit.text_feature_width, generator=draws)
             model(x, torch.rand(1, generator=draws), text).float().square().mean().backward()
             found += [
@@ -106,7 +215,7 @@ def _sharded(compiler: str | None) -> tuple[list[Any], int, list[str]]:
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
 def test_compiled_blocks_are_sharded_as_they_are_without() -> None:
-    """As mode full composes them, in bfloat16 on two ranks: FSDP2's hooks stay outside the graphs."""
+    """As mode full composes them, in bfloat16 on two ranks, with clips of several sizes: FSDP2's hooks stay outside the graphs."""
     (plain, none, _), (compiled, graphs, breaks) = (
         run_distributed(_sharded, 2, compiler, limit=200)[0] for compiler in (None, "aot_eager")
     )

@@ -46,6 +46,15 @@ ATTENTION = ("query", "key", "value", "output")
         pytest.param(replace(LORA, swapped=3, narrow=True), 1, id="lora with narrow blocks that wait"),
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
+        pytest.param(replace(FULL, share=2, synchronise_once=True), 0, id="full, two clips summed once"),
+        pytest.param(
+            replace(FULL, frames=85, share=3, synchronise_once=True), 2, id="full, three clips summed once"
+        ),
+        pytest.param(
+            replace(FULL, width=128, height=128, world=16, copies=2, share=3, synchronise_once=True),
+            0,
+            id="full, two copies, three small clips summed once",
+        ),
         pytest.param(replace(FULL, averaged=True), 0, id="full, averaged"),
         pytest.param(replace(FULL, width=128, height=128, world=16), 0, id="full of a small clip"),
         pytest.param(replace(FULL, world=16, copies=2), 1, id="full, two copies"),
@@ -75,6 +84,7 @@ def test_peak_and_operations_are_as_predicted(work: Work, left_alone: int) -> No
         swapped=work.swapped,
         averaged=work.averaged,
         copies=work.copies,
+        synchronise_once=work.synchronise_once,
         context=work.context,
     )
     policy = Policy(left_alone=left_alone)

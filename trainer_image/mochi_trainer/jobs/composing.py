@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,13 +20,14 @@ from mochi_api.spec import BaseWeights, LoraSpec
 from mochi_trainer import host_memory
 from mochi_trainer.errors import InvalidInputError, OutOfMemoryError
 from mochi_trainer.jobs.attention_backend import training_backend
+from mochi_trainer.jobs.compiler import training_compiler, usual
+from mochi_trainer.jobs.gradient_sums import synchronised_once
 from mochi_trainer.jobs.left_alone import blocks_left_alone
 from mochi_trainer.jobs.weight_copies import weight_copies
 from mochi_trainer.lora import LoraParams, continue_from
 from mochi_trainer.lora.files import tensor_names
 from mochi_trainer.lora.importing import CONFIG, config_wanted
 from mochi_trainer.model import DiT
-from mochi_trainer.parallel import compilation
 from mochi_trainer.parallel.devices import compute_type
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.presets import preset_named
@@ -49,8 +51,8 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
     if run.mode == "lora" and run.training.ema is not None:
         raise InvalidInputError("training.ema must be left out with mode lora")
     origin = Stored(preset_named(run.model.preset), model_source(run, ["dit"]))
-    adapters = None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
-    choices = choices_of(run, origin.params.depth, group, device)
+    adapters = adapters_of(run)
+    choices = choices_of(run, group, device)
     with _about_weights():
         return compose(
             origin,
@@ -63,21 +65,38 @@ def composed_model(run: RunFile, group: Group, device: torch.device) -> Composed
         )
 
 
-def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> Choices:
-    """How a model of `depth` blocks is computed. Attention is checked here, which needs memory of its own: so before the weights.
+def adapters_of(run: RunFile) -> Adapters | None:
+    """What mode lora adds; None with mode full."""
+    return None if run.mode == "full" else Adapters(params=lora_params(run), seed=run.training.seed)
+
+
+def choices_of(run: RunFile, group: Group, device: torch.device) -> Choices:
+    """How the model is computed. Attention and compiler are checked here, which needs memory of its own: so before the weights.
 
     All ranks call together. Raises InvalidInputError, DeviceUnavailableError.
     """
-    compute = compute_type(device)
-    copies = weight_copies(run, group, device, os.environ)
-    choices = Choices(
+    params, compute = preset_named(run.model.preset).dit, compute_type(device)
+    checked = Choices(
         compute=compute,
         attention=training_backend(run, device, compute, group),
-        left_alone=blocks_left_alone(run, depth, group, device, os.environ, copies=copies),
+        left_alone=0,
         base=NARROW.get((run.training.lora or LoraSpec()).base_weights) if run.mode == "lora" else None,
-        swapped=swapped(run),
-        compiler=_compiler(run, os.environ),
+        many_sizes=bool(run.preprocessing.buckets),
+    )
+    compiler = training_compiler(
+        run, params, checked, adapters_of(run), group, device, os.environ, otherwise=usual(device.type)
+    )
+    copies = weight_copies(run, group, device, os.environ)
+    once = synchronised_once(run, group, device, os.environ, copies=copies)
+    choices = replace(
+        checked,
+        compiler=compiler,
         copies=copies,
+        synchronise_once=once,
+        left_alone=blocks_left_alone(
+            run, params.depth, group, device, os.environ, copies=copies, synchronise_once=once
+        ),
+        swapped=swapped(run),
     )
     if choices.base is not None:
         log.info("the base's weights are kept in %s", choices.base)
@@ -85,7 +104,7 @@ def choices_of(run: RunFile, depth: int, group: Group, device: torch.device) -> 
         "computed in %s; %d of %d blocks keep their activations, the others their attention's only",
         compute,
         choices.left_alone,
-        depth,
+        params.depth,
     )
     return choices
 
@@ -104,17 +123,6 @@ def swapped(run: RunFile) -> int:
     if need:
         log.info("%d blocks wait in host memory, %s GiB", work.swapped, gibibytes(need))
     return work.swapped
-
-
-def _compiler(run: RunFile, environ: Mapping[str, str]) -> str | None:
-    """The one that the environment names; none for clips of several sizes, each of which it would compile anew."""
-    name = environ.get(compilation.VARIABLE) or None
-    if name is None or not run.preprocessing.buckets:
-        return name
-    log.warning(
-        "%s=%s is not used: preprocessing.buckets has clips of several sizes", compilation.VARIABLE, name
-    )
-    return None
 
 
 @contextmanager

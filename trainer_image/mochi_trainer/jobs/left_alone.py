@@ -28,10 +28,11 @@ def blocks_left_alone(
     environ: Mapping[str, str],
     *,
     copies: int = 1,
+    synchronise_once: bool = False,
 ) -> int:
     """The number that rank 0's environment names; otherwise on a GPU as many as fit into the fullest one of all ranks, and
-    on a CPU, where memory is not what is short, all. Where blocks are swapped none but the last is left alone. `copies` are
-    those of the weights.
+    on a CPU, where memory is not what is short, all. Where blocks are swapped none but the last is left alone. `copies` and
+    `synchronise_once` are as in `Choices`.
 
     Call before the weights are there; all ranks call together. Raises InvalidInputError for what is no number.
     """
@@ -44,7 +45,7 @@ def blocks_left_alone(
         return LEAST.left_alone
     if device.type != "cuda":
         return depth
-    work = replace(work_of_run(run), copies=copies)
+    work = replace(work_of_run(run), copies=copies, synchronise_once=synchronise_once)
     return as_room_allows(work, min(group.gathered(free_bytes(device))))
 
 

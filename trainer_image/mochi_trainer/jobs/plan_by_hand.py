@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mochi_api import identity, resolved, runfile
 from mochi_api.prediction import flops
 from mochi_api.prediction.admission import gibibytes
-from mochi_api.prediction.fitting import copies_in_room, largest_policy, needed
+from mochi_api.prediction.fitting import copies_in_room, largest_policy, needed, once_in_room
 from mochi_api.prediction.gpus import GPUS, Gpu
 from mochi_api.prediction.memory import all_trained, memory
 from mochi_api.prediction.policies import LEAST
@@ -108,6 +108,7 @@ def _numbers(asked: _Asked, gpus: Sequence[Gpu]) -> dict[str, Any]:
         **_sizes(asked),
         "tokens": {"visual": work.visual_tokens, "text": work.text_tokens},
         "parameters": {"all": work.network.parameters, "trained": all_trained(work)},
+        "compiled": work.compiled,
         "flopsPerStep": {"least": flops.useful(work), "executed": flops.step(work, LEAST).total},
         "memoryBytes": {"needed": needed(work, LEAST), **asdict(memory(work, LEAST))},
         "storageBytes": asdict(
@@ -135,6 +136,7 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
         "fits": False,
     }
     work = replace(work, copies=copies_in_room(work, gpu.available))
+    work = replace(work, synchronise_once=once_in_room(work, gpu.available))
     policy = largest_policy(work, gpu.available)
     if policy is None:
         return found
@@ -144,6 +146,7 @@ def _on(asked: _Asked, gpu: Gpu) -> dict[str, Any]:
     return found | {
         "fits": True,
         "weightCopies": work.copies,
+        "gradientsSynchronisedOnce": work.synchronise_once,
         "trafficBytesPerStep": traffic(work),
         "trafficBetweenPodsBytesPerStep": traffic_between_copies(work),
         "blocksLeftAlone": policy.left_alone,
@@ -173,6 +176,11 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
     yield (
         f"a step of a GPU: {executed['executed'] / 1e15:.4g} PFLOP when all blocks but one are computed twice, their attention once; "
         f"{executed['least'] / 1e15:.4g} that the model asks for"
+    )
+    yield (
+        "blocks are compiled where the compiler passes its check at start, which the seconds take for granted"
+        if found["compiled"]
+        else f"blocks are not compiled, since {work.swapped} of them wait in host memory; the seconds are of compiled ones"
     )
     if found["trafficBytesPerStep"]:
         yield f"each GPU receives {_gigabytes(found['trafficBytesPerStep'])} a step from the others"
@@ -227,9 +235,10 @@ def _product_line(row: dict[str, Any], depth: int) -> str:
     alone = f"{row['blocksLeftAlone']} of {depth}"
     copies = row["weightCopies"]
     between = f"  {copies} copies, {_gigabytes(row['trafficBetweenPodsBytesPerStep'])} between pods"
+    once = f"  gradients summed once a step, {_gigabytes(row['trafficBytesPerStep'])} received"
     return (
         f"{start}{alone:>19}{row['secondsPerStep']:>10.2f}{row['seconds'] / 3600:>8.1f}{row['mfu']:>7.0%}"
-        f"{between if copies > 1 else ''}"
+        f"{between if copies > 1 else ''}{once if row['gradientsSynchronisedOnce'] else ''}"
     )
 
 

@@ -135,6 +135,7 @@ def _training(run: RunFile, dataset: Dataset, parts: Split, group: Group, device
         model=composed.model,
         optimizer=composed.optimizer,
         average=composed.average,
+        synchronise_once=composed.synchronise_once,
         dataset=dataset,
         clips=parts.training,
         empty=dataset.empty_text(),

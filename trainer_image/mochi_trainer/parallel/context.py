@@ -74,10 +74,24 @@ def share_tokens(model: DiT, group: Group) -> None:
     ranks = range(group.world)
     own = group.among([ranks[first : first + size] for first in range(0, group.world, size)])
     context = Context(group.rank % size, size, own.group_name)
+    share_heads(model, context)
+    model.forward = partial(_forward, model, context)  # type: ignore[method-assign]
+
+
+def share_heads(model: DiT, context: Context) -> None:
+    """Let the attention of all blocks be that of one rank of `context`, in place; what is between attentions stays as it is."""
     attend = partial(_attend, context)  # one for all blocks, which are compiled as one
     for block in model.blocks:
         block.attn.attend = attend  # type: ignore[union-attr]
-    model.forward = partial(_forward, model, context)  # type: ignore[method-assign]
+
+
+def alone(group: Group) -> Context:
+    """One with the shapes of `group`'s, in which this rank gets what it sends: to compute blocks without waiting for another.
+
+    All ranks call together.
+    """
+    own = group.among([[rank] for rank in range(group.world)])
+    return Context(0, group.context, own.group_name)
 
 
 def _forward(

@@ -17,6 +17,9 @@ from torch.distributed.tensor import DTensor
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.sharding import own_part, part_of
 
+VARIABLE = "MOCHI_SYNCHRONISE_ONCE"
+"""Environment variable: 1 sums the gradients of mode full over the ranks with the last of several clips only, 0 with each."""
+
 
 def synchronise(model: nn.Module, wanted: bool) -> None:
     """Whether the next backward pass sums sharded gradients over the ranks; if not, they stay whole until one that does."""

@@ -8,7 +8,7 @@ With shapes first a rank makes room for its own rows only, and the same steps ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -58,8 +58,14 @@ class Choices:
     compiler: str | None = None
     """torch's backend that compiles the blocks; None computes them operator by operator."""
 
+    many_sizes: bool = False
+    """Whether clips have several sizes, so that what is compiled serves them all."""
+
     copies: int = 1
     """Of the weights of mode full, over all ranks: those that follow one another share one in equal parts."""
+
+    synchronise_once: bool = False
+    """Whether the gradients of mode full are summed over the ranks with the last of several clips only."""
 
 
 class Origin(Protocol):
@@ -109,6 +115,8 @@ class Composed:
     optimizer: torch.optim.Optimizer
     average: Average | None
     """Of the weights, where the spec asks for one."""
+    synchronise_once: bool = False
+    """As in `Choices`."""
 
 
 def compose(
@@ -127,7 +135,7 @@ def compose(
     and `start` raise, and InvalidInputError when `choices` do not fit the model.
     """
     model = outlined(origin.params, choices, adapters=adapters, group=group, device=device)
-    return filled(
+    composed = filled(
         model,
         origin,
         adapters=adapters,
@@ -137,6 +145,7 @@ def compose(
         swapped=choices.swapped,
         start=start,
     )
+    return replace(composed, synchronise_once=choices.synchronise_once)
 
 
 def filled(
@@ -175,6 +184,14 @@ def outlined(
     params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group, device: torch.device
 ) -> DiT:
     """The model on the meta device, without memory, with all that is applied to it before it has numbers."""
+    model = unsharded(params, choices, adapters=adapters, group=group)
+    if adapters is None:
+        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
+    return model
+
+
+def unsharded(params: DiTParams, choices: Choices, *, adapters: Adapters | None, group: Group) -> DiT:
+    """As `outlined`, but for sharding."""
     if choices.swapped and choices.compiler is not None:
         raise InvalidInputError(
             f"{compilation.VARIABLE} must be left out with spec.training.lora.blocksToSwap {choices.swapped}, got {choices.compiler}"
@@ -194,9 +211,7 @@ def outlined(
         share_tokens(model, group)
     recompute(model, left_alone=choices.left_alone)
     if choices.compiler is not None:
-        compile_blocks(model, choices.compiler)
-    if adapters is None:
-        shard(model, group, device=device, compute=choices.compute, copies=choices.copies)
+        compile_blocks(model, choices.compiler, many_sizes=choices.many_sizes)
     return model
 
 

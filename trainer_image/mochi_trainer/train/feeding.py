@@ -35,6 +35,8 @@ class Training:
     spec: TrainingSpec
     group: Group
     device: torch.device
+    synchronise_once: bool = False
+    """Whether sharded gradients are summed over the ranks with the last clip of a step only."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """For the length of the block the model has the average of its weights, where there is one."""

@@ -48,6 +48,7 @@ def steps(
                 clip=float(spec.gradient_clip),
                 group=training.group,
                 average=training.average,
+                synchronise_once=training.synchronise_once,
             ),
             waited=coming.spent(),
         )

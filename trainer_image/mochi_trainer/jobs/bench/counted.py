@@ -34,7 +34,7 @@ COLUMNS = (
     Column("predicted_gib", "predicted peak GiB", "{:.1f}".format),
     Column("note", "note"),
 )
-"""Of one GPU and step; no block is left alone, and none is compiled."""
+"""Of one GPU and step; no block is left alone, and none is compiled: what compilation saves, `tests/bench/compiled_bytes.py` counts."""
 
 
 def counted(case: Case) -> Mapping[str, Cell]:

@@ -23,11 +23,11 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.jobs.bench.cases import SUSTAINED, WARM_UP, Case, run_of
 from mochi_trainer.jobs.bench.inputs import Drawn, write_clips
 from mochi_trainer.jobs.bench.table import Cell, Column
-from mochi_trainer.jobs.composing import choices_of, lora_params
+from mochi_trainer.jobs.composing import adapters_of, choices_of
 from mochi_trainer.parallel.group import Group, joined, time_limit
 from mochi_trainer.parallel.ranks import Ranks
 from mochi_trainer.presets import preset_named
-from mochi_trainer.train.composition import Adapters, Choices, compose
+from mochi_trainer.train.composition import Choices, compose
 from mochi_trainer.train.feeding import Training
 from mochi_trainer.train.loop import steps
 
@@ -76,7 +76,7 @@ def measured(case: Case, preset: Preset, device: torch.device, *, until: float) 
             group = stack.enter_context(_group(run, device))
             write_clips(run)
             dataset = stack.enter_context(Dataset.open(run))
-            choices = choices_of(run, preset_named(preset).dit.depth, group, device)
+            choices = choices_of(run, group, device)
             training = _training(run, choices, dataset, group, device)
             ready = time.monotonic()
             seconds, loss = _timed(training, until)
@@ -108,7 +108,7 @@ def _training(
     composed = compose(
         Drawn(preset.dit),
         choices,
-        adapters=None if run.mode == "full" else Adapters(params=lora_params(run)),
+        adapters=adapters_of(run),
         spec=run.training,
         group=group,
         device=device,
@@ -117,6 +117,7 @@ def _training(
         model=composed.model,
         optimizer=composed.optimizer,
         average=composed.average,
+        synchronise_once=composed.synchronise_once,
         dataset=dataset,
         clips=range(len(dataset.clips)),
         empty=dataset.empty_text(),
