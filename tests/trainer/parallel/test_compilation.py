@@ -85,6 +85,16 @@ def test_blocks_with_adapters_and_recomputation_are_compiled_twice_for_all_lengt
     assert run_distributed(_all_lengths, 1, limit=300) == [(2, [])]
 
 
+def assert_alike(compiled: DiT, plain: DiT, size: tuple[int, int, int]) -> None:
+    """Loss and gradients, with captions of all lengths, each as one vector; what is next to nothing is rounding."""
+    for tokens in LENGTHS:
+        ours, theirs = gradients(compiled, tokens, size), gradients(plain, tokens, size)
+        largest = max(float(each.norm()) for each in theirs)
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            bound = 1e-5 * max(float(other.norm()), 1e-3 * largest)
+            assert float((one - other).norm()) <= bound, (size, tokens, index)
+
+
 SIZES = ((2, 4, 6), (1, 4, 6), (3, 8, 10))
 """Latent frames, rows and columns; a still image, whose tokens come in another order of memory, among them."""
 
@@ -97,11 +107,7 @@ def _all_sizes(sizes: tuple[tuple[int, int, int], ...]) -> tuple[list[int], list
     plain, compiled = composed(None), composed("aot_eager", many_sizes=True)
     graphs = []
     for size in sizes:
-        for tokens in LENGTHS:
-            for ours, theirs in zip(
-                gradients(compiled, tokens, size), gradients(plain, tokens, size), strict=True
-            ):
-                assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), (size, tokens)
+        assert_alike(compiled, plain, size)
         graphs.append(counters["stats"]["unique_graphs"])
     return graphs, list(counters["graph_break"])
 
@@ -116,20 +122,23 @@ def test_a_clip_of_a_single_token_is_compiled_for_itself() -> None:
     assert run_distributed(_all_sizes, 1, ((1, 2, 2), SIZES[0]), limit=300) == [([2, 4], [])]
 
 
-def _many_times() -> int:
-    """As if each size were compiled for: more often than torch allows by itself."""
+def _every_kind() -> int:
+    """Of clips of several sizes and of a single token, with gradients and in an evaluation."""
     torch.set_num_threads(1)
     torch._dynamo.reset()
     counters.clear()
-    model = composed("eager")
-    for frames in range(1, 11):
-        gradients(model, 6, (frames, 2, 4))
+    model = composed("eager", many_sizes=True)
+    for size in (*SIZES, (1, 2, 2), (4, 2, 2)):
+        gradients(model.train(), 6, size)
+        with torch.no_grad():
+            model.eval()(torch.ones(1, 12, *size), torch.ones(1), torch.ones(1, 6, 64))
     return counters["stats"]["unique_graphs"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler about itself
-def test_compiling_often_is_no_failure() -> None:
-    assert run_distributed(_many_times, 1, limit=300) == [20]
+def test_evaluations_and_single_tokens_have_graphs_of_their_own_and_more_sizes_have_not() -> None:
+    """torch gives up at the ninth of one function, unless told otherwise."""
+    assert run_distributed(_every_kind, 1, limit=300) == [8]
 
 
 def _sharing(many_sizes: bool) -> tuple[int, list[str]]:
@@ -143,11 +152,7 @@ def _sharing(many_sizes: bool) -> tuple[int, list[str]]:
         for size in (
             ((2, 4, 6), (1, 6, 10)) if many_sizes else ((1, 6, 10),)
         ):  # 12 tokens, and 15: one is padding
-            for tokens in LENGTHS:
-                for ours, theirs in zip(
-                    gradients(compiled, tokens, size), gradients(plain, tokens, size), strict=True
-                ):
-                    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7), (size, tokens)
+            assert_alike(compiled, plain, size)
     return counters["stats"]["unique_graphs"], list(counters["graph_break"])
 
 
