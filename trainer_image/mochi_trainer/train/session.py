@@ -252,7 +252,7 @@ class Session:
     def _upload_series(self) -> None:
         """In a thread, when it is due: a store that is away does not hold up the training."""
         if self.series.due and (self._upload is None or self._upload.done):
-            self._upload = Errand(lambda _: self.series.upload_if_due(), name="series")
+            self._upload = Errand(lambda _: self.series.upload_if_due(self.saving.store), name="series")
 
     def _stop_if_asked(self) -> None:
         """All ranks stop after the same step when any of them got SIGTERM; a run that is complete goes on to its end."""
