@@ -240,7 +240,11 @@ class Saving:
     def _why(self, ours: _UnderWay) -> tuple[str, str | None, bool]:
         """Why a rank cannot store what is under way, what to do, and whether a permission is missing."""
         problem = ours.errand.problem
-        own = None if problem is None else (str(problem), problem.action, isinstance(problem, AccessDeniedError))
+        own = (
+            None
+            if problem is None
+            else (str(problem), problem.action, isinstance(problem, AccessDeniedError))
+        )
         return next((each for each in self._group.gathered(own) if each), ("no answer", None, False))
 
     def _newest(self) -> str:
