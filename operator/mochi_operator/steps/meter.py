@@ -83,7 +83,9 @@ def _delayed(draft: Draft, why: str) -> Draft:
         DELAYED,
         f"{since}; the next one is not stored yet, training goes on: {why}",
     )
-    return draft if was.reason == DELAYED else draft.warning(DELAYED, f"a checkpoint is not stored yet: {why}")
+    return (
+        draft if was.reason == DELAYED else draft.warning(DELAYED, f"a checkpoint is not stored yet: {why}")
+    )
 
 
 def with_best(draft: Draft, step: int | None, loss: float | None, overfits_from: int | None) -> Draft:
