@@ -23,6 +23,9 @@ LINE_SECONDS = 15.0
 DIVERGING = 2.0
 """From this `lossRatio` on a training diverges: noise alone moves a mean of 50 steps by a fraction of that."""
 
+LONGEST_DELAY = 512
+"""Characters of `checkpoint_delay`."""
+
 NOT_TOLD = "not told"
 """Activity of a pod whose image, of an earlier version, does not say what it is doing."""
 
@@ -54,6 +57,8 @@ class Heartbeat(ApiModel):
     checkpoint_step: Count | None = None
     checkpoint_uri: Annotated[str, Field(max_length=2048)] | None = None
     checkpoint_age_seconds: Seconds | None = None
+    checkpoint_delay: Annotated[str, Field(max_length=LONGEST_DELAY)] | None = None
+    """Why the newest checkpoint is not complete although the store was asked: it does not answer, or refuses; else None."""
     non_finite: Count = 0
     """Steps with a loss or gradient that was not finite."""
     held_out_loss: Number | None = None

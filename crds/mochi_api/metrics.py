@@ -75,12 +75,17 @@ TRAIN_CHECKPOINT_SECONDS = Metric(
 TRAIN_CHECKPOINT_FAILURES = Metric(
     "mochi_train_checkpoint_failures_total",
     "counter",
-    "times that the store did not answer while a checkpoint was written",
+    "times that the store did not answer, or refused, while a checkpoint was written",
 )
 TRAIN_CHECKPOINTS_DROPPED = Metric(
     "mochi_train_checkpoints_dropped_total",
     "counter",
     "checkpoints that a newer one replaced before the store answered again",
+)
+TRAIN_CHECKPOINT_DELAY = Metric(
+    "mochi_train_checkpoint_delay_seconds",
+    "gauge",
+    "for how long the store has not answered, or refused, and no checkpoint was complete; 0 while all is well",
 )
 TRAIN_RESTARTS = Metric(
     "mochi_train_restarts_from_checkpoint_total", "counter", "1 when this attempt went on from a checkpoint"
@@ -98,7 +103,7 @@ TRAINER_METRICS = (
     TRAIN_STEP, TRAIN_TOTAL_STEPS, TRAIN_LOSS, TRAIN_LOSS_EMA, TRAIN_GRAD_NORM, TRAIN_LEARNING_RATE, TRAIN_NONFINITE,
     TRAIN_SKIPPED, TRAIN_SIGMA_LOSS, TRAIN_HELD_OUT_LOSS, TRAIN_BEST_STEP, TRAIN_SAMPLES_PER_SECOND, TRAIN_MFU, TRAIN_S3_REQUESTS,
     TRAIN_STEP_SECONDS, TRAIN_DATA_WAIT, TRAIN_LAST_STEP, TRAIN_LAST_CHECKPOINT, TRAIN_LAST_CHECKPOINT_STEP,
-    TRAIN_CHECKPOINT_SECONDS, TRAIN_CHECKPOINT_FAILURES, TRAIN_CHECKPOINTS_DROPPED, TRAIN_RESTARTS, TRAIN_OOMS, TRAIN_ALLOC_RETRIES, TRAIN_MAX_RESERVED,
+    TRAIN_CHECKPOINT_SECONDS, TRAIN_CHECKPOINT_FAILURES, TRAIN_CHECKPOINTS_DROPPED, TRAIN_CHECKPOINT_DELAY, TRAIN_RESTARTS, TRAIN_OOMS, TRAIN_ALLOC_RETRIES, TRAIN_MAX_RESERVED,
 )  # fmt: skip
 
 _RUN = ("namespace", "finetune")

@@ -17,6 +17,14 @@ from mochi_api.spec import DatasetSpec, Mode, ModelSpec, PreprocessingSpec, S3Sp
 
 RUN_FILE_PATH = "/etc/mochi/run.yaml"
 SCHEMA_VERSION = 1
+DEFAULTS_FILE = "defaults"
+"""Beside a mounted run file: the number of `DEFAULTS` of the operator that wrote it, 0 without. Not a field, which images of before
+would refuse."""
+DEFAULTS = 1
+"""Which fields do something although they are left out, as their operator knew:
+
+1. `training.validation.clips`: some of 20 clips and more are held out. An operator that did not know it meant that none are.
+"""
 LEARNING_RATE_LEFT_OUT = Decimal("0.0002")
 """What a run file means that names no learning rate, in either mode: operators once had this one default and left it out."""
 Stage = Literal["check", "trim", "captions", "videos", "train", "sample", "preview"]
@@ -114,8 +122,10 @@ ASKED = ("mode", "model", "dataset", "preprocessing", "training", "sampling", "s
 """Sections that carry what the user asked for: a field of them is never ignored, since it is there only when it matters."""
 
 
-def parse(text: str, *, strict: bool = True) -> RunFile:
+def parse(text: str, *, strict: bool = True, defaults: int = DEFAULTS) -> RunFile:
     """Read a run file; raise RunFileError with every field that is wrong.
+
+    `defaults` is the number that its operator left beside it: what a field means that it left out, since it did not know it.
 
     `strict`, for a file given by hand, refuses every unknown field. Without it, for a file that an operator of another
     version wrote, unknown fields are ignored, but for what the user asked of the model: an image that does not know it
@@ -137,7 +147,16 @@ def parse(text: str, *, strict: bool = True) -> RunFile:
         raise RunFileError(
             f"the image of this run does not know {fields}: name an image in workers.image that does, or leave it out"
         )
-    return run
+    return run if defaults >= DEFAULTS else _as_before(run)
+
+
+def _as_before(run: RunFile) -> RunFile:
+    """The run file of an operator that knew of no clips held out."""
+    validation = run.training.validation
+    if validation.clips is not None:
+        return run
+    none = validation.model_copy(update={"clips": 0})
+    return run.model_copy(update={"training": run.training.model_copy(update={"validation": none})})
 
 
 def _unknown(raw: object) -> list[tuple[str, ...]]:

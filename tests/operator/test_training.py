@@ -164,6 +164,30 @@ async def test_a_checkpoint_is_named():
     assert world.condition("CheckpointReady")["message"] == "step 4: s3://c/4"
 
 
+@pytest.mark.parametrize("saved", [None, 4])
+async def test_a_checkpoint_that_cannot_be_stored_is_told_while_it_lasts(saved):
+    world = await trained(World())
+    complete = {} if saved is None else {"checkpoint_step": saved, "checkpoint_uri": "s3://c/4"}
+    for done in (6, 7):
+        world.signs.answer = heartbeat(
+            done=done, checkpoint_delay="s3://c refused (ExpiredToken)", **complete
+        )
+        world.clock.advance(30)
+        await world.turn()
+    ready = world.condition("CheckpointReady")
+    assert (ready["status"], ready["reason"]) == ("False" if saved is None else "True", "CheckpointDelayed")
+    assert ready["message"].startswith(
+        "no checkpoint is complete; " if saved is None else "step 4: s3://c/4; "
+    )
+    assert ready["message"].endswith("s3://c refused (ExpiredToken)")
+    assert world.cluster.reasons().count("CheckpointDelayed") == 1
+    world.signs.answer = heartbeat(done=8, checkpoint_step=8, checkpoint_uri="s3://c/8")
+    world.clock.advance(30)
+    await world.turn()
+    ready = world.condition("CheckpointReady")
+    assert (ready["status"], ready["reason"]) == ("True", "CheckpointSaved")
+
+
 async def test_a_loss_that_is_not_a_number_is_unhealthy_and_said_once():
     world = await trained(World())
     world.signs.answer = heartbeat(loss=None, non_finite=2)

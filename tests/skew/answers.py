@@ -36,8 +36,13 @@ def defaults(specs: list[Document]) -> Document:
 
 def run_files(specs: dict[str, Document]) -> dict[str, str]:
     """The run file of each step of each spec, as the operator hands it to the pods; by `spec/step`."""
+    return {case: files["run.yaml"] for case, files in mounted_files(specs).items()}
+
+
+def mounted_files(specs: dict[str, Document]) -> dict[str, dict[str, str]]:
+    """The run file and what is mounted beside it, by their names; as `run_files`."""
     return {
-        f"{name}/{config['metadata']['labels'][STAGE]}": config["data"]["run.yaml"]
+        f"{name}/{config['metadata']['labels'][STAGE]}": config["data"]
         for name, spec in specs.items()
         for config in asyncio.run(_succeeded(spec)).cluster.all("ConfigMap")
     }
@@ -273,7 +278,7 @@ def _unreadable(raw: Document) -> list[str]:
 QUESTIONS: Mapping[str, Callable[[Any], Any]] = {
     answer.__name__: answer
     for answer in (
-        defaults, run_files, meanings, read_outcomes, verdicts, write_outcomes, read_progress, reach, take_over,
+        defaults, run_files, mounted_files, meanings, read_outcomes, verdicts, write_outcomes, read_progress, reach, take_over,
         unreadable,
     )
 }  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from mochi_api.runfile import PREPROCESSING, RunFileError, parse
+from mochi_trainer.__main__ import run_file
 from tests.operator.world import full, lora
 from tests.skew.pinned import Checkout
 from tests.skew.specs import SPECS
@@ -141,6 +143,26 @@ def test_a_field_of_the_surroundings_that_the_image_does_not_know_is_ignored(of_
     document["world"] = {**document.get("world", {}), "racks": 2}
     document["queue"] = "batch"
     assert parse(yaml.safe_dump(document), strict=False) == plain
+
+
+@pytest.mark.parametrize(("operator", "held_out"), [("old", 0), ("new", None)])
+def test_a_run_keeps_what_the_operator_that_wrote_it_knew_of_clips_held_out(
+    operator: str, held_out: int | None, old: Checkout, new: Checkout, tmp_path: Path
+) -> None:
+    """None, of an operator that did not know that some are; where it did, what is left out is the usual number."""
+    side = {"old": old, "new": new}[operator]
+    files = side.ask("mounted_files", {"lora-nano": SPECS["lora-nano"]})["lora-nano/train"]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    run = tmp_path / "run.yaml"
+    assert run_file(run, "train", mounted=run).training.validation.clips == held_out
+    assert run_file(run, "train").training.validation.clips is None, "by hand it means what this version says"
+
+
+def test_a_number_of_clips_held_out_is_kept_whatever_the_operator_knew(of_new: dict[str, str]) -> None:
+    document = yaml.safe_load(of_new["lora-nano/train"])
+    document["training"]["validation"] = {"clips": 3}
+    assert parse(yaml.safe_dump(document), strict=False, defaults=0).training.validation.clips == 3
 
 
 @pytest.fixture(scope="module")

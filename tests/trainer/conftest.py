@@ -31,6 +31,8 @@ class Server:
     spec: S3Spec
     folder: Path
     """Where the server keeps its objects, as files."""
+    admin: tuple[str, str]
+    """Keys that may do everything."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +51,8 @@ def s3_server(tmp_path_factory) -> Iterator[Server]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
-    """An S3 server on loopback that keeps its objects in `folder`, for the length of the block."""
+def serving(folder: Path, *options: str) -> Iterator[Server]:
+    """An S3 server on loopback that keeps its objects in `folder`, for the length of the block; `options` are further ones of its own."""
     program = find("versitygw")
     if program is None:
         pytest.fail("versitygw is not built yet: run `make setup`")
@@ -67,6 +69,7 @@ def serving(folder: Path) -> Iterator[Server]:
             "--port",
             f"127.0.0.1:{port}",
             "--quiet",
+            *options,
             "posix",
             "--sidecar",
             folder / "attributes",
@@ -85,7 +88,7 @@ def serving(folder: Path) -> Iterator[Server]:
         client = boto3.client("s3", endpoint_url=spec.endpoint, region_name=spec.region)
         client.create_bucket(Bucket=BUCKET)
         client.close()
-        yield Server(spec, folder / "data" / BUCKET)
+        yield Server(spec, folder / "data" / BUCKET, (access, secret))
     finally:
         server.terminate()
         server.wait(timeout=60)

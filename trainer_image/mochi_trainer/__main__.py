@@ -25,7 +25,16 @@ from typing import NoReturn, TypeVar, cast
 
 from mochi_api.identity import SHARD_ENV
 from mochi_api.outcomes import ROWS, TERMINATION_LOG, Outcome, Reason
-from mochi_api.runfile import RUN_FILE_PATH, RunFile, RunFileError, Stage, World, parse
+from mochi_api.runfile import (
+    DEFAULTS,
+    DEFAULTS_FILE,
+    RUN_FILE_PATH,
+    RunFile,
+    RunFileError,
+    Stage,
+    World,
+    parse,
+)
 from mochi_api.spec import S3Spec
 from mochi_trainer import cpus, ending, logs
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
@@ -211,7 +220,7 @@ def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> 
 
 
 def run_file(path: Path, stage: Stage, *, mounted: Path = Path(RUN_FILE_PATH)) -> RunFile:
-    """The run file at `path`: one by hand may have a typo, the one that is `mounted` may be that of a newer operator.
+    """The run file at `path`: one by hand may have a typo, the one that is `mounted` that of a newer or an older operator.
 
     Raises InvalidInputError when it cannot be read, RunFileError when it is not one.
     """
@@ -219,7 +228,19 @@ def run_file(path: Path, stage: Stage, *, mounted: Path = Path(RUN_FILE_PATH)) -
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"run file {path} cannot be read: {error}") from error
-    return parse(text, strict=path != mounted).model_copy(update={"stage": stage})
+    by_hand = path != mounted
+    trains = stage == "train"  # what the other steps do, no default has changed
+    known = _defaults(path.with_name(DEFAULTS_FILE)) if trains and not by_hand else DEFAULTS
+    return parse(text, strict=by_hand, defaults=known).model_copy(update={"stage": stage})
+
+
+def _defaults(file: Path) -> int:
+    """Those that the operator knew; one that wrote no such file knew none."""
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _job(stage: Stage) -> Callable[[RunFile], Finished]:

@@ -9,6 +9,7 @@ Exception
 │   ├── DatasetRejectedError        too many clips cannot be used; carries all of them
 │   ├── AccessDeniedError           the store refuses these credentials
 │   ├── StorageError                the store does not answer, or not as it should
+│   │   └── NotAdmittedError            it answers, and turns away keys that have run out or a clock that is wrong
 │   ├── OutOfMemoryError            GPU or host memory is too small
 │   ├── NonFiniteLossError          the loss or the gradient stayed NaN or infinite
 │   ├── CollectiveTimeoutError      another rank did not answer
@@ -89,6 +90,14 @@ class StorageError(TrainerError):
     """The store does not answer, or what it sends is not what was stored."""
 
     reason = Reason.STORAGE_ERROR
+
+
+class NotAdmittedError(StorageError):
+    """The store answers and turns everybody away who comes so: the keys have run out, or the clock is wrong."""
+
+
+REFUSALS = (AccessDeniedError, NotAdmittedError)
+"""What is over only once somebody renews the keys, gives the permission back or sets the clock."""
 
 
 class OutOfMemoryError(TrainerError):

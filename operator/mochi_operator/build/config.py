@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mochi_api import layout, resolved
-from mochi_api.runfile import Identity, Locations, RunFile, World
+from mochi_api.runfile import DEFAULTS, DEFAULTS_FILE, Identity, Locations, RunFile, World
 from mochi_api.spec import Source
 from mochi_operator import names
 from mochi_operator.build.recipe import Recipe, metadata
@@ -73,6 +73,7 @@ def config_map(recipe: Recipe) -> Manifest:
         "immutable": True,
         "data": {
             layout.RUN_FILE: run_file(recipe).to_yaml(),
+            DEFAULTS_FILE: str(DEFAULTS),
             **({CA_FILE: certificates} if (certificates := default_ca(recipe)) else {}),
         },
     }

@@ -17,6 +17,7 @@ from mochi_operator.verdicts.finding import View
 from mochi_operator.verdicts.liveness import SILENCE
 
 NOT_A_NUMBER = "NaN"
+DELAYED = "CheckpointDelayed"
 
 
 def told(case: Case, draft: Draft) -> Draft:
@@ -37,15 +38,17 @@ def told(case: Case, draft: Draft) -> Draft:
     draft = draft.with_state(replace(draft.state, numbers=numbers))
     draft = with_best(draft, beat.best_step, beat.best_held_out_loss, beat.overfits_from_step)
     draft = _health(draft, beat)
-    if beat.checkpoint_step is None or not beat.checkpoint_uri:
-        return draft
-    saved = _ago(case.now, beat.checkpoint_age_seconds)
-    latest = Checkpoint(
-        step=beat.checkpoint_step,
-        uri=beat.checkpoint_uri,
-        time=render(saved) if saved is not None else None,
-    )
-    return with_checkpoint(draft, latest)
+    if beat.checkpoint_step is not None and beat.checkpoint_uri:
+        saved = _ago(case.now, beat.checkpoint_age_seconds)
+        latest = Checkpoint(
+            step=beat.checkpoint_step,
+            uri=beat.checkpoint_uri,
+            time=render(saved) if saved is not None else None,
+        )
+        draft = with_checkpoint(draft, latest, delay=beat.checkpoint_delay or "")
+    elif beat.checkpoint_delay:
+        draft = _delayed(draft, beat.checkpoint_delay)
+    return draft
 
 
 def counted(draft: Draft, step: Step, view: View) -> Draft:
@@ -59,11 +62,29 @@ def counted(draft: Draft, step: Step, view: View) -> Draft:
     return draft.with_step(replace(step, items=replace(step.items, total=beat.total, done=beat.done)))
 
 
-def with_checkpoint(draft: Draft, latest: Checkpoint) -> Draft:
-    """CheckpointReady names the newest complete checkpoint."""
+def with_checkpoint(draft: Draft, latest: Checkpoint, *, delay: str = "") -> Draft:
+    """CheckpointReady names the newest complete checkpoint, and why a newer one is not stored."""
     draft = draft.with_state(replace(draft.state, checkpoint=latest))
+    if delay:
+        return _delayed(draft, delay)
     return draft.set_condition(
         "CheckpointReady", "True", "CheckpointSaved", f"step {latest.step}: {latest.uri}"
+    )
+
+
+def _delayed(draft: Draft, why: str) -> Draft:
+    """The training goes on, and what it does is not safe: an Event says so once."""
+    latest = draft.state.checkpoint
+    since = "no checkpoint is complete" if latest is None else f"step {latest.step}: {latest.uri}"
+    was = next(item for item in draft.state.conditions if item.type == "CheckpointReady")
+    draft = draft.set_condition(
+        "CheckpointReady",
+        "False" if latest is None else "True",
+        DELAYED,
+        f"{since}; the next one is not stored yet, training goes on: {why}",
+    )
+    return (
+        draft if was.reason == DELAYED else draft.warning(DELAYED, f"a checkpoint is not stored yet: {why}")
     )
 
 

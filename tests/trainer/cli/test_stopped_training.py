@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,9 +36,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_server(root: Path, server: Server, name: str) -> RunFile:
+def on_server(root: Path, server: Server, name: str, **options: Any) -> RunFile:
     """A training that reads everything from the server; its files are put there."""
-    run = run_file(root, name=name, steps=50_000, checkpoint={"everySteps": 50_000})
+    run = run_file(root, name=name, steps=50_000, checkpoint={"everySteps": 50_000}, **options)
     store = open_store(f"s3://{BUCKET}/{name}", server.spec)
     for part in ("cache", "model"):
         for path in (root / part).rglob("*"):

@@ -14,32 +14,11 @@ from mochi_trainer.errors import AccessDeniedError, StorageError
 from mochi_trainer.storage import Connection, Patience, Store, open_store
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
+from tests.trainer.mounted import Mounted
 
 PATIENCE = Patience(
     connect_seconds=2, read_seconds=5, attempts=1, first_seconds=5, total_seconds=5, renewal_seconds=20
 )
-
-
-class Mounted:
-    """A Secret as the kubelet mounts it: files that link through `..data`, which is swapped."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._version = folder, 0
-        folder.mkdir()
-
-    def holds(self, access: str, secret: str, token: str = "") -> None:
-        """Swap in other keys."""
-        self._version += 1
-        version = self.folder / f"..v{self._version}"
-        version.mkdir()
-        found = {"AWS_ACCESS_KEY_ID": access, "AWS_SECRET_ACCESS_KEY": secret}
-        for name, text in {**found, **({"AWS_SESSION_TOKEN": token} if token else {})}.items():
-            (version / name).write_text(text + "\n", encoding="utf-8")
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        link = self.folder / "..new"
-        link.symlink_to(version.name)
-        link.replace(self.folder / "..data")
 
 
 @pytest.fixture

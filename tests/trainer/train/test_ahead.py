@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mochi_trainer.train import ahead as ahead_module
-from mochi_trainer.train.ahead import Awaited, ahead
+from mochi_trainer.train.ahead import Awaited, ahead, together
 
 
 def test_the_items_come_in_their_order() -> None:
@@ -94,3 +94,23 @@ def test_a_timeout_of_an_item_is_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(TimeoutError, match="its own"):
         next(ahead(items()))
+
+
+def test_nobody_goes_on_before_all_have_their_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rank that waits says no as long; the one that has its item asks until all have."""
+    monkeypatch.setattr(ahead_module, "LOOK_SECONDS", 0.01)
+    comes, said = threading.Event(), []
+
+    def items() -> Iterator[int]:
+        comes.wait(60)
+        yield 1
+
+    def agreed(ready: bool) -> bool:
+        said.append(ready)
+        if len(said) == 3:
+            comes.set()
+        return ready and said.count(True) == 2  # the first time the other rank has none yet
+
+    assert list(together(ahead(items(), lambda: agreed(False)), agreed)) == [1]
+    assert said[:3] == [False] * 3
+    assert [ready for ready in said if ready] == [True, True]

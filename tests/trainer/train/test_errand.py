@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mochi_trainer.errors import AccessDeniedError, StorageError
+from mochi_trainer.errors import AccessDeniedError, MissingObjectError, NotAdmittedError, StorageError
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.train.errand import Errand
 
@@ -22,8 +22,9 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_a_store_that_is_away_is_asked_until_it_answers() -> None:
-    answers = [StorageError("gone"), StorageError("still gone"), None]
+@pytest.mark.parametrize("kind", [StorageError, NotAdmittedError, AccessDeniedError])
+def test_a_store_that_is_away_or_refuses_is_asked_until_it_does_not(kind: type[StorageError]) -> None:
+    answers = [kind("gone"), kind("still gone"), None]
     told: list[str] = []
 
     def act(_: Callable[[], None]) -> str:
@@ -58,11 +59,11 @@ def test_the_problem_is_known_until_something_moves() -> None:
 
 def test_what_asking_again_does_not_help_against_is_raised_where_it_is_asked_for() -> None:
     def act(_: Callable[[], None]) -> None:
-        raise AccessDeniedError("not yours")
+        raise MissingObjectError("no such bucket")
 
     errand = Errand(act, name="test")
     errand.wait(LIMIT)
-    with pytest.raises(AccessDeniedError, match="not yours"):
+    with pytest.raises(MissingObjectError, match="no such bucket"):
         _ = errand.done
 
 

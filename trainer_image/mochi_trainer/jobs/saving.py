@@ -23,8 +23,8 @@ from mochi_trainer.train.shards import most_bytes, own_file
 
 log = logging.getLogger(__name__)
 
-PATIENCE = Patience(attempts=2, first_seconds=10, total_seconds=10)
-"""Short: who writes a checkpoint asks again itself, and knows by then that the store is away."""
+PATIENCE = Patience(attempts=2, first_seconds=10, total_seconds=10, renewal_seconds=0)
+"""Short: who writes a checkpoint asks again itself, with renewed keys too, and knows by then that the store is away."""
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 ```
 a reason for now         no answer, an answer cut off, 5xx, 408, 429, SlowDown: tried again in the call, then StorageError
-a reason with an end     the keys have expired, the clock is wrong: StorageError with what to do, so attempts go on
+a reason with an end     the keys have expired, the clock is wrong: NotAdmittedError with what to do, so attempts go on
 a reason for good        everything else: MissingObjectError, AccessDeniedError, InvalidInputError
 ```
 """
@@ -32,6 +32,7 @@ from mochi_trainer.errors import (
     DiskFullError,
     InvalidInputError,
     MissingObjectError,
+    NotAdmittedError,
     StorageError,
     TrainerError,
     disk_full,
@@ -189,7 +190,7 @@ def _expired(error: ClientError, place: Place) -> TrainerError | None:
     if code_of(error) not in _EXPIRED:
         return None
     secret = place.spec.credentials_secret_name
-    return StorageError(
+    return NotAdmittedError(
         f"{place.address}: the token in {place.keys} has expired ({said_by(error)})",
         action=f"renew Secret {secret}: what runs takes the new keys from it; a run that has failed can be gone on "
         "from with training.resumeFrom"
@@ -203,7 +204,7 @@ def _clock(error: ClientError, place: Place) -> TrainerError | None:
         return None
     theirs = _date(error)
     ahead = "" if theirs is None else f" by {abs((datetime.now(UTC) - theirs).total_seconds()):.0f} s"
-    return StorageError(
+    return NotAdmittedError(
         f"{place.address}: the clock of this node differs from that of {place.endpoint}{ahead} ({said_by(error)})",
         action="set the clocks of the node and of the S3 server (NTP); at most 15 minutes of difference are allowed",
     )

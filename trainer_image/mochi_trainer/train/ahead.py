@@ -13,7 +13,7 @@ LOOK_SECONDS = 1.0
 """Between two calls of `waiting`."""
 
 
-def ahead(items: Iterator[T], waiting: Callable[[], None] = lambda: None) -> Iterator[T]:
+def ahead(items: Iterator[T], waiting: Callable[[], object] = lambda: None) -> Iterator[T]:
     """The items in their order, never more than one before it is asked for; what making one raises is raised in its turn.
 
     `waiting` is called now and then while one is waited for; what it raises ends the waiting. Otherwise closing it waits for
@@ -31,7 +31,7 @@ def ahead(items: Iterator[T], waiting: Callable[[], None] = lambda: None) -> Ite
         pool.shutdown(wait=not given_up, cancel_futures=True)
 
 
-def _awaited(following: Future[object], waiting: Callable[[], None]) -> object:
+def _awaited(following: Future[object], waiting: Callable[[], object]) -> object:
     while True:
         try:
             return following.result(timeout=LOOK_SECONDS)
@@ -39,6 +39,18 @@ def _awaited(following: Future[object], waiting: Callable[[], None]) -> object:
             if following.done():  # it is what making the item raised, or it has just come
                 return following.result()
             waiting()
+
+
+def together(items: Iterator[T], agreed: Callable[[bool], bool]) -> Iterator[T]:
+    """The items, each given out only when all ranks have theirs: `agreed` is called with whether this one does, and says so.
+
+    All ranks call it alike, in turn: a rank that still waits for its item calls it with False meanwhile (`ahead`). So none of
+    them is in the midst of a step while another one waits, and all can end together. What `agreed` raises is raised.
+    """
+    for item in items:
+        while not agreed(True):
+            pass
+        yield item
 
 
 class Awaited(Generic[T]):

@@ -1,4 +1,4 @@
-"""One thing done in a thread beside the training, again and again while the store does not answer."""
+"""One thing done in a thread beside the training, again and again while the store does not answer, or refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mochi_trainer.errors import StorageError
+from mochi_trainer.errors import AccessDeniedError, StorageError
 from mochi_trainer.movement import PROCESS, Movement
 
 T = TypeVar("T")
@@ -16,16 +16,19 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 """Seconds between two tries; it doubles from the first to the longest, and half of it is drawn, so that pods spread."""
 
+Away = StorageError | AccessDeniedError
+"""Why a store does not do what it is asked for, and may later: it is away, or somebody has to renew keys or permissions."""
+
 
 class DroppedError(Exception):
     """What was being done is not wanted any more."""
 
 
 class Errand(Generic[T]):
-    """Does `act` until it succeeds, until it raises something else than StorageError, or until it is dropped.
+    """Does `act` until it succeeds, until it raises something else than `Away`, or until it is dropped.
 
     `act` is given a function that it calls now and then, and that raises when the errand is dropped. `failed` is called, in
-    the errand's thread, with each StorageError. What moves in it is no movement of the process.
+    the errand's thread, with each `Away`. What moves in it is no movement of the process.
     """
 
     def __init__(
@@ -33,14 +36,14 @@ class Errand(Generic[T]):
         act: Callable[[Callable[[], None]], T],
         *,
         name: str,
-        failed: Callable[[StorageError], None] = lambda _: None,
+        failed: Callable[[Away], None] = lambda _: None,
     ) -> None:
         self._act, self._failed = act, failed
         self._found: list[T] = []
         self._error: BaseException | None = None
         self._dropped, self._over, self._told = threading.Event(), threading.Event(), threading.Event()
         self._moves = self._moves_told = 0
-        self.problem: StorageError | None = None
+        self.problem: Away | None = None
         """Why the last try failed; None when none has, and again when something moves in the next."""
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -79,7 +82,7 @@ class Errand(Generic[T]):
                 try:
                     self._found.append(self._act(self._check))
                     break
-                except StorageError as error:
+                except (StorageError, AccessDeniedError) as error:
                     if self._dropped.is_set():
                         break
                     tries += 1

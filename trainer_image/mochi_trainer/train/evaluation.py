@@ -7,7 +7,8 @@ that of the second rises, the model learns its clips by heart.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.seeds import Purpose, stream
+from mochi_trainer.train.ahead import ahead, together
 from mochi_trainer.train.draws import Example, mixed
 from mochi_trainer.vae import LatentStatistics
 
@@ -65,21 +67,24 @@ class Evaluation:
         self._group, self._device = group, device
 
     @torch.no_grad()
-    def losses(self, model: nn.Module) -> Losses:
-        """All ranks call it together, since sharded weights are gathered for it."""
+    def losses(self, model: nn.Module, agreed: Callable[[bool], bool] = lambda ready: ready) -> Losses:
+        """All ranks call it together, since sharded weights are gathered for it; `agreed` as for the steps."""
         training = model.training
         model.eval()
         count, world = len(self._cases), self._group.data_world
         own, levels = 0.0, [0.0] * len(SIGMAS)
-        for turn in range(-(-count // world)):
-            index = turn * world + self._group.data_rank
-            case = self._cases[index % count]
-            found = float(self._example(case).loss(model))
-            PROCESS.moved()
-            if index < count:
-                own += found
-                levels[case.level] += found
-        model.train(training)
+        numbers = [turn * world + self._group.data_rank for turn in range(-(-count // world))]
+        cases = [self._cases[number % count] for number in numbers]
+        examples = together(ahead(map(self._example, cases), partial(agreed, False)), agreed)
+        try:
+            for number, case, example in zip(numbers, cases, examples, strict=True):
+                found = float(example.to(self._device).loss(model))
+                PROCESS.moved()
+                if number < count:
+                    own += found
+                    levels[case.level] += found
+        finally:
+            model.train(training)
         told = count * self._group.context  # by each of the ranks that share a clip
         total, *sums = self._group.total([own, *levels])
         return Losses(total / told, tuple(each * len(SIGMAS) / told for each in sums))
@@ -89,7 +94,7 @@ class Evaluation:
         sigma = torch.tensor([SIGMAS[case.level]])
         noise = stream(case.seed, case.purpose, step=case.number)
         z = sample.latents.mean[None]
-        return mixed(z, sample.text, self._statistics, sigma, noise).to(self._device)
+        return mixed(z, sample.text, self._statistics, sigma, noise)
 
 
 def fixed_batch(clips: Sequence[int], *, seed: int) -> list[Case]:

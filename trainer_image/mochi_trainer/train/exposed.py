@@ -50,6 +50,8 @@ class Exposed:
         self._restarts = self._counter(metrics.TRAIN_RESTARTS)
         self._failures = self._counter(metrics.TRAIN_CHECKPOINT_FAILURES)
         self._dropped = self._counter(metrics.TRAIN_CHECKPOINTS_DROPPED)
+        self._delayed_since: float | None = None
+        self._gauge(metrics.TRAIN_CHECKPOINT_DELAY).set_function(self._delay_seconds)
         self._duration = self._histogram(metrics.TRAIN_STEP_SECONDS, BUCKETS)
         self._wait = self._histogram(metrics.TRAIN_DATA_WAIT, WAIT_BUCKETS)
         by_sigma = metrics.TRAIN_SIGMA_LOSS
@@ -107,11 +109,17 @@ class Exposed:
         """A checkpoint is complete, so many seconds after its state was copied."""
         self._saved.set(time.time())
         self._saved_step.set(step)
+        self._delayed_since = None
         self._save_seconds.set(seconds)
 
     def save_failed(self) -> None:
         """The store did not answer while a checkpoint was written."""
         self._failures.inc()
+
+    def save_delayed(self) -> None:
+        """The newest checkpoint is not complete since the store does not answer, or refuses."""
+        if self._delayed_since is None:
+            self._delayed_since = time.monotonic()
 
     def save_dropped(self) -> None:
         """A checkpoint is given up unsaved."""
@@ -120,6 +128,10 @@ class Exposed:
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _delay_seconds(self) -> float:
+        since = self._delayed_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def _gauge(self, metric: metrics.Metric) -> Gauge:
         return Gauge(metric.name, metric.help, registry=self.registry)

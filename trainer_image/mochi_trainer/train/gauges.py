@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mochi_api.heartbeat import LONGEST_DELAY
 from mochi_api.progress import Progress
 from mochi_trainer.train.best import Best
 from mochi_trainer.train.divergence import Divergence
@@ -32,6 +33,7 @@ class Gauges:
         self._held_out: float | None = None
         self._best: Best | None = None
         self._overfits_from: int | None = None
+        self._delay: str | None = None
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._divergence = Divergence()
         self._exposed = Exposed(total_steps=total_steps)
@@ -82,13 +84,19 @@ class Gauges:
         """A checkpoint is complete, so many seconds after its state was copied."""
         self._exposed.saved(step, seconds)
         with self._lock:
-            self._saved_at = self._clock()
+            self._saved_at, self._delay = self._clock(), None
             update = {"checkpoint_step": step, "checkpoint_uri": uri, "checkpoint_time": time.time()}
             self._progress = self._progress.model_copy(update=update)
 
     def save_failed(self) -> None:
-        """The store did not answer while a checkpoint was written."""
+        """The store did not answer, or refused, while a checkpoint was written."""
         self._exposed.save_failed()
+
+    def save_delayed(self, why: str) -> None:
+        """The newest checkpoint is not complete since the store does not answer a rank, or refuses it."""
+        with self._lock:
+            self._delay = why[:LONGEST_DELAY]
+        self._exposed.save_delayed()
 
     def save_dropped(self) -> None:
         """A checkpoint is given up unsaved."""
@@ -105,7 +113,7 @@ class Gauges:
             now, progress, held_out = self._clock(), self._progress, self._held_out
             ratio = self._divergence.ratio
             best, overfits_from = self._best, self._overfits_from
-            step_at, saved_at = self._step_at, self._saved_at
+            step_at, saved_at, delay = self._step_at, self._saved_at, self._delay
         return {
             "done": progress.step,
             "total": progress.total_steps,
@@ -116,6 +124,7 @@ class Gauges:
             "checkpoint_step": progress.checkpoint_step,
             "checkpoint_uri": progress.checkpoint_uri,
             "checkpoint_age_seconds": None if saved_at is None else round(now - saved_at, 3),
+            "checkpoint_delay": delay,
             "non_finite": progress.non_finite,
             "held_out_loss": held_out,
             "best_step": None if best is None else best.step,

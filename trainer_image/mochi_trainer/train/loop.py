@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -13,7 +14,7 @@ from mochi_trainer.errors import NonFiniteLossError
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.seeds import stream
 from mochi_trainer.sigma_bins import by_sigma
-from mochi_trainer.train.ahead import Awaited, ahead
+from mochi_trainer.train.ahead import Awaited, ahead, together
 from mochi_trainer.train.diagnosis import bad_layer
 from mochi_trainer.train.draws import Example, noise_level
 from mochi_trainer.train.feeding import Training, drawn
@@ -25,15 +26,20 @@ NON_FINITE_LIMIT = 3
 
 
 def steps(
-    training: Training, *, done: int, waiting: Callable[[], None] = lambda: None
+    training: Training, *, done: int, agreed: Callable[[bool], bool] = lambda ready: ready
 ) -> Iterator[StepRecord]:
-    """Train from step `done` + 1 to the last one. `waiting` is called now and then while a step waits for its clips.
+    """Train from step `done` + 1 to the last one.
+
+    Before each clip the ranks agree that all have theirs: `agreed` is called with whether this rank does, again and again until
+    it says that all do; what it raises ends the training in the midst of a step, of which nothing is left but gradients.
 
     Raises NonFiniteLossError at the third step in a row that is not finite; the weights are those of the last finite one.
     """
     spec, bad = training.spec, 0
     training.model.train()
-    coming = Awaited(ahead(drawn(training, range(done + 1, spec.steps + 1)), waiting))
+    examples = drawn(training, range(done + 1, spec.steps + 1))
+    awaited = Awaited(ahead(examples, partial(agreed, False)))
+    coming = together(awaited, agreed)
     for step in range(done + 1, spec.steps + 1):
         _seed_dropout(training, step)
         record = _noted(
@@ -50,7 +56,7 @@ def steps(
                 average=training.average,
                 synchronise_once=training.synchronise_once,
             ),
-            waited=coming.spent(),
+            waited=awaited.spent(),
         )
         bad = 0 if record.finite else bad + 1
         yield record

@@ -9,6 +9,11 @@ The ranks agree in the main thread, between two steps, over the network that tra
 nothing more, and no two collectives can meet. The price is that the manifest of several ranks comes up to a step later than
 the last shard; a rank alone writes both in one go. One checkpoint is under way at a time, since one copy is held. When the
 next is due it waits for the one before, or takes its place when the store is away.
+
+A store that answers and refuses (keys that have run out, a permission that is gone) is asked again as one that is away: the
+files with the keys are renewed with their Secret. But an outage ends by itself, and this does not: where nothing but refusals
+came for the patience, the next checkpoint that is due ends the attempt with them as its reason, instead of a step that nobody
+can keep.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from mochi_api.outcomes import ROWS
-from mochi_trainer.errors import StorageError
+from mochi_trainer.errors import AccessDeniedError, StorageError, TrainerError
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
 from mochi_trainer.storage import Entry, Store
@@ -32,9 +37,10 @@ from mochi_trainer.train.average import Average
 from mochi_trainer.train.checkpoint import FORMAT, Position
 from mochi_trainer.train.completion import Completion
 from mochi_trainer.train.copies import Copy
-from mochi_trainer.train.errand import Errand
+from mochi_trainer.train.errand import Away, Errand
 from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.places import Place
+from mochi_trainer.train.refusals import Refusals
 from mochi_trainer.train.shards import own_file, own_state, shapes_of, updates_of
 
 log = logging.getLogger(__name__)
@@ -42,7 +48,10 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
 """Between two looks at how far all ranks are, where training waits for them."""
 PATIENCE_SECONDS = 180.0
-"""How long the last checkpoint of an attempt is waited for while nothing moves: as long as any other call to the store."""
+"""How long the last checkpoint of an attempt is waited for while nothing moves, and any while it is refused: as long as any other
+call to the store, and twice as long as a kubelet takes to bring a renewed Secret."""
+
+GO_ON = "correct the S3 credentials or the permissions of the bucket, then go on from the newest checkpoint with training.resumeFrom"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -79,12 +88,16 @@ class Saving:
         attempt: int,
         patience: float,
     ) -> None:
-        self._store, self._group, self._copy = store, group, copy
+        self.store = store
+        """The run's folder, asked with little patience."""
+        self._group, self._copy = group, copy
         self._completion, self._gauges = completion, gauges
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._attempt, self._patience = attempt, patience
         self._file = own_file(parameters, rank=group.rank, world=group.world)
         self._under_way: _UnderWay | None = None
+        self._refusals = Refusals()
+        """Of this rank."""
         self._away = self._moving = False
         """Whether, when the ranks last looked, the store did not answer one of them, and whether anything had moved."""
         self.step = 0
@@ -114,7 +127,7 @@ class Saving:
         def write(check: Callable[[], None]) -> list[Entry]:
             if self._file.written and not stored:  # else only the manifest is tried again
                 stored.append(
-                    self._copy.put(self._store, self._place(position).prefix, self._file.name, check)
+                    self._copy.put(self.store, self._place(position).prefix, self._file.name, check)
                 )
             return self._manifest(position, details, stored) if alone else stored
 
@@ -138,6 +151,8 @@ class Saving:
         states = [float(not errand.done), float(errand.problem is not None), float(errand.moved())]
         busy, away, moving = self._group.total(states)
         self._away, self._moving = away > 0, moving > 0
+        if self._away:
+            self._gauges.save_delayed(self._why(ours)[0])
         if busy:
             return False
         if ours.last:
@@ -151,15 +166,24 @@ class Saving:
         return False
 
     def make_room(self) -> None:
-        """Wait until nothing is under way. What is, is dropped when the store is away: the newest is worth more."""
+        """Wait until nothing is under way. What is, is dropped when the store is away: the newest is worth more.
+
+        Raises AccessDeniedError or StorageError when the store has refused for longer than the patience.
+        """
         while self._under_way is not None and not self._looked():
             if self._away:
+                self._end_if_refused(self._under_way)
                 self._drop(self._under_way)
 
     def finish(self) -> None:
-        """Wait until what is under way is complete. Raises StorageError when the store is away for longer than the patience."""
+        """Wait until what is under way is complete.
+
+        Raises StorageError when the store is away for longer than the patience, or that or AccessDeniedError when it refuses.
+        """
         since = time.monotonic()
         while self._under_way is not None and not self._looked():
+            if self._away:
+                self._end_if_refused(self._under_way)
             if not self._away or self._moving:
                 since = time.monotonic()
             if self._group.any(time.monotonic() - since > self._patience):
@@ -181,9 +205,10 @@ class Saving:
 
     def _completed(self, ours: _UnderWay) -> None:
         self._under_way = None
+        self._refusals.over()
         seconds = time.monotonic() - ours.started
         self.step, self.seconds = ours.position.step, max(self.seconds, seconds)
-        self.address = self._store.address(self._place(ours.position).prefix)
+        self.address = self.store.address(self._place(ours.position).prefix)
         self._gauges.saved(self.step, self.address, seconds)
         log.info("checkpoint of step %d saved in %.2f s", self.step, seconds)
 
@@ -192,16 +217,41 @@ class Saving:
         self._under_way = None
         self._gauges.save_dropped()
         log.warning(
-            "checkpoint of step %d is given up unsaved after %.0f s, a newer one takes its place; the newest complete one is %s",
+            "checkpoint of step %d is given up unsaved after %.0f s, a newer one takes its place; %s",
             ours.position.step,
             time.monotonic() - ours.started,
-            self.address or "that of an earlier attempt, if there is one",
+            self._newest(),
         )
 
-    def _give_up(self, ours: _UnderWay) -> None:
+    def _end_if_refused(self, ours: _UnderWay) -> None:
+        """On all ranks with the same reason, once any of them has been refused for the patience."""
+        refused = self._group.gathered(self._refusals.seconds)
+        if max(refused) <= self._patience:
+            return
+        text, action, denied = self._why(ours)
+        kind: type[TrainerError] = AccessDeniedError if denied else StorageError
+        raise kind(
+            f"no checkpoint could be stored for {max(refused):.0f} s, and training ends before that of another step is lost; "
+            f"{self._newest()}: {text}",
+            step=ours.position.step,
+            action=action or GO_ON,
+        )
+
+    def _why(self, ours: _UnderWay) -> tuple[str, str | None, bool]:
+        """Why a rank cannot store what is under way, what to do, and whether a permission is missing."""
         problem = ours.errand.problem
-        told = self._group.gathered(None if problem is None else (str(problem), problem.action))
-        text, action = next((each for each in told if each is not None), ("no answer", None))
+        own = (
+            None
+            if problem is None
+            else (str(problem), problem.action, isinstance(problem, AccessDeniedError))
+        )
+        return next((each for each in self._group.gathered(own) if each), ("no answer", None, False))
+
+    def _newest(self) -> str:
+        return f"the newest complete one is {self.address or 'that of an earlier attempt, if there is one'}"
+
+    def _give_up(self, ours: _UnderWay) -> None:
+        text, action, _ = self._why(ours)
         raise StorageError(
             f"the checkpoint of step {ours.position.step} could not be stored, nothing has moved for "
             f"{self._patience:.0f} s: {text}",
@@ -218,8 +268,9 @@ class Saving:
     def _errand(self, act: Callable[[Callable[[], None]], list[Entry]], step: int) -> Errand[list[Entry]]:
         return Errand(act, name="checkpoint", failed=lambda error: self._failed(step, error))
 
-    def _failed(self, step: int, error: StorageError) -> None:
+    def _failed(self, step: int, error: Away) -> None:
         """In the errand's thread."""
+        self._refusals.failed(error)
         self._gauges.save_failed()
         action = error.action or ROWS[error.reason].action
         log.warning(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mochi_api import layout
-from mochi_trainer.errors import MissingObjectError, StorageError
+from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError
 from mochi_trainer.storage import Store
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.event_file import EventFile
@@ -146,13 +146,13 @@ class Series:
             ended = self._clock()
             self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))
 
-    def upload_if_due(self) -> None:
-        """Store all lines when the last time is long enough ago; a store that does not answer is no reason to stop."""
+    def upload_if_due(self, store: Store | None = None) -> None:
+        """`upload` when the last time is long enough ago; a store that does not answer, or refuses, is no reason to stop."""
         if not self.due:
             return
         try:
-            self.upload()
-        except StorageError as error:
+            self.upload(store)
+        except (StorageError, AccessDeniedError) as error:
             self._next_upload = self._clock() + EVERY_SECONDS
             log.warning("%s is not up to date: %s", self._store.address(layout.METRICS), error)
 

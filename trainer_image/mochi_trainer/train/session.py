@@ -80,15 +80,31 @@ class Session:
             self._resume()
         self._stop_if_asked()
         self.movement.doing("training")
-        if self.position.step == 0:
-            with self.preemption.at_once():  # the first clips are read here, and there is nothing to save
-                self._evaluate(0)
-        with self._what_is_under_way_is_saved():
-            self._train()
+        with self._until_no_longer():
+            if self.position.step == 0:
+                with self.preemption.at_once():  # the first clips are read here, and there is nothing to save
+                    self._evaluate(0)
+            elif self._evaluation_is_missing():
+                self._evaluate(self.position.step)
+            with self._what_is_under_way_is_saved():
+                self._train()
+
+    @contextmanager
+    def _until_no_longer(self) -> Iterator[None]:
+        """The training as it stands is saved when SIGTERM comes to any rank while any waits for clips that do not come."""
+        try:
+            yield
+        except _NoLongerError:
+            self._stop_if_asked()
+
+    def _evaluation_is_missing(self) -> bool:
+        """Whether the attempt before was stopped in the evaluation of the step that training goes on from."""
+        due = self.position.step % self.training.spec.checkpoint.every_steps == 0
+        return due and self.position.good and self.position.step not in self.series.fixed_losses
 
     def _train(self) -> None:
         spec, group = self.training.spec, self.training.group
-        for record in self._steps():
+        for record in steps(self.training, done=self.position.step, agreed=self._all_have):
             self._note(record)
             last = record.step == spec.steps
             overdue = record.step - self._held_step >= spec.checkpoint.every_steps
@@ -104,16 +120,12 @@ class Session:
             if group.first:
                 self._upload_series()
 
-    def _steps(self) -> Iterator[StepRecord]:
-        """The steps; none more when SIGTERM comes while a rank that is alone waits for clips that do not come."""
-        try:
-            yield from steps(self.training, done=self.position.step, waiting=self._waiting)
-        except _NoLongerError:
-            self._stop_if_asked()
-
-    def _waiting(self) -> None:
-        if self.preemption.requested and self.training.group.world == 1:
+    def _all_have(self, ready: bool) -> bool:
+        """Whether all ranks have their next clip. Raises _NoLongerError, on all of them, when one has not and is not to wait."""
+        absent, asked = self.training.group.total([float(not ready), float(self.preemption.requested)])
+        if absent and asked:
             raise _NoLongerError
+        return not absent
 
     @property
     def checkpoint_address(self) -> str:
@@ -130,7 +142,7 @@ class Session:
         if not (self.training.group.first and self.series.changed):
             return
         try:
-            self.series.upload()
+            self.series.upload(self.saving.store)
         except (StorageError, AccessDeniedError, SupersededError) as error:
             log.warning("metrics.jsonl is not up to date: %s", error)
 
@@ -204,7 +216,7 @@ class Session:
     def _losses(self, evaluation: Evaluation) -> Losses:
         """Of the average, where there is one: it is what the run leaves."""
         with self.training.averaged():
-            return evaluation.losses(self.training.model)
+            return evaluation.losses(self.training.model, self._all_have)
 
     def _save(self, *, wait: bool) -> None:
         """Begin to save the state as it is now, and wait until it is saved, if asked to."""
@@ -252,7 +264,7 @@ class Session:
     def _upload_series(self) -> None:
         """In a thread, when it is due: a store that is away does not hold up the training."""
         if self.series.due and (self._upload is None or self._upload.done):
-            self._upload = Errand(lambda _: self.series.upload_if_due(), name="series")
+            self._upload = Errand(lambda _: self.series.upload_if_due(self.saving.store), name="series")
 
     def _stop_if_asked(self) -> None:
         """All ranks stop after the same step when any of them got SIGTERM; a run that is complete goes on to its end."""
