@@ -1,6 +1,7 @@
 """The prediction of `mochi_api.prediction` beside the real step, traced without memory: `python tests/bench/prediction.py`.
 
-Twenty-two trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there.
+Thirty-three trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there,
+in one copy of the weights or several, and some let several ranks share each clip.
 For each: the most bytes of tensors that live at once, and the operations executed. Numbers on the command line choose some of
 them. The result is a table in Markdown; the exit code says whether every line is within the bounds.
 """
@@ -51,6 +52,15 @@ SPECS: tuple[dict, ...] = (
     {"mode": "lora", "frames": 85, "alone": 12, "narrow": True},
     {"mode": "lora", "frames": 37, "alone": 1, "swapped": 30},
     {"mode": "lora", "frames": 85, "alone": 1, "narrow": True, "swapped": 46},
+    {"mode": "full", "frames": 37, "world": 16, "copies": 2},
+    {"mode": "full", "frames": 85, "world": 16, "copies": 2, "alone": 5},
+    {"mode": "full", "frames": 61, "world": 32, "copies": 4, "clips": 2},
+    {"mode": "full", "frames": 163, "world": 8, "context": 4},
+    {"mode": "full", "frames": 85, "world": 8, "context": 8, "clips": 2, "alone": 6},
+    {"mode": "full", "frames": 85, "world": 16, "copies": 2, "context": 8},
+    {"mode": "lora", "frames": 163, "world": 4, "context": 4},
+    {"mode": "lora", "frames": 85, "world": 8, "context": 2, "rank": 64, "targets": ATTENTION, "alone": 8},
+    {"mode": "lora", "frames": 85, "world": 2, "context": 2, "narrow": True, "swapped": 30, "alone": 1},
 )
 
 
@@ -83,6 +93,8 @@ def _line(
     text: int = 256,
     narrow: bool = False,
     swapped: int = 0,
+    copies: int = 1,
+    context: int = 1,
 ) -> bool:
     began = time.monotonic()
     width, height = size
@@ -90,20 +102,23 @@ def _line(
     traced = trace_step(
         DiTParams(), frames, mode, world=world, left_alone=alone, height=height, width=width,
         text_tokens=text, lora=lora, clips=clips, base=torch.float8_e4m3fn if narrow else None,
-        swapped=swapped,
+        swapped=swapped, copies=copies, context=context,
     )  # fmt: skip
     work = Work(
         mode=mode, network=NETWORKS["mochi-1"], frames=frames, width=width, height=height, rank=rank,
         targets=targets, dropout=dropout > 0, world=world, share=clips, text=text, narrow=narrow,
-        swapped=swapped,
+        swapped=swapped, copies=copies, context=context,
     )  # fmt: skip
     policy = Policy(left_alone=alone)
     peak, operations = memory(work, policy).peak, flops.step(work, policy).total
     off, off_flops = peak / traced.peak_bytes - 1, operations / traced.flops - 1
     kept = (", base Float8" if narrow else "") + (f", {swapped} swapped" if swapped else "")
     adapters = f"r{rank} {'+'.join(targets) if len(targets) < 12 else 'all'}{kept}" if mode == "lora" else ""
+    shared = (f", {copies} copies" if copies > 1 else "") + (
+        f", {context} share a clip" if context > 1 else ""
+    )
     sys.stdout.write(
-        f"| {number} | {mode} | {frames}, {width}x{height} | {world} | {clips} | {adapters} | {alone} "
+        f"| {number} | {mode} | {frames}, {width}x{height} | {world}{shared} | {clips} | {adapters} | {alone} "
         f"| {traced.peak_bytes / 1e9:.2f} | {peak / 1e9:.2f} | {off:+.2%} | {traced.flops / 1e15:.4f} | {off_flops:+.3%} |\n"
     )
     sys.stdout.flush()
