@@ -36,7 +36,7 @@ CLIP_TABLE: tuple[ClipRow, ...] = (
     ClipRow(
         _R.TOO_SHORT,
         "it ends before the frames asked for, or with segments.select Cuts no shot has so many",
-        "use longer clips or fewer preprocessing.frames",
+        "use longer clips or fewer preprocessing.frames, or a shorter size in preprocessing.buckets",
     ),
     ClipRow(
         _R.CORRUPT,

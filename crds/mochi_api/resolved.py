@@ -129,9 +129,19 @@ def training(spec: FineTuneSpec) -> TrainingSpec:
 
 MOST_HELD_OUT = 8
 """Clips that are held out unasked at most: each costs four forward passes an evaluation."""
+LEAST_LEVELS = 4
+"""Noise levels at which a clip is evaluated at least, one in the middle of each quarter."""
 
 
 def usually_held_out(training: TrainingSpec) -> int:
     """Clips that are held out, at most where nothing is said: fewer clips have fewer."""
     asked = training.validation.clips
     return MOST_HELD_OUT if asked is None else asked
+
+
+def levels_a_clip(held_out: int) -> int:
+    """Noise levels, each a forward pass, at which each of so many held out clips is evaluated.
+
+    Few clips have more, as long as all together cost no more than the usual eight do: 32 passes.
+    """
+    return LEAST_LEVELS * max(1, MOST_HELD_OUT // max(1, held_out))

@@ -155,7 +155,7 @@ class SegmentsSpec(ApiModel):
     """Which parts of a clip that is longer than what is kept become training clips, each with the clip's caption."""
 
     select: Literal["First", "Even", "Cuts"] = Field(default="First", json_schema_extra=UNSTORED)
-    """`First` takes one part, from `startSeconds` on. `Even` spreads several evenly from there to the end, without overlap. `Cuts` looks for the changes of shot and takes parts that lie inside a shot, never across a change."""
+    """`First` takes one part, from `startSeconds` on. `Even` spreads several evenly from there to the end, without overlap. `Cuts` looks for the changes of shot and takes parts that lie inside a shot, never across a change. With `buckets` all parts of a clip have the one size that is chosen for the whole clip."""
     max_per_clip: int | None = Field(default=None, ge=1, le=64)
     """Parts taken of each clip at most; when not set 1 with `First`, else 4."""
 
@@ -255,7 +255,7 @@ class ValidationSpec(ApiModel):
     clips: int | None = Field(default=None, ge=0, le=256)
     """Clips held out, each with all its segments; when not set a tenth of them, at most 8, and none of fewer than 20. 0 holds none out. Which ones depends on their names only."""
     every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
-    """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip."""
+    """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip; of four clips or fewer 32 together, or 24 of three."""
 
 
 class EmaSpec(ApiModel):

@@ -1,12 +1,13 @@
-"""Carry out a plan: creates, one status write, deletes, Events, in this order."""
+"""Carry out a plan: what is outlived, creates, one status write, deletes, Events, in this order."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
-from mochi_operator import observe
+from mochi_operator import names, observe
 from mochi_operator.cluster import (
+    CONFIGMAPS,
     KINDS,
     AlreadyExistsError,
     Cluster,
@@ -22,6 +23,12 @@ from mochi_operator.plan import Plan
 from mochi_operator.snapshot import ObjectRef, Refusal, Snapshot
 
 _log = logging.getLogger(__name__)
+
+
+async def clear(cluster: Cluster, snapshot: Snapshot, children: Sequence[str]) -> None:
+    """Delete the run files of children that are gone."""
+    for child in children:
+        await _delete_run_file(cluster, snapshot, child)
 
 
 async def create(cluster: Cluster, snapshot: Snapshot, manifests: Sequence[Manifest]) -> tuple[Refusal, ...]:
@@ -45,6 +52,7 @@ async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
             run.namespace, run.name, resource_version=run.resource_version, status=plan.status
         )
     for ref in plan.deletes:
+        await _delete_run_file(cluster, snapshot, ref.name)
         _log.info("delete %s %s/%s", ref.kind, run.namespace, ref.name)
         await cluster.delete(KINDS[ref.kind], run.namespace, ref.name, uid=ref.uid)
     for note in plan.notes if plan.status is not None else ():
@@ -53,6 +61,19 @@ async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
             await cluster.record(run.namespace, event(run, note, snapshot.now))
         except ClusterError as error:
             _log.warning("event %s of %s/%s is lost: %s", note.reason, run.namespace, run.name, error)
+
+
+async def _delete_run_file(cluster: Cluster, snapshot: Snapshot, child: str) -> None:
+    """Delete the ConfigMap of a child, if it is this run's; being refused hinders nothing: it goes with the run."""
+    run, name = snapshot.run, names.run_config(child)
+    found = await cluster.get(CONFIGMAPS, run.namespace, name)
+    if found is None or observe.owner_uid(found) != run.uid:
+        return
+    _log.info("delete %s %s/%s", CONFIGMAPS.name, run.namespace, name)
+    try:
+        await cluster.delete(CONFIGMAPS, run.namespace, name, uid=found["metadata"]["uid"])
+    except RefusedError as error:
+        _log.warning("run file %s/%s stays: %s", run.namespace, name, error)
 
 
 async def _create(cluster: Cluster, snapshot: Snapshot, manifest: Manifest) -> Refusal | None:

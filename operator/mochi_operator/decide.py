@@ -66,6 +66,7 @@ def _plan(snapshot: Snapshot, draft: Draft, creates: tuple[Manifest, ...]) -> Pl
     return Plan(
         creates=creates,
         status=None if status == snapshot.written else status,
+        outlived=draft.outlived,
         deletes=draft.deletes,
         notes=draft.notes,
         wake_seconds=draft.wake_seconds,

@@ -40,6 +40,8 @@ class Draft:
     now: datetime
     starts: tuple[Start, ...] = ()
     deletes: tuple[ObjectRef, ...] = ()
+    outlived: tuple[str, ...] = ()
+    """Children that are gone: their run files go before anything is made."""
     notes: tuple[Note, ...] = ()
     wake_seconds: float | None = None
     """When to look again at the latest, whatever the watches report."""
@@ -66,6 +68,10 @@ class Draft:
         """The same with more objects to delete."""
         return replace(self, deletes=(*self.deletes, *refs))
 
+    def outliving(self, *children: str) -> Draft:
+        """The same with the names of more children that are gone."""
+        return replace(self, outlived=(*self.outlived, *children))
+
     def normal(self, reason: str, message: str) -> Draft:
         """The same with one more Event."""
         return replace(self, notes=(*self.notes, Note(type="Normal", reason=reason, message=message)))
@@ -86,8 +92,13 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Creates, then the status, then deletes, then Events: in this order a kill between any two loses nothing."""
+    """Creates, then the status, then deletes, then Events: in this order a kill between any two loses nothing.
 
+    A run file goes before the child that it is of, or before the next one is made: after a kill it is found again.
+    """
+
+    outlived: tuple[str, ...] = ()
+    """Names of children that are gone, whose run files may still be there."""
     creates: tuple[Manifest, ...] = ()
     status: dict[str, Any] | None = None
     """The status to write, or None when it is already so."""

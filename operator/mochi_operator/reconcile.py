@@ -33,6 +33,7 @@ async def reconcile(cluster: Cluster, gatherer: Gatherer, backend: TrainingBacke
     if snapshot is None:
         return Pass(snapshot=None, plan=Plan(), wake_seconds=None)
     plan = decide(snapshot, backend)
+    await apply.clear(cluster, snapshot, plan.outlived)
     refusals = await apply.create(cluster, snapshot, plan.creates)
     if refusals:
         snapshot = replace(snapshot, refusals=refusals)

@@ -12,6 +12,7 @@ from mochi_api.prediction.memory import all_trained
 from mochi_api.prediction.seconds import FIXED_CASES
 from mochi_api.prediction.sizes import NETWORKS, Network, adapter_parameters
 from mochi_api.prediction.work import Work
+from mochi_api.resolved import LEAST_LEVELS
 from mochi_api.spec import Target
 from mochi_trainer.lora import LoraParams, attach, trainable_parameters
 from mochi_trainer.model import DiT, DiTParams
@@ -86,4 +87,4 @@ def test_tokens_are_the_patches_of_the_latents(frames: int, height: int, width: 
 
 def test_numbers_that_both_sides_need_are_the_same() -> None:
     assert storage.SHARD_BYTES == SHARD_BYTES
-    assert len(evaluation.SIGMAS) * evaluation.CLIPS == FIXED_CASES
+    assert LEAST_LEVELS * evaluation.CLIPS == FIXED_CASES

@@ -69,6 +69,7 @@ class FakeCluster:
         self.absent: set[str] = set()
         """Kinds that are not installed."""
         self.refuse: Callable[[Manifest], ClusterError | None] = lambda manifest: None
+        self.refuse_delete: Callable[[Kind, str], ClusterError | None] = lambda kind, name: None
         self.outage: Callable[[str, Kind, str], Literal["", "before", "after"]] = lambda verb, kind, name: ""
         """Whether a call, by verb, kind and name, finds no answer, and whether it takes effect all the same."""
         self.collect_seconds = 0.0
@@ -122,6 +123,9 @@ class FakeCluster:
 
     async def delete(self, kind: Kind, namespace: str, name: str, *, uid: str) -> None:
         self._count("delete", kind)
+        error = self.refuse_delete(kind, name)
+        if error is not None:
+            raise error
         away = self._answer("delete", kind, name)
         found = self.objects.get((kind.name, namespace, name))
         if found is not None and found["metadata"]["uid"] == uid:

@@ -275,6 +275,30 @@ async def test_a_preview_that_hangs_is_found_by_its_own_signs():
     assert world.attempts("train") == [""]
 
 
+def run_files(world: World) -> list[str]:
+    """The run files of previews that lie in the namespace."""
+    return [name for name in world.cluster.names("ConfigMap") if name.startswith(PREVIEW)]
+
+
+async def test_of_many_previews_one_run_file_is_left():
+    world = await training(previewing())
+    for step in (4, 8, 12):
+        await saved(world, step)
+        await turns(world, 6)
+    assert previews(world) == [PREVIEW, f"{PREVIEW}-2", f"{PREVIEW}-3"]
+    assert run_files(world) == [f"{PREVIEW}-3-run"]
+
+
+async def test_the_run_file_of_one_that_is_taken_away_goes_with_its_pod():
+    world = await training(previewing(), also="preview")
+    await saved(world, 4)
+    await turns(world, 3)
+    assert run_files(world) == [f"{PREVIEW}-run"]
+    world.end(world.pods("dissolve-a1")[0], well("train", 1, 0))
+    await world.turn()
+    assert (world.cluster.names("Job").count(PREVIEW), run_files(world)) == (0, [])
+
+
 async def test_a_run_that_fails_takes_its_preview_along():
     world = await training(previewing(), also="preview")
     await saved(world, 4)
@@ -283,6 +307,7 @@ async def test_a_run_that_fails_takes_its_preview_along():
     await turns(world, 2)
     assert world.phase == "Failed"
     assert PREVIEW not in world.cluster.names("Job")
+    assert run_files(world) == []
     assert world.attempts("preview") == [Reason.PREEMPTED], "not for what the training failed of"
 
 

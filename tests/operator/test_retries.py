@@ -4,7 +4,7 @@ import pytest
 
 from mochi_api.outcomes import Outcome, Reason
 from mochi_api.runfile import STAGES
-from mochi_operator.cluster import PODS, PYTORCHJOBS
+from mochi_operator.cluster import CONFIGMAPS, JOBS, PODS, PYTORCHJOBS, RefusedError
 from mochi_operator.timestamps import render
 from tests.operator.world import NAMESPACE, End, World, failing, lora, well
 
@@ -29,6 +29,51 @@ async def test_a_failure_that_may_pass_is_tried_again_in_every_step(step):
     world.script = failing(Reason.STORAGE_ERROR, 6, until=3, step=step)
     await world.until(lambda world: world.phase == "Succeeded", turns=100)
     assert world.attempts(step) == [Reason.STORAGE_ERROR] * 2 + [Reason.COMPLETED]
+
+
+def run_files(world: World) -> list[str]:
+    return [name.removesuffix("-run") for name in world.cluster.names("ConfigMap")]
+
+
+@pytest.mark.parametrize("step", STAGES)
+async def test_no_run_file_outlives_its_attempt(step):
+    """The first attempt fails, somebody deletes what runs the second; neither leaves its run file."""
+    world = World(lora(runPolicy={"retryBackoff": {"initialSeconds": 0}}))
+    world.script = lambda stage, attempt, rank: (
+        None
+        if (stage, attempt) == (step, 2)
+        else failing(Reason.STORAGE_ERROR, 6, until=2, step=step)(stage, attempt, rank)
+    )
+    kind = PYTORCHJOBS if step == "train" else JOBS
+    first, second, third = (
+        [f"dissolve-a{n}" for n in (1, 2, 3)] if step == "train" else [_job(step, n) for n in (1, 2, 3)]
+    )
+    await world.until(lambda world: second in run_files(world))
+    assert first not in run_files(world)
+    await world.until(lambda world: any(_runs(pod) for pod in world.pods(second)))
+    world.cluster.remove(kind, NAMESPACE, second)
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert {first, second, third} & set(run_files(world)) == {third}
+
+
+async def test_a_run_file_that_may_not_be_deleted_holds_up_nothing():
+    world = World(lora(runPolicy={"retryBackoff": {"initialSeconds": 0}}))
+    world.script = failing(Reason.STORAGE_ERROR, 6, until=2)
+    world.cluster.refuse_delete = lambda kind, name: (
+        RefusedError("no", cause="admission", code=403) if kind is CONFIGMAPS else None
+    )
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert {"dissolve-a1", "dissolve-a2"} <= set(run_files(world))
+
+
+async def test_a_foreign_config_map_of_that_name_stays():
+    world = World(lora(runPolicy={"retryBackoff": {"initialSeconds": 0}}))
+    world.script = stuck("train")
+    await world.until(lambda world: any(_runs(pod) for pod in world.pods("dissolve-a1")))
+    world.cluster.one("ConfigMap", "dissolve-a1-run")["metadata"]["ownerReferences"] = []
+    world.end(world.pods("dissolve-a1")[0], End(6, Outcome(reason=Reason.STORAGE_ERROR)))
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert "dissolve-a1" in run_files(world)
 
 
 @pytest.mark.parametrize("step", STAGES)

@@ -315,6 +315,8 @@ class Laws:
             for problem in (self._end(run, stated), self._held(run), self._forgotten(run), self._untrue(run)):
                 if problem:
                     self.kernel.violate("every run ends, or says what it waits for", f"{name}: {problem}")
+            if outlived := self._outlived(run):
+                self.kernel.violate("no run file outlives its attempt", f"{name}: {outlived}")
 
     def _end(self, run: Object, stated: Callable[[Object], str]) -> str:
         status, uid = run.get("status") or {}, run["metadata"]["uid"]
@@ -339,6 +341,15 @@ class Laws:
         for runtime in self.nodes.bound():
             if runtime.words.get("run-uid") == uid and runtime.phase == "Running" and runtime.node.reachable:
                 return f"pod {runtime.name} holds its place after the end"
+        return ""
+
+    def _outlived(self, run: Object) -> str:
+        """Of each step at most the newest attempt's run file is left."""
+        for item in self.store.owned(CONFIGMAPS.name, run["metadata"]["uid"]):
+            step, number = label(item, identity.LABEL_STAGE), _attempt(item)
+            made = self.ledger.made.get((run["metadata"]["uid"], step), set())
+            if any(later > number for later in made):
+                return f"{item['metadata']['name']} is there, and attempts {sorted(made)} of {step} were made"
         return ""
 
     def _untrue(self, run: Object) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import torch
 
+from mochi_api.resolved import LEAST_LEVELS
 from mochi_api.runfile import RunFile
 from mochi_trainer.data import Dataset
 from mochi_trainer.jobs import train
@@ -33,13 +35,24 @@ class Found(NamedTuple):
     best: int
     """Step of the checkpoint that the run calls the best."""
     overfits_from: int | None
-    losses: dict[int, float]
-    """Of each checkpoint, on clips that the run has never seen, not even to evaluate itself."""
+    by_clip: dict[int, tuple[float, ...]]
+    """Losses of each checkpoint on clips that the run has never seen, not even to evaluate itself."""
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Their means."""
+        return {step: fmean(losses) for step, losses in self.by_clip.items()}
 
     @property
     def truth(self) -> int:
         """The step with the lowest of these losses."""
         return min(self.losses, key=lambda step: self.losses[step])
+
+    def above(self, step: int) -> tuple[float, float]:
+        """By how much the loss after `step` is above the lowest, and the standard error of that over the clips."""
+        pairs = zip(self.by_clip[step], self.by_clip[self.truth], strict=True)
+        differences = [ours - lowest for ours, lowest in pairs]
+        return fmean(differences), stdev(differences) / len(differences) ** 0.5
 
 
 def overtrained(root: Path, seed: int) -> Found:
@@ -64,18 +77,25 @@ def overtrained(root: Path, seed: int) -> Found:
     return Found(best, getattr(result, "overfits_from_step", None), _true_losses(root, run))
 
 
-def _true_losses(root: Path, run: RunFile) -> dict[int, float]:
+def _true_losses(root: Path, run: RunFile) -> dict[int, tuple[float, ...]]:
     composed = composed_model(run, Group(), CPU)
     store = open_store(run.locations.run, run.s3)
     checkpoints = Checkpoints(store, Group(), trainable_parameters(composed.model), composed.optimizer)
     with Dataset.open(run_file(root / "fresh")) as dataset:
         fresh = [index for index, clip in enumerate(dataset.clips) if int(re.sub(r"\D", "", clip)) >= CLIPS]
         statistics = preset_named("nano").latents
-        evaluation = Evaluation(
-            dataset, held_out(fresh, dataset.clips), statistics, group=Group(), device=CPU
-        )
+        evaluations = [
+            Evaluation(
+                dataset,
+                held_out([clip], dataset.clips, LEAST_LEVELS),
+                statistics,
+                group=Group(),
+                device=CPU,
+            )
+            for clip in fresh
+        ]
         losses = {}
         for step in sorted(checkpoints.steps()):
             assert checkpoints.load(step)
-            losses[step] = evaluation.losses(composed.model).loss
+            losses[step] = tuple(each.losses(composed.model).loss for each in evaluations)
     return losses

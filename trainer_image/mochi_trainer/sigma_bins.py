@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 BINS = 4
-"""Equal parts of the noise levels from 0 to 1; their middles are the levels at which losses are evaluated."""
+"""Equal parts of the noise levels from 0 to 1; losses are evaluated at their middles, or at several levels in each."""
 
 
 def by_sigma(losses: Sequence[float], sigmas: Iterable[float]) -> tuple[float | None, ...]:
@@ -14,8 +14,13 @@ def by_sigma(losses: Sequence[float], sigmas: Iterable[float]) -> tuple[float | 
     found: list[list[float]] = [[] for _ in range(BINS)]
     for loss, sigma in zip(losses, sigmas, strict=True):
         if math.isfinite(loss):
-            found[min(int(sigma * BINS), BINS - 1)].append(loss)
+            found[bin_of(sigma)].append(loss)
     return tuple(sum(each) / len(each) if each else None for each in found)
+
+
+def bin_of(sigma: float) -> int:
+    """The bin that a noise level is in."""
+    return min(int(sigma * BINS), BINS - 1)
 
 
 def names() -> tuple[str, ...]:

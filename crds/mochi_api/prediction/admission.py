@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mochi_api import resolved
 from mochi_api.prediction.fitting import changes_that_fit, fits, least_needed
 from mochi_api.prediction.gpus import GIB, GPUS, Gpu
-from mochi_api.prediction.work import work_of
+from mochi_api.prediction.work import largest, work_of, works_of
 from mochi_api.spec import FineTuneSpec
 
 
@@ -19,16 +19,18 @@ def memory_problem(spec: FineTuneSpec) -> str | None:
     gpus = _known(spec.workers.gpu_products)
     if not gpus or resolved.gpus(spec).training == 0:
         return None
-    work = work_of(spec)
+    sizes = works_of(spec)
+    work = largest(sizes)
     if any(fits(work, gpu) for gpu in gpus):
         return None
-    largest = max(gpus, key=lambda gpu: gpu.mebibytes)
-    changes = changes_that_fit(work, largest)
+    most = max(gpus, key=lambda gpu: gpu.mebibytes)
+    changes = changes_that_fit(work, most, sizes)
+    of_several = f", the largest of {len(sizes)} sizes ({work.place})," if len(sizes) > 1 else ""
     advice = f"; what would fit: {', or '.join(changes)}" if changes else ""
     return (
         f"spec.workers.gpuProducts must name a GPU with at least {gibibytes(least_needed(work))} GiB free for mode "
-        f"{work.mode} with {work.frames} frames of {work.width}x{work.height} on {work.world} "
-        f"{'GPU' if work.world == 1 else 'GPUs'}, got {largest.product} with {gibibytes(largest.available)} GiB{advice}"
+        f"{work.mode} with {work.frames} frames of {work.width}x{work.height}{of_several} on {work.world} "
+        f"{'GPU' if work.world == 1 else 'GPUs'}, got {most.product} with {gibibytes(most.available)} GiB{advice}"
     )
 
 

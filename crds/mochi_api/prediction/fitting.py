@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mochi_api.prediction.gpus import GIB, GPUS, Gpu
@@ -85,9 +85,31 @@ def smallest_gpu(work: Work) -> Gpu | None:
     return next((gpu for gpu in reversed(list(GPUS.values())) if fits(work, gpu)), None)
 
 
-def changes_that_fit(work: Work, gpu: Gpu) -> tuple[str, ...]:
-    """Single changes of the spec with which the training would fit into `gpu`, or into another, in words."""
-    return tuple(_changes(work, gpu))
+def changes_that_fit(work: Work, gpu: Gpu, sizes: Sequence[Work] = ()) -> tuple[str, ...]:
+    """Single changes of the spec with which the training would fit into `gpu`, or into another, in words.
+
+    `work` is that of the largest size of the clips, `sizes` those of all where there are several: shorter clips are one
+    change of each size that does not fit.
+    """
+    return tuple(_changes(work, gpu, sizes or (work,)))
+
+
+def _shorter(sizes: Sequence[Work], gpu: Gpu) -> str:
+    """The most frames with which each size fits, in words; empty where fewer frames do not help. No two sizes become one."""
+    taken = {_size(work) for work in sizes if fits(work, gpu)}
+    words = []
+    for work in (work for work in sizes if not fits(work, gpu)):
+        fewer = (replace(work, frames=frames) for frames in range(work.frames - 6, LEAST_FRAMES - 1, -6))
+        found = next((short for short in fewer if fits(short, gpu) and _size(short) not in taken), None)
+        if found is None:
+            return ""
+        taken.add(_size(found))
+        words.append(f"{work.place}.frames {found.frames}")
+    return " and ".join(words)
+
+
+def _size(work: Work) -> tuple[int, int, int]:
+    return work.frames, work.width, work.height
 
 
 def _sharing_clips(work: Work) -> Iterator[Work]:
@@ -98,11 +120,10 @@ def _sharing_clips(work: Work) -> Iterator[Work]:
             yield replace(work, context=context, share=-(-work.share * context // work.context))
 
 
-def _changes(work: Work, gpu: Gpu) -> Iterator[str]:
-    shorter = (frames for frames in range(work.frames - 6, LEAST_FRAMES - 1, -6))
-    frames = next((count for count in shorter if fits(replace(work, frames=count), gpu)), None)
-    if frames is not None:
-        yield f"preprocessing.frames {frames}"
+def _changes(work: Work, gpu: Gpu, sizes: Sequence[Work]) -> Iterator[str]:
+    shorter = _shorter(sizes, gpu)
+    if shorter:
+        yield shorter
     shared = next((work_ for work_ in _sharing_clips(work) if fits(work_, gpu)), None)
     if shared is not None:
         yield f"training.contextParallel {shared.context}"

@@ -17,14 +17,12 @@ from mochi_api.prediction.gpus import Gpu
 from mochi_api.prediction.memory import ROOMS, swapped_block
 from mochi_api.prediction.policies import Policy
 from mochi_api.prediction.work import Work
-from mochi_api.resolved import usually_held_out
+from mochi_api.resolved import LEAST_LEVELS, levels_a_clip, usually_held_out
 from mochi_api.spec import TrainingSpec
 
 HOST_BYTES_A_SECOND = 20e9
 """From pinned memory over PCIe 4.0 x16, of 32 GB/s that it has."""
-LEVELS = 4
-"""Of noise, at which a clip is evaluated."""
-FIXED_CASES = 4 * LEVELS
+FIXED_CASES = 4 * LEAST_LEVELS
 """Forward passes of an evaluation of the fixed batch, shared by the ranks."""
 
 
@@ -67,7 +65,8 @@ def training_seconds(
     Where the spec does not say how many clips are held out it is taken to be as many as it can be.
     """
     steps, saved = training.steps, training.checkpoint.every_steps
-    held_out = usually_held_out(training) * LEVELS
+    clips = usually_held_out(training)
+    held_out = clips * levels_a_clip(clips)
     evaluated = _moments(steps, saved, training.validation.every_steps or saved)
     passes = _moments(steps, saved, saved) * _own(work, FIXED_CASES) + evaluated * _own(work, held_out)
     evaluations = seconds(flops.forward(work).times(passes), gpu, efficiency)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mochi_api import resolved
 from mochi_api.prediction.sizes import NETWORKS, Network
@@ -57,6 +57,8 @@ class Work:
     """Clips of a step on each rank, one after the other."""
     text: int = -1
     """Text tokens of a clip; -1 means the longest caption."""
+    place: str = "preprocessing"
+    """Where the spec has the size, such as `preprocessing.buckets[0]`."""
 
     @property
     def parts(self) -> int:
@@ -144,11 +146,15 @@ def works(
     *, mode: Mode, preset: Preset, clips: PreprocessingSpec, training: TrainingSpec, world: int, pods: int
 ) -> tuple[Work, ...]:
     """As `work`, for each size of the clips, the section's own one first."""
-    sizes: tuple[PreprocessingSpec | BucketSpec, ...] = (clips, *clips.buckets)
-    return tuple(
-        work(mode=mode, preset=preset, clips=size, training=training, world=world, pods=pods)
-        for size in sizes
+
+    def sized(size: PreprocessingSpec | BucketSpec) -> Work:
+        return work(mode=mode, preset=preset, clips=size, training=training, world=world, pods=pods)
+
+    further = (
+        replace(sized(size), place=f"preprocessing.buckets[{index}]")
+        for index, size in enumerate(clips.buckets)
     )
+    return (sized(clips), *further)
 
 
 def work(

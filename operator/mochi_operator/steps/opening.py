@@ -39,7 +39,12 @@ def next_attempt(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
 
 
 def _start(case: Case, draft: Draft, kind: StepKind, step: Step) -> Draft:
-    """Make the next child; when that was refused just now, say so, and for how long it has been."""
+    """Make the next child; when that was refused just now, say so, and for how long it has been.
+
+    The last one is gone by now, also when somebody else has deleted it: its run file goes too.
+    """
+    if step.attempts:
+        draft = draft.outliving(step.attempts[0].child)
     number = _free_number(case, kind.name, step.number + 1)
     start = Start(step=kind.name, attempt=number)
     refusal = next((case.refusals[name] for name in _made(case, start) if name in case.refusals), None)

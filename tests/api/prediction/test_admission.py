@@ -15,6 +15,8 @@ from mochi_api.spec import FineTuneSpec
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "examples").glob("*.yaml"))
 
+LARGE = {"frames": 85, "width": 848, "height": 480}
+
 
 def spec(mode: str = "lora", *, preset: str = "mochi-1", **sections) -> FineTuneSpec:
     return FineTuneSpec.model_validate(
@@ -146,6 +148,33 @@ def test_the_small_model_fits_everywhere() -> None:
     found = spec(preset="nano", **on("NVIDIA-L4", gpusPerPod=1))
     assert memory_problem(found) is None
     assert float(predicted_memory(found) or 9) < 1
+
+
+@pytest.mark.parametrize(
+    ("place", "own", "buckets"),
+    [
+        ("preprocessing", 85, [{"frames": 1, "width": 848, "height": 480}]),
+        ("preprocessing.buckets[1]", 7, [{"frames": 1, "width": 848, "height": 480}, LARGE]),
+    ],
+)
+def test_what_does_not_fit_is_named_where_the_spec_has_it(place: str, own: int, buckets: list[dict]) -> None:
+    sections = {
+        "preprocessing": {"frames": own, "buckets": buckets},
+        **on("NVIDIA-GeForce-RTX-5090", gpusPerPod=1),
+    }
+    message = memory_problem(spec("lora", **sections)) or ""
+    count = len(buckets) + 1
+    assert (
+        f"for mode lora with 85 frames of 848x480, the largest of {count} sizes ({place}), on 1 GPU"
+        in message
+    )
+    advice = message.partition("; what would fit: ")[2].split(", or ")
+    [frames] = [change for change in advice if "frames" in change]
+    assert frames.startswith(f"{place}.frames ")
+    shorter = int(frames.rpartition(" ")[2])
+    changed = [{**each, "frames": shorter} if each is LARGE else each for each in buckets]
+    sections["preprocessing"] = {"frames": own if LARGE in buckets else shorter, "buckets": changed}
+    assert memory_problem(spec("lora", **sections)) is None
 
 
 def test_the_largest_size_decides_whatever_its_place() -> None:

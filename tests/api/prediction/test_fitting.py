@@ -104,6 +104,35 @@ def test_the_nearest_changes_that_would_fit(work: Work, product: str, changes: t
     assert changes_that_fit(work, GPUS[product]) == changes
 
 
+def test_of_several_sizes_each_that_does_not_fit_is_named_where_the_spec_has_it() -> None:
+    gpu = GPUS["NVIDIA-GeForce-RTX-5090"]
+    own, small, long, middle = (
+        replace(LORA, frames=frames, place=place)
+        for frames, place in (
+            (37, "preprocessing"),
+            (7, "preprocessing.buckets[0]"),
+            (85, "preprocessing.buckets[1]"),
+            (79, "preprocessing.buckets[2]"),
+        )
+    )
+    [alone, *_] = changes_that_fit(replace(long, place="preprocessing"), gpu)
+    most = int(alone.removeprefix("preprocessing.frames "))
+    assert changes_that_fit(long, gpu, (own, small, long))[0] == f"preprocessing.buckets[1].frames {most}"
+    both, *_ = changes_that_fit(long, gpu, (own, small, long, middle))
+    assert both == f"preprocessing.buckets[1].frames {most} and preprocessing.buckets[2].frames {most - 6}", (
+        "two sizes that are one would be refused"
+    )
+    taken = replace(own, frames=most)
+    assert changes_that_fit(long, gpu, (taken, long))[0] == f"preprocessing.buckets[1].frames {most - 6}"
+
+
+def test_where_one_size_is_too_large_whatever_its_frames_fewer_are_no_advice() -> None:
+    gpu = GPUS["NVIDIA-L4"]
+    still = replace(FULL, frames=1, world=1, place="preprocessing.buckets[0]")
+    assert not fits(still, gpu)
+    assert not any("frames" in change for change in changes_that_fit(FULL, gpu, (FULL, still)))
+
+
 def test_the_table_of_gpus_is_ordered_and_complete() -> None:
     assert list(GPUS) == [gpu.product for gpu in sorted(GPUS.values(), key=lambda gpu: -gpu.mebibytes)]
     assert all(gpu.available == gpu.mebibytes * 2**20 - RESERVED > 20e9 for gpu in GPUS.values())

@@ -79,13 +79,17 @@ def test_a_training_is_its_steps_and_its_evaluations() -> None:
     ("validation", "passes"),
     [
         ({}, 3 * 4),
-        ({"clips": 4}, 3 * 2),
-        ({"clips": 4, "everySteps": 50}, 9 * 2),
-        ({"clips": 4, "everySteps": 300}, 4 * 2),
+        ({"clips": 16}, 3 * 8),
+        ({"clips": 6}, 3 * 3),
+        ({"clips": 4}, 3 * 4),
+        ({"clips": 3}, 3 * 3),
+        ({"clips": 1}, 3 * 4),
+        ({"clips": 4, "everySteps": 50}, 9 * 4),
+        ({"clips": 4, "everySteps": 300}, 4 * 4),
     ],
 )
 def test_clips_that_are_held_out_are_evaluated_too(validation: dict[str, int], passes: int) -> None:
-    """Eight, where nobody says how many, and at each checkpoint, whatever else is asked."""
+    """Eight, where nobody says how many, and at each checkpoint, whatever else is asked; few clips at more levels."""
     plain, ours = (
         training_seconds(FULL, Policy(), H100, trained(400, **each)) for each in ({"clips": 0}, validation)
     )

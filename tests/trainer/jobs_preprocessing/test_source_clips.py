@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,13 +14,21 @@ from mochi_api import layout
 from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Item
 from mochi_api.runfile import Locations
-from mochi_api.spec import PreprocessingSpec, S3Spec
+from mochi_api.spec import BucketSpec, PreprocessingSpec, S3Spec
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.left_out import CACHE, HIDDEN, SYSTEM, LeftOut, why_no_clip
 from mochi_trainer.jobs.source_captions import captioned
-from mochi_trainer.jobs.source_clips import clip_names, results_below, source_clips
+from mochi_trainer.jobs.source_clips import (
+    clip_names,
+    dataset_objects,
+    no_clips,
+    results_below,
+    source_clips,
+)
 from mochi_trainer.storage import ObjectInfo, open_store
+from mochi_trainer.storage.local import LocalStore
 from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.training_runs import run_file
 from tests.trainer.work import lines
 
 RECONSTRUCTION = "a reconstruction by Mochi's own fine-tuner"
@@ -130,6 +139,48 @@ def test_the_end_of_a_stage_tells_what_was_left_out() -> None:
     )
     assert len(told.message) < 300
     assert told.details == {"skipped": [], "leftOut": {RECONSTRUCTION: 2, HIDDEN: 1}}
+
+
+def test_still_images_that_are_left_out_are_called_so() -> None:
+    left_out = LeftOut()
+    source_clips(_objects("a.mp4", "a.txt", "a.jpg", "a.png"), stills=True, left_out=left_out)
+    told = left_out.told_by(Finished(result=None, message="made 1 of 1 clips"))
+    assert told.message.startswith("made 1 of 1 clips; 2 still images left out: ")
+    left_out.add(HIDDEN, ".b.mp4")
+    assert left_out.counted() == "1 videos and 2 still images"
+
+
+@pytest.mark.parametrize(
+    ("buckets", "there"),
+    [
+        ([], "1 videos that do not count: 1 hidden (such as .a.mp4)"),
+        (
+            [{"frames": 1, "width": 48, "height": 32}],
+            "1 videos and 1 still images that do not count: 2 hidden",
+        ),
+    ],
+    ids=["without stills", "with stills"],
+)
+def test_files_that_do_not_count_are_counted_where_their_kind_would(
+    tmp_path: Path, buckets: list[dict], there: str
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in (".a.mp4", ".b.png", "c.md"):
+        (tmp_path / "clips" / name).write_bytes(b"x")
+    run = run_file(tmp_path)
+    sized = run.preprocessing.model_copy(update={"buckets": [BucketSpec(**each) for each in buckets]})
+    source, left_out = LocalStore(tmp_path / "clips"), LeftOut()
+    objects = list(dataset_objects(source, run.model_copy(update={"preprocessing": sized}), left_out))
+    error = str(no_clips(source, objects, left_out, stills=bool(buckets)))
+    assert error.startswith(f"no MP4 or MOV file{' and no still image' if buckets else ''} below file://")
+    assert there in error
+
+
+def test_where_there_are_only_still_images_the_size_that_takes_them_is_named(tmp_path: Path) -> None:
+    source = LocalStore(tmp_path)
+    action = no_clips(source, _objects("a.png", "b.webp", "c.txt")).action or ""
+    assert "add a size of 1 frame to preprocessing.buckets for the 2 still images" in action
+    assert "buckets" not in (no_clips(source, _objects("c.txt")).action or "")
 
 
 class TestOneCaptionForTwo:

@@ -229,7 +229,7 @@ def test_clips_that_are_too_short_need_fewer_frames_and_no_tolerance(root: Path)
     with pytest.raises(DatasetRejectedError) as caught:
         trim.execute(run_file(root, frames=163, fps=1))
     assert caught.value.action == (
-        "use longer clips or fewer preprocessing.frames; apply again under a new name"
+        "use longer clips or fewer preprocessing.frames, or a shorter size in preprocessing.buckets; apply again under a new name"
     )
 
 

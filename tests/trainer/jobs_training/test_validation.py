@@ -88,6 +88,28 @@ def test_noise_levels_have_losses_of_their_own_and_the_mean_is_the_loss(root: Pa
         assert min(found) <= line["loss"] <= max(found)
 
 
+@pytest.mark.parametrize(("clips", "began"), [(2, 4), (2, None), (1, 8)], ids=str)
+def test_a_run_goes_on_with_as_many_noise_levels_as_it_began_with(
+    root: Path, clips: int, began: int | None
+) -> None:
+    """`began` is what its first lines tell; those of an earlier version tell nothing, and had four."""
+    name = f"begun-{clips}-{began}"
+    run(root, name, clips=clips)
+    first, usual = lines(root, name), {1: 32, 2: 16}[clips]
+    assert [line["heldOutLevels"] for line in first if "heldOutLoss" in line] == [usual, usual]
+    for line in first:
+        line.pop("heldOutLevels", None)
+        if began is not None and "heldOutLoss" in line:
+            line["heldOutLevels"] = began
+    series = root / "runs" / name / "metrics.jsonl"
+    series.write_text("".join(json.dumps(line) + "\n" for line in first))
+    train.execute(
+        run_file(root, name=name, steps=8, checkpoint={"everySteps": 4}, validation={"clips": clips})
+    )
+    [last] = [line for line in lines(root, name) if line["step"] == 8]
+    assert last["heldOutLevels"] == (began or 4)
+
+
 def test_to_hold_all_clips_out_is_refused(root: Path) -> None:
     with pytest.raises(
         InvalidInputError, match=r"training\.validation\.clips must be less than the 6 clips .* got 6"

@@ -32,7 +32,7 @@ def test_a_line_has_all_numbers_of_a_step(tmp_path: Path) -> None:
     series.add_fixed_loss(0, 3.0)
     series.add(record(1, float("nan")))
     series.add_fixed_loss(1, 2.5)
-    series.add_held_out(1, Losses(2.0, (1.0, float("inf"))))
+    series.add_held_out(1, Losses(2.0, (1.0, float("inf")), 8))
     series.upload()
     assert lines(tmp_path) == [
         {"step": 0, "fixedLoss": 3.0, "time": 12.0},
@@ -48,6 +48,7 @@ def test_a_line_has_all_numbers_of_a_step(tmp_path: Path) -> None:
             "fixedLoss": 2.5,
             "heldOutLoss": 2.0,
             "heldOutBySigma": [1.0, None],
+            "heldOutLevels": 8,
         },
     ]
     assert series.fixed_losses == {0: 3.0, 1: 2.5}

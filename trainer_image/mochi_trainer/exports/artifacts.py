@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mochi_api import layout
+from mochi_api import layout, resolved
 from mochi_api.runfile import RunFile
 from mochi_trainer.exports.card import Artifact, artifact
 from mochi_trainer.exports.conversion import write_diffusers_folder, write_merged
@@ -147,8 +147,16 @@ def metadata(run: RunFile, steps: int) -> dict[str, str]:
         "width": str(run.preprocessing.width),
         "height": str(run.preprocessing.height),
         "fps": str(run.preprocessing.fps),
+        **_sizes(run),
         "run": run.run.uid,
     }
+
+
+def _sizes(run: RunFile) -> dict[str, str]:
+    """The sizes of the clips, where there are several: frames, width and height are those of the samples alone then."""
+    if not run.preprocessing.buckets:
+        return {}
+    return {"sizes": ", ".join(size.label for size in resolved.buckets(run.preprocessing))}
 
 
 def _stored(store: Store, path: Path, key: str) -> Artifact:

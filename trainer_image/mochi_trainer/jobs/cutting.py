@@ -21,10 +21,11 @@ from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectErro
 from mochi_trainer.footage.looking import Looked, cut_and_look, still_and_look
 from mochi_trainer.graph import Made, Unit, ahead, unit_key
 from mochi_trainer.jobs.caption_files import suffix
+from mochi_trainer.jobs.file_kinds import STILLS
 from mochi_trainer.jobs.pieces import STRIP, VIDEO, info_of, label_of, pieces
 from mochi_trainer.jobs.pieces import suffix as file_suffix
 from mochi_trainer.jobs.placing import starts
-from mochi_trainer.jobs.source_clips import STILLS, SourceClip
+from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.units import MAKER
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Store

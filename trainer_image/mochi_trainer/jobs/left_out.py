@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mochi_api import layout
+from mochi_trainer.jobs.caption_files import suffix
+from mochi_trainer.jobs.file_kinds import STILLS
 from mochi_trainer.jobs.finished import Finished
 
 HIDDEN = "hidden"
@@ -58,7 +60,7 @@ def why_no_clip(key: str) -> str | None:
 
 @dataclass(slots=True)
 class LeftOut:
-    """The videos that were left out, by what they are."""
+    """The videos and still images that were left out, by what they are."""
 
     _keys: dict[str, list[str]] = field(default_factory=dict)
 
@@ -70,6 +72,12 @@ class LeftOut:
     def count(self) -> int:
         """How many."""
         return sum(map(len, self._keys.values()))
+
+    def counted(self) -> str:
+        """How many of each kind, such as `3 videos and 2 still images`."""
+        images = sum(suffix(key) in STILLS for keys in self._keys.values() for key in keys)
+        kinds = {"videos": self.count - images, "still images": images}
+        return " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
 
     def words(self) -> str:
         """All of them on one line, with an example of each kind; empty when there are none."""
@@ -84,7 +92,7 @@ class LeftOut:
         counts = {what: len(keys) for what, keys in sorted(self._keys.items())}
         return replace(
             finished,
-            message=f"{finished.message}; {self.count} videos left out: {self.words()}",
+            message=f"{finished.message}; {self.counted()} left out: {self.words()}",
             details={**finished.details, "leftOut": counts},
         )
 

@@ -167,7 +167,7 @@ def _lines(asked: _Asked, found: dict[str, Any]) -> Iterator[str]:
         f"{tokens['text']} text tokens{adapters}"
     )
     if sizes := found.get("sizes"):
-        yield f"the largest of {len(sizes)} sizes; seconds are the mean of {', '.join(sizes)}, each as often"
+        yield f"the largest of {len(sizes)} sizes ({work.place}); seconds are the mean of {', '.join(sizes)}, each as often"
     yield (
         f"{training.steps} steps; in each {work.share} {_plural('clip', work.share)} on each of {work.world} "
         f"{_plural('GPU', work.world)}{f', {work.context} of which share each clip' if work.context > 1 else ''}"

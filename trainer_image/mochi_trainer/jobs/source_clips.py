@@ -10,26 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mochi_api import resolved
 from mochi_api.clips import ClipReason
 from mochi_api.runfile import Locations, RunFile
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DatasetRejectedError
 from mochi_trainer.jobs.caption_files import Captions, stem, suffix
+from mochi_trainer.jobs.file_kinds import CAPTION, CLIPS, OTHER_VIDEO, STILLS
 from mochi_trainer.jobs.left_out import CONVERTED, PICTURE, LeftOut, shown, why_no_clip
 from mochi_trainer.storage import ObjectInfo, Store, open_store
 from mochi_trainer.video.reading import convert_command
 
 log = logging.getLogger(__name__)
 
-CLIPS = frozenset({".mp4", ".mov", ".m4v"})
-OTHER_VIDEO = frozenset(
-    {
-        ".webm", ".mkv", ".avi", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts",
-        ".mxf", ".3gp", ".ogv", ".gif",
-    }
-)  # fmt: skip
-STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-CAPTION = ".txt"
 NAME_LENGTH = 80
 
 
@@ -125,24 +118,25 @@ def _without_converted(videos: Sequence[ObjectInfo], left_out: LeftOut) -> Itera
 def dataset_objects(source: Store, run: RunFile, left_out: LeftOut | None = None) -> Iterator[ObjectInfo]:
     """What lies below the dataset, without what is none of the user's data: results of runs, hidden files, other tools'.
 
-    Videos among it are counted in `left_out`. Raises what the store raises.
+    Videos among it, and still images where the run takes those, are counted in `left_out`. Raises what the store raises.
     """
     results = results_below(source, run.locations, run.s3)
     of_runs: Counter[str] = Counter()
     others = left_out if left_out is not None else LeftOut()
+    wanted = CLIPS | OTHER_VIDEO | (STILLS if resolved.buckets_of_stills(run.preprocessing) else frozenset())
     for info in source.list():
         prefix = next((prefix for prefix in results if info.key.startswith(prefix)), None)
         if prefix is not None:
             of_runs[prefix] += 1
         elif what := why_no_clip(info.key):
-            if suffix(info.key) in CLIPS | OTHER_VIDEO:
+            if suffix(info.key) in wanted:
                 others.add(what, info.key)
         else:
             yield info
     for prefix, count in of_runs.items():
         log.info("%d objects below %s are results of runs: left out", count, source.address(prefix))
     if others.count:
-        log.warning("%d videos below %s are left out: %s", others.count, source.address(), others.words())
+        log.warning("%s below %s are left out: %s", others.counted(), source.address(), others.words())
 
 
 def results_below(source: Store, locations: Locations, s3: S3Spec) -> list[str]:
@@ -159,15 +153,22 @@ def _folder(address: str) -> str:
 
 
 def no_clips(
-    source: Store, objects: Sequence[ObjectInfo], left_out: LeftOut | None = None
+    source: Store, objects: Sequence[ObjectInfo], left_out: LeftOut | None = None, *, stills: bool = False
 ) -> DatasetRejectedError:
-    """The dataset, of which these are all objects but those that were left out, has no video."""
+    """The dataset, of which these are all objects but those that were left out, has no video, and no still image either.
+
+    Without `stills` such images are of no use, which is said where there are some.
+    """
     there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
     if left_out is not None and left_out.count:
-        there = f"{there} but {left_out.count} videos that do not count: {left_out.words()}"
+        there = f"{there} but {left_out.counted()} that do not count: {left_out.words()}"
+    images = sum(suffix(info.key) in STILLS for info in objects)
+    take = (
+        f", or add a size of 1 frame to preprocessing.buckets for the {images} still images" if images else ""
+    )
     return DatasetRejectedError(
-        f"no MP4 or MOV file below {source.address()}: {there}",
-        action="upload clips there or correct dataset.source, and apply again under a new name",
+        f"no MP4 or MOV file{' and no still image' if stills else ''} below {source.address()}: {there}",
+        action=f"upload clips there or correct dataset.source{take}, and apply again under a new name",
     )
 
 

@@ -162,7 +162,9 @@ def _session(
         checkpoints=_checkpoints(store, training),
         saving=writer,
         fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
-        held_out=_evaluation(training, held_out(parts.held_out, names)) if parts.held_out else None,
+        held_out=(lambda levels: _evaluation(training, held_out(parts.held_out, names, levels)))
+        if parts.held_out
+        else None,
         series=series,
         gauges=gauges,
         preemption=preemption,

@@ -64,7 +64,7 @@ def execute(run: RunFile) -> Finished:
     stills = bool(resolved.buckets_of_stills(run.preprocessing))
     clips = source_clips(objects, stills=stills, most=run.dataset.max_clips, left_out=left_out)
     if not clips:
-        raise no_clips(source, objects, left_out)
+        raise no_clips(source, objects, left_out, stills=stills)
     key = _key(clips, run.preprocessing)
     prefix = layout.cache_entry("", "trim", key)
     reuse = run.preprocessing.cache_policy == "Reuse"

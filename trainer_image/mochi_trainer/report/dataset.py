@@ -91,7 +91,7 @@ def sizes(rows: Sequence[ClipRow]) -> dict[str, int]:
 
 
 def left_out(records: Sequence[StageRecord]) -> dict[str, int]:
-    """Videos in the folder that are none of the user's clips: how many of each kind, as a stage has told it."""
+    """Videos and still images in the folder that are none of the user's clips: how many of each kind, as a stage has told it."""
     for record in records:
         told = record.details.get("leftOut")
         if isinstance(told, Mapping):

@@ -80,8 +80,14 @@ def mixed(
     statistics: LatentStatistics,
     sigma_B: Tensor,
     noise: torch.Generator,
+    *,
+    mirrored: bool = False,
 ) -> Example:
-    """The example, on the CPU, at `sigma_B` for latents as the encoder gives them: they are normalised here, before the noise."""
+    """The example, on the CPU, at `sigma_B` for latents as the encoder gives them: they are normalised here, before the noise.
+
+    `mirrored` takes the negative of the noise that is drawn.
+    """
     z = normalise(z_BCTHW.float(), statistics)
-    eps = torch.randn(z.shape, generator=noise)
+    drawn = torch.randn(z.shape, generator=noise)
+    eps = -drawn if mirrored else drawn
     return Example(flow.mix(z, eps, sigma_B), sigma_B, text.features[None], flow.velocity_target(z, eps))

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from mochi_api.resolved import LEAST_LEVELS, levels_a_clip
+from mochi_trainer import sigma_bins
 from mochi_trainer.data import Dataset
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.group import Group
@@ -22,7 +24,6 @@ from mochi_trainer.train.ahead import ahead, together
 from mochi_trainer.train.draws import Example, mixed
 from mochi_trainer.vae import LatentStatistics
 
-SIGMAS = (0.125, 0.375, 0.625, 0.875)
 CLIPS = 4
 """Of the fixed batch."""
 
@@ -31,12 +32,13 @@ class Case(NamedTuple):
     """One forward pass."""
 
     clip: int
-    level: int
-    """Of `SIGMAS`."""
+    sigma: float
     seed: int
     """With `purpose` and `number` that of the noise."""
     purpose: Purpose
     number: int
+    mirrored: bool = False
+    """Whether it is the negative of that noise."""
 
 
 class Losses(NamedTuple):
@@ -45,7 +47,9 @@ class Losses(NamedTuple):
     loss: float
     """Over all noise levels too."""
     by_sigma: tuple[float, ...]
-    """At each of `SIGMAS`."""
+    """In each of `mochi_trainer.sigma_bins`."""
+    levels: int
+    """Noise levels at which each clip was evaluated: losses of one number of them can be compared."""
 
 
 class Evaluation:
@@ -72,7 +76,7 @@ class Evaluation:
         training = model.training
         model.eval()
         count, world = len(self._cases), self._group.data_world
-        own, levels = 0.0, [0.0] * len(SIGMAS)
+        own, bins = 0.0, [0.0] * sigma_bins.BINS
         numbers = [turn * world + self._group.data_rank for turn in range(-(-count // world))]
         cases = [self._cases[number % count] for number in numbers]
         examples = together(ahead(map(self._example, cases), partial(agreed, False)), agreed)
@@ -82,34 +86,47 @@ class Evaluation:
                 PROCESS.moved()
                 if number < count:
                     own += found
-                    levels[case.level] += found
+                    bins[sigma_bins.bin_of(case.sigma)] += found
         finally:
             model.train(training)
         told = count * self._group.context  # by each of the ranks that share a clip
-        total, *sums = self._group.total([own, *levels])
-        return Losses(total / told, tuple(each * len(SIGMAS) / told for each in sums))
+        total, *sums = self._group.total([own, *bins])
+        by_sigma = tuple(each * len(sums) / told for each in sums)
+        return Losses(total / told, by_sigma, len({case.sigma for case in self._cases}))
 
     def _example(self, case: Case) -> Example:
         sample = self._dataset.sample(case.clip)
-        sigma = torch.tensor([SIGMAS[case.level]])
+        sigma = torch.tensor([case.sigma])
         noise = stream(case.seed, case.purpose, step=case.number)
         z = sample.latents.mean[None]
-        return mixed(z, sample.text, self._statistics, sigma, noise)
+        return mixed(z, sample.text, self._statistics, sigma, noise, mirrored=case.mirrored)
 
 
 def fixed_batch(clips: Sequence[int], *, seed: int) -> list[Case]:
     """The first of the clips that are trained on; the noise depends on the run's seed."""
-    pairs = [(clip, level) for clip in clips[:CLIPS] for level in range(len(SIGMAS))]
-    return [Case(clip, level, seed, "validation", index) for index, (clip, level) in enumerate(pairs)]
+    pairs = [(clip, sigma) for clip in clips[:CLIPS] for sigma in middles(LEAST_LEVELS)]
+    return [Case(clip, sigma, seed, "validation", index) for index, (clip, sigma) in enumerate(pairs)]
 
 
-def held_out(clips: Sequence[int], names: Sequence[str]) -> list[Case]:
-    """All of the clips; the noise depends on a clip's name alone, so that runs with the same clips can be compared."""
+def held_out(clips: Sequence[int], names: Sequence[str], levels: int | None = None) -> list[Case]:
+    """All of the clips, each at `levels` noise levels, as many as their number allows unless given.
+
+    The noise depends on a clip's name alone, so that runs with the same clips can be compared. With more than the least
+    levels every second one has the negative of the noise of the one before: what one direction of the noise adds to the
+    difference of two checkpoints, the other takes away.
+    """
+    sigmas = middles(levels_a_clip(len(clips)) if levels is None else levels)
+    together = 1 if len(sigmas) <= LEAST_LEVELS else 2
     return [
-        Case(clip, level, _number(names[clip]), "held-out", level)
+        Case(clip, sigma, _number(names[clip]), "held-out", index // together, index % together == 1)
         for clip in clips
-        for level in range(len(SIGMAS))
+        for index, sigma in enumerate(sigmas)
     ]
+
+
+def middles(count: int) -> tuple[float, ...]:
+    """The middles of so many equal parts of the noise levels from 0 to 1."""
+    return tuple((part + 0.5) / count for part in range(count))
 
 
 def _number(name: str) -> int:

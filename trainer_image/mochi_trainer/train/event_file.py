@@ -14,7 +14,7 @@ from typing import Any
 _POLYNOMIAL = 0x82F63B78
 """Of CRC-32C, bits reversed."""
 _MASK = 0xA282EAD8
-_BESIDES = ("step", "time", "checkpoint")
+_BESIDES = ("step", "time", "checkpoint", "heldOutLevels")
 """Fields of a line that are no value of its step."""
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mochi_api import layout
+from mochi_api.resolved import LEAST_LEVELS
 from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError
 from mochi_trainer.storage import Store
 from mochi_trainer.train.evaluation import Losses
@@ -31,8 +32,9 @@ class Series:
 
     A line has `step`, `loss`, `lr`, `gradNorm`, `stepSeconds`, `dataSeconds` (of these, for which rank 0 waited for its
     clips), `lossBySigma` (a list, of `mochi_trainer.sigma_bins`), `time` (Unix seconds) and, where they were evaluated,
-    `fixedLoss`, `heldOutLoss` and `heldOutBySigma`, with `checkpoint: true` where the state was saved then; step 0 has only the latter. null stands for a number that is not finite,
-    or not there.
+    `fixedLoss`, `heldOutLoss`, `heldOutBySigma` and `heldOutLevels` (noise levels of each of these clips), with
+    `checkpoint: true` where the state was saved then; step 0 has only the latter. null stands for a number that is not
+    finite, or not there.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Series:
             step,
             heldOutLoss=_finite(losses.loss),
             heldOutBySigma=[_finite(loss) for loss in losses.by_sigma],
+            heldOutLevels=losses.levels,
             time=round(self._clock(), 3),
         )
 
@@ -106,6 +109,12 @@ class Series:
         """The loss of the clips that are held out by step, in order, where it is finite."""
         lines = sorted(self._lines.items())
         return {step: line["heldOutLoss"] for step, line in lines if line.get("heldOutLoss") is not None}
+
+    @property
+    def held_out_levels(self) -> int | None:
+        """Noise levels at which each of these clips was last evaluated; None before the first evaluation."""
+        found = [line for _, line in sorted(self._lines.items()) if "heldOutLoss" in line]
+        return found[-1].get("heldOutLevels", LEAST_LEVELS) if found else None
 
     @property
     def fixed_losses(self) -> dict[int, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -47,8 +47,8 @@ class Session:
     checkpoints: Checkpoints
     saving: Saving
     fixed: Evaluation
-    held_out: Evaluation | None
-    """Of the clips that are held out, if any are."""
+    held_out: Callable[[int | None], Evaluation] | None
+    """Of the clips that are held out, if any are, at so many noise levels each, or as many as is usual."""
     series: Series
     gauges: Gauges
     preemption: Preemption
@@ -61,6 +61,7 @@ class Session:
     best: Best | None = None
     """The complete checkpoint with the lowest loss of the held out clips, as far as there are any."""
     overfits_from: int | None = None
+    _held_out: Evaluation | None = field(default=None, init=False)
     _complete: set[int] = field(default_factory=set, init=False)
     """Steps of the complete checkpoints that were not lost."""
     _held_step: int = field(default=0, init=False)
@@ -78,6 +79,10 @@ class Session:
         """Train to the last step; it is saved in the end. Raises PreemptedError once the step at hand is saved."""
         with self.preemption.at_once():
             self._resume()
+        if (
+            self.held_out is not None
+        ):  # as this run began, or the one that it goes on from: else no two losses compare
+            self._held_out = self.held_out(self.series.held_out_levels)
         self._stop_if_asked()
         self.movement.doing("training")
         with self._until_no_longer():
@@ -198,17 +203,17 @@ class Session:
         loss = self._losses(self.fixed).loss
         self.series.add_fixed_loss(step, loss)
         log.info("loss of the fixed batch after step %d: %.5f", step, loss)
-        if self.held_out is not None:
+        if self._held_out is not None:
             self._validate(step)
 
     def _validates(self, step: int) -> bool:
         """Whether the clips that are held out are evaluated after this step, which has no checkpoint."""
         every = self.training.spec.validation.every_steps
-        return self.held_out is not None and every is not None and step % every == 0
+        return self._held_out is not None and every is not None and step % every == 0
 
     def _validate(self, step: int) -> None:
-        assert self.held_out is not None
-        losses = self._losses(self.held_out)
+        assert self._held_out is not None
+        losses = self._losses(self._held_out)
         self.series.add_held_out(step, losses)
         self.gauges.validated(losses)
         log.info("loss of the clips that are held out after step %d: %.5f", step, losses.loss)

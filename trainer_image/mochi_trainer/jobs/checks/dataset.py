@@ -31,13 +31,13 @@ class Listing:
     whole: bool
     """False when there was no time for the rest."""
     left_out: LeftOut
-    """Videos that are none of the user's clips."""
+    """Videos and still images that are none of the user's clips."""
 
     def clips(self, run: RunFile) -> list[SourceClip]:
         """The clips, of a listing that was cut off without those whose caption may still come."""
         found = source_clips(
             self.objects,
-            stills=bool(resolved.buckets_of_stills(run.preprocessing)),
+            stills=_stills(run),
             most=run.dataset.max_clips,
             left_out=self.left_out,
         )
@@ -45,6 +45,11 @@ class Listing:
             return found
         last = self.objects[-1].key.encode()
         return [clip for clip in found if clip.caption or clip.caption_key.encode() < last]
+
+
+def _stills(run: RunFile) -> bool:
+    """Whether still images count."""
+    return bool(resolved.buckets_of_stills(run.preprocessing))
 
 
 def check_dataset(places: Places, findings: Findings) -> None:
@@ -65,7 +70,7 @@ def check_dataset(places: Places, findings: Findings) -> None:
             f"{places.limits.listing_seconds:.0f} s, the others are unknown"
         )
     if listing.left_out.count:
-        findings.warnings.append(f"{listing.left_out.count} videos are left out: {listing.left_out.words()}")
+        findings.warnings.append(f"{listing.left_out.counted()} are left out: {listing.left_out.words()}")
     if clips or listing.whole:
         with places.asking(address, findings, "the clips"):
             _check_clips(places, source, listing, clips, findings)
@@ -88,7 +93,7 @@ def _check_clips(
 ) -> None:
     spec = places.run.preprocessing
     if not clips:
-        raise no_clips(source, listing.objects, listing.left_out)
+        raise no_clips(source, listing.objects, listing.left_out, stills=_stills(places.run))
     read = with_captions(source, clips, places.limits.captions_seconds)
     usable: Sequence[SourceClip] = read
     with findings.problem("the captions"):
