@@ -31,6 +31,7 @@ from mochi_trainer.video import (
     presentation,
     reading,
     upright_size,
+    window_of,
     write_mp4,
 )
 
@@ -144,7 +145,10 @@ def _small(clip: Opened, times: list[float], sparse: _Sparse | None, scale: int)
                 continue
             times.append(seconds)
             if sparse is not None and sparse.wants():
-                sparse.hold(_scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale)))
+                held = _scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale))
+                sparse.hold(
+                    window_of(clip.description.aperture, frame.width, frame.height).apply(held, scale)
+                )
             yield _scaled(frame, WIDTH, HEIGHT)
 
 
@@ -185,7 +189,7 @@ def stills(path: Path, count: int, limits: Limits = FILM) -> Frames:
     with opened(path, limits) as clip:
         width, height = _size(clip)
     with opened(path, limits) as clip, clip_errors("cannot be decoded"):
-        renderer = Renderer(width, height, clip.pixel_aspect, clip.converter())
+        renderer = Renderer(width, height, clip.pixel_aspect, clip.converter(), clip.description.aperture)
         for _, frame in _timed(clip):
             if sparse.wants():
                 sparse.hold(renderer.picture(frame))
@@ -199,7 +203,7 @@ def _size(clip: Opened) -> tuple[int, int]:
         first = next(_timed(clip), None)
     if first is None:
         raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
-    sides = upright_size(first[1], clip.pixel_aspect)
+    sides = upright_size(first[1], clip.pixel_aspect, clip.description.aperture)
     scale = min(1.0, FULL_LINES / min(sides))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in sides)
     return width, height

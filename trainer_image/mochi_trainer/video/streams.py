@@ -16,6 +16,7 @@ from av.stream import Disposition
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
+from mochi_trainer.video.descriptions import Description
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
@@ -70,14 +71,27 @@ class Opened:
         return self.header.cut_off
 
     @property
+    def description(self) -> Description:
+        """What the container says of its pictures."""
+        return self.header.track(self.stream.id).description
+
+    @property
     def pixel_aspect(self) -> float:
-        """Width of a pixel over its height; 1 where the file says nothing or nonsense."""
+        """Width of a pixel over its height; 1 where the file says nothing or nonsense.
+
+        libav takes it from the sizes of track and pictures where that is all there is; a track is as large as what is shown.
+        """
         aspect = float(self.stream.sample_aspect_ratio or 1)
+        aperture, square = self.description.aperture, self.description.square
+        if aperture is not None and square and self.header.track(self.stream.id).scaled:
+            width, height = self.stream.codec_context.width, self.stream.codec_context.height
+            if (shown := aperture.window(width, height)) is not None:
+                aspect *= width * shown.height / (height * shown.width)
         return aspect if 0.1 <= aspect <= 10 else 1.0
 
     def converter(self) -> Converter:
         """Of its frames."""
-        return Converter(self.header.track(self.stream.id).chroma)
+        return Converter(self.description.chroma)
 
     def probe(self) -> Probe:
         """What the file says of its video."""
