@@ -17,8 +17,8 @@ GREY, COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6
 """Colour types of PNG."""
 
 FULL = 0xFFFF
-Opacity = NDArray[np.uint16]
-"""(H, W), 0 to `FULL`."""
+Opacity = NDArray[Any]
+"""(H, W) of 16 bits, 0 to `FULL`."""
 
 
 class Form(NamedTuple):
@@ -50,25 +50,26 @@ def opacity(path: Path, image: Image.Image) -> Opacity | None:
 def _transparent(path: Path, image: Image.Image, form: Form) -> NDArray[np.bool_]:
     """Where a PNG has the colour that stands for nothing."""
     top = (1 << form.depth) - 1
-    colour = np.atleast_1d(image.info["transparency"]).astype(np.int64)
-    if form.depth == 1:  # given as 0 or 255 already
-        return np.asarray(image.convert("L")) == colour
-    pixels = np.asarray(image).astype(np.int64)
-    if form.depth == 16:
-        pixels = _deep(path, image, form).astype(np.int64) if form.colour == COLOUR else pixels
-    else:
-        pixels //= 255 // top
-    same: NDArray[np.bool_] = pixels.reshape(*pixels.shape[:2], -1) == (colour & top)
-    return same.all(axis=-1)
+    colour = np.atleast_1d(image.info["transparency"]).astype(np.int64) & top
+    pixels: NDArray[Any] = np.asarray(image)
+    if form.depth == 1:  # 0 or 255 in what Pillow tells of it, too
+        colour = colour & 1
+    elif form.depth < 8:
+        colour = colour * (255 // top)
+    elif form.depth == 16 and form.colour == COLOUR:
+        pixels = _deep(path, image, form)
+    found = np.ones(pixels.shape[:2], bool)
+    for number, value in enumerate(colour):
+        found &= np.atleast_3d(pixels)[..., number] == value
+    return found
 
 
-def _deep(path: Path, image: Image.Image, form: Form) -> NDArray[np.uint16]:
+def _deep(path: Path, image: Image.Image, form: Form) -> NDArray[Any]:
     """All 16 bits (H, W, C): Pillow's own reading has the upper ones, so the lower ones are read too."""
     if form.colour == GREY_ALPHA:
-        both = _read_as(path, "RGBA").astype(np.uint16)  # its four bytes for each pixel, as they are
-        return both[..., ::2] << 8 | both[..., 1::2]
+        return np.ascontiguousarray(_read_as(path, "RGBA")).view(">u2")  # four bytes of each pixel as they are
     mode = "RGB" if form.colour == COLOUR else "RGBA"
-    return np.asarray(image).astype(np.uint16) << 8 | _read_as(path, f"{mode};16L")
+    return np.stack([_read_as(path, f"{mode};16L"), np.asarray(image)], axis=-1).view("<u2")[..., 0]
 
 
 def _read_as(path: Path, raw: str) -> NDArray[Any]:
@@ -81,5 +82,8 @@ def _read_as(path: Path, raw: str) -> NDArray[Any]:
 
 def on_black(picture: NDArray[np.uint8], opaque: Opacity) -> NDArray[np.uint8]:
     """(H, W, 3): each number times its opacity, rounded once."""
-    product = picture.astype(np.uint32) * opaque[..., None]
-    return ((product + FULL // 2) // FULL).astype(np.uint8)
+    shown = np.empty_like(picture)
+    for number in range(picture.shape[-1]):
+        product = picture[..., number].astype(np.uint32) * opaque
+        shown[..., number] = (product + FULL // 2) // FULL
+    return shown
