@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from mochi_trainer.video.aperture import Aperture
 from mochi_trainer.video.boxes import children
@@ -16,7 +17,7 @@ from mochi_trainer.video.boxes import children
 ENTRY = 94
 """Where the boxes inside the first sample description of a video begin."""
 
-DOLBY_VISION = (b"dvcC", b"dvvC", b"dvwC")
+DOLBY_VISION_BOXES = (b"dvcC", b"dvvC", b"dvwC")
 CLAP = struct.Struct(">IIIIiIiI")
 
 
@@ -30,6 +31,25 @@ class Fields(StrEnum):
     TOP_FIRST = "tff"
     BOTTOM_FIRST = "bff"
     IN_SOME_ORDER = "auto"
+
+
+class DolbyVision(NamedTuple):
+    """What a track says of its Dolby Vision."""
+
+    profile: int
+    compatible: int
+    """What a decoder without Dolby Vision may take the pictures for: 1 HDR10, 2 SDR, 4 HLG, 6 HDR10 of a disc; 0 nothing."""
+
+    base: bool
+    """Whether the track has pictures, or only what is added to those of another one."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether the pictures are what their tags say; in profile 5, and its likes in AV1 and MV-HEVC, they are IPT-PQ-c2.
+
+        Early files of other profiles say 0 too, where the number was not yet known.
+        """
+        return self.profile != 5 and (self.compatible != 0 or self.profile not in {10, 20})
 
 
 ORDERS = {1: Fields.TOP_FIRST, 9: Fields.TOP_FIRST, 6: Fields.BOTTOM_FIRST, 14: Fields.BOTTOM_FIRST}
@@ -50,8 +70,7 @@ class Description:
     """Nothing is said of the shape of a pixel (`pasp`)."""
 
     fields: Fields = Fields.UNTOLD
-    dolby_vision: int | None = None
-    """Profile, where the pictures are those of Dolby Vision."""
+    dolby_vision: DolbyVision | None = None
 
 
 def read_description(codec: str, stsd: memoryview) -> Description:
@@ -63,7 +82,7 @@ def read_description(codec: str, stsd: memoryview) -> Description:
         aperture=_aperture(inside.get(b"clap", nothing)),
         square=b"pasp" not in inside,
         fields=_fields(inside.get(b"fiel", nothing)),
-        dolby_vision=next((_profile(inside[kind]) for kind in DOLBY_VISION if kind in inside), None),
+        dolby_vision=next((_dolby(inside[kind]) for kind in DOLBY_VISION_BOXES if kind in inside), None),
     )
 
 
@@ -87,6 +106,9 @@ def _fields(fiel: memoryview) -> Fields:
     return Fields.NONE if fiel[0] == 1 else ORDERS.get(fiel[1], Fields.IN_SOME_ORDER)
 
 
-def _profile(configuration: memoryview) -> int | None:
-    """Behind two bytes of version, seven bits."""
-    return configuration[2] >> 1 if len(configuration) > 2 else None
+def _dolby(configuration: memoryview) -> DolbyVision | None:
+    """Behind two bytes of version: 7 bits of profile, 6 of level, a bit each for metadata, enhancement, base; 4 of what fits."""
+    if len(configuration) < 5:
+        return None
+    numbers = int.from_bytes(configuration[2:5], "big")
+    return DolbyVision(numbers >> 17, numbers >> 4 & 15, bool(numbers >> 8 & 1))

@@ -155,7 +155,21 @@ def _best(container: Any, header: Header) -> Any:
     usable = [stream for stream in videos if stream.codec_context is not None]
     if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0].id).codec)
-    return max(usable, key=_rank)
+    chosen = max(usable, key=lambda stream: (_has_pictures(stream, header), *_rank(stream)))
+    dolby = header.track(chosen.id).description.dolby_vision
+    if dolby is not None and not dolby.readable:
+        raise ClipError(
+            f"its pictures are in Dolby Vision's own colours (profile {dolby.profile}, IPT-PQ-c2), which are not "
+            "converted; export the clip as BT.709, HDR10 or HLG from its source",
+            ClipReason.UNSUPPORTED,
+        )
+    return chosen
+
+
+def _has_pictures(stream: Any, header: Header) -> bool:
+    """Not only what Dolby Vision adds to those of another track."""
+    dolby = header.track(stream.id).description.dolby_vision
+    return dolby is None or dolby.base
 
 
 def _rank(stream: Any) -> tuple[bool, bool, int, int]:
