@@ -26,8 +26,8 @@ from devcluster.agent.volumes import (
 
 log = logging.getLogger(__name__)
 ROOT = 0
-VOLUME_REFRESH = 600.0
-"""Seconds between renewals of tokens and mounted ConfigMaps."""
+VOLUME_REFRESH = 60.0
+"""Seconds between renewals of tokens and of mounted ConfigMaps and Secrets, as a kubelet has it (`syncFrequency`)."""
 
 
 @dataclass(slots=True)

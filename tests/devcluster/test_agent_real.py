@@ -22,6 +22,9 @@ from tests.devcluster.running import processes_of
 
 pytestmark = pytest.mark.e2e
 
+RENEWAL = 150.0
+"""Seconds for which a trainer whose token has expired waits for a renewed Secret."""
+
 
 @pytest.fixture(autouse=True, scope="module")
 def programs() -> None:
@@ -366,6 +369,31 @@ def test_a_projected_label_file_follows_the_label(namespace: Namespace) -> None:
     namespace.wait_phase("labels", "Running")
     namespace.kubectl("label", "--overwrite", "pod", "labels", "colour=green")
     assert ended(namespace.wait_phase("labels", "Succeeded", "Failed"))["exitCode"] == 0
+
+
+def over(namespace: Namespace, name: str) -> dict[str, Any] | None:
+    item = namespace.pod(name)
+    return item if item and item["status"].get("phase") in {"Succeeded", "Failed"} else None
+
+
+def test_a_mounted_secret_that_is_renewed_is_seen_by_the_pod(namespace: Namespace) -> None:
+    """Within the time for which a kubelet would let it wait, without a restart; the new files come all at once."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}}
+    namespace.apply({**secret, "stringData": {"user": "old", "word": "old"}})
+    namespace.apply(
+        pod(
+            "reader",
+            "until grep -q new /keys/user; do sleep 0.1; done; exec cat /keys/word",
+            container={"volumeMounts": [{"name": "keys", "mountPath": "/keys"}]},
+            volumes=[{"name": "keys", "secret": {"secretName": "keys"}}],
+        )
+    )
+    namespace.wait_phase("reader", "Running")
+    namespace.apply({**secret, "stringData": {"user": "new", "word": "new"}})
+    reader = namespace.wait("the pod sees its new keys", lambda: over(namespace, "reader"), RENEWAL)
+    assert ended(reader)["exitCode"] == 0
+    assert reader["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert namespace.kubectl("logs", "reader").strip() == "new"
 
 
 def lease_renewal(namespace: Namespace, node: str) -> str:

@@ -90,16 +90,16 @@ class FaultProxy(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: S3Spec, rule: Rule, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, upstream: S3Spec, rule: Rule, tls: ssl.SSLContext | None, host: str) -> None:
         self.upstream, self.rule = urlsplit(upstream.endpoint), rule
         self.seen: list[Request] = []
         self._counts: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, 0), _Handler)
         scheme = "http" if tls is None else "https"
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-        self.spec = upstream.model_copy(update={"endpoint": f"{scheme}://127.0.0.1:{self.server_port}"})
+        self.spec = upstream.model_copy(update={"endpoint": f"{scheme}://{host}:{self.server_port}"})
 
     def noted(self, handler: BaseHTTPRequestHandler) -> Request:
         """The request of a handler, counted."""
@@ -209,9 +209,11 @@ def _next(answer: http.client.HTTPResponse, whole: bytes, size: float) -> bytes:
 
 
 @contextmanager
-def fault_proxy(upstream: S3Spec, rule: Rule, *, tls: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
-    """Such a proxy for the length of the block."""
-    proxy = FaultProxy(upstream, rule, tls)
+def fault_proxy(
+    upstream: S3Spec, rule: Rule, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[FaultProxy]:
+    """Such a proxy for the length of the block, at a port of an address of this machine."""
+    proxy = FaultProxy(upstream, rule, tls, host)
     thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.errors import ClipError
-from mochi_trainer.footage.passes import changes_of_shot, overview, stills, write_part
+from mochi_trainer.footage.passes import changes_of_shot, overview, parts_of_film, stills, write_part
 from mochi_trainer.footage.segments import Stretch
 from mochi_trainer.video import Limits, Probe, Readers, encode_mp4, probe, read_frames, shown_frames
+from tests.bench.long_film import long_film
 from tests.trainer.footage.material import BIKES_CUTS, bundled, decoded
 from tests.trainer.video.clips import patched, turn_clockwise, with_edits, write_clip
 from tests.trainer.video.jobs_of_readers import modules
@@ -168,6 +170,23 @@ def test_a_worker_that_looks_for_changes_of_shot_does_without_torch_and_credenti
     with Readers(1) as readers:
         readers.run(changes_of_shot, bundled("bikes.mp4"), Limits())
         assert not {"torch", "boto3", "mochi_trainer.storage"} & set(readers.run(modules))
+
+
+def test_a_film_that_is_looked_at_in_parts_has_the_same_changes(tmp_path: Path) -> None:
+    """Shots of four seconds: each hard cut is found once, also beside where parts meet, at whatever frame that is."""
+    path = long_film(tmp_path / "film.mp4", 40)
+    whole = changes_of_shot(path, Limits())
+    assert [change.start for change in whole] == pytest.approx(
+        [4 * number for number in range(1, 10)], abs=0.01
+    )
+    parts = [Stretch(0, 12.02), Stretch(12.02, 27.96), Stretch(27.96, math.inf)]
+    assert [change for part in parts for change in changes_of_shot(path, Limits(), part)] == list(whole)
+
+
+def test_a_film_is_divided_into_parts_that_the_limits_of_a_clip_allow() -> None:
+    assert parts_of_film(0) == parts_of_film(119.9) == [Stretch(0, math.inf)]
+    assert parts_of_film(250) == [Stretch(0, 120), Stretch(120, 240), Stretch(240, math.inf)]
+    assert len(parts_of_film(4 * 3600)) == 120
 
 
 def test_the_changes_of_shot_do_not_depend_on_where_they_are_looked_for() -> None:

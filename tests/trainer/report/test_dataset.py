@@ -126,6 +126,20 @@ def test_what_an_earlier_version_left_behind_is_shown_without_what_it_did_not_wr
     assert "as the message of each clip says" in text
 
 
+def test_what_does_not_count_and_what_cannot_be_read_is_told(stores, tmp_path: Path) -> None:
+    details = {
+        "leftOut": {"hidden": 2},
+        "unlisted": {"linked to nothing": 3, "without permission to be read": 1},
+    }
+    rows = _trimmed(stores, [_clip("a")], details, [])
+    contents = Contents(
+        run=run_file(tmp_path), address="a", cache="b", records=read_records(stores[0]), clips=rows
+    )
+    text = page(contents, now=datetime(2026, 1, 1, tzinfo=UTC))
+    assert "Videos in the folder that do not count: 2 hidden." in text
+    assert "cannot be read: 3 linked to nothing, 1 without permission to be read." in text
+
+
 @pytest.mark.parametrize(
     "odd",
     [

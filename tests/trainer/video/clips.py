@@ -122,3 +122,25 @@ def with_edits(path: Path, entries: list[tuple[int, int | None, float]]) -> Path
         struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(edits) - before)
     path.write_bytes(data)
     return path
+
+
+def in_description(path: Path, *boxes: bytes) -> Path:
+    """Add boxes to the sample description of the first track; of a kind that is there already, the old one goes."""
+    data = bytearray(path.read_bytes())
+    assert data.index(b"mdat") < data.index(b"moov"), "the offsets of chunks do not move"
+    entry = data.index(b"stsd") + 12
+    size = struct.unpack_from(">I", data, entry)[0]
+    for added in boxes:
+        old = data.find(added[4:8], entry, entry + size)
+        if old > 0:
+            data[old : old + 4] = b"free"
+    inside = b"".join(boxes)
+    data[entry + size : entry + size] = inside
+    places = [
+        entry,
+        *(data.index(kind) - 4 for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")),
+    ]
+    for place in places:
+        struct.pack_into(">I", data, place, struct.unpack_from(">I", data, place)[0] + len(inside))
+    path.write_bytes(data)
+    return path

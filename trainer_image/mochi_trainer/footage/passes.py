@@ -7,6 +7,7 @@ one stretch, whatever the length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.footage.cuts import cuts
+from mochi_trainer.footage.cuts import OVERLAP, cuts
 from mochi_trainer.footage.likeness import HEIGHT, WIDTH, Frames
 from mochi_trainer.footage.quality import Warned, picture_warnings
 from mochi_trainer.footage.segments import Stretch
@@ -31,11 +32,21 @@ from mochi_trainer.video import (
     presentation,
     reading,
     upright_size,
+    window_of,
     write_mp4,
 )
 
 LONGEST_GAP = 1 / 31
 """Seconds between two pictures of the low pass at least: material of 50 and 60 a second is halved."""
+
+PART = 120.0
+"""Seconds of film that are looked at in one call of a reader: even 4K that is decoded ten times slower than it plays is done
+within the limits of a clip, and the stage moves meanwhile."""
+
+MARGIN = 2 * OVERLAP * LONGEST_GAP
+"""Seconds of film that are looked at on both sides of a part."""
+
+WHOLE = Stretch(0.0, math.inf)
 
 LINES = 360
 """Of the pictures that are looked at for warnings; they are made smaller by a whole number."""
@@ -115,15 +126,33 @@ def overview(path: Path, limits: Limits = FILM) -> Overview:
         )
 
 
-def changes_of_shot(path: Path, limits: Limits) -> tuple[Stretch, ...]:
-    """The changes of shot of a whole file, in seconds from its first picture; raise ClipError as `overview` does."""
+def changes_of_shot(path: Path, limits: Limits, part: Stretch | None = None) -> tuple[Stretch, ...]:
+    """The changes of shot of a whole file, in seconds from its first picture; raise ClipError as `overview` does.
+
+    With `part` those that begin in it; as much of the film as a change may need is looked at on both sides.
+    """
+    if part is None:
+        with opened(path, limits) as clip:
+            return _changes(clip, [], None, 1)
+    around = Stretch(max(0.0, part.start - MARGIN), part.end + MARGIN)
     with opened(path, limits) as clip:
-        return _changes(clip, [], None, 1)
+        found = _changes(clip, [], None, 1, around)
+    return tuple(change for change in found if part.start <= change.start < part.end)
 
 
-def _changes(clip: Opened, times: list[float], sparse: _Sparse | None, scale: int) -> tuple[Stretch, ...]:
+def parts_of_film(seconds: float) -> list[Stretch]:
+    """A film in parts, each of which can be looked at within the limits of one clip; the last one is open at its end."""
+    count = max(1, math.ceil(seconds / PART))
+    return [Stretch(number * PART, (number + 1) * PART) for number in range(count - 1)] + [
+        Stretch((count - 1) * PART, math.inf)
+    ]
+
+
+def _changes(
+    clip: Opened, times: list[float], sparse: _Sparse | None, scale: int, around: Stretch = WHOLE
+) -> tuple[Stretch, ...]:
     """Changes of shot; times of the pictures looked at, and some larger ones, are left in `times` and `sparse`."""
-    found = list(cuts(_small(clip, times, sparse, scale)))
+    found = list(cuts(_small(clip, times, sparse, scale, around)))
     if clip.cut_off:  # decoders take that for the end of the film
         raise ClipError(clip.cut_off, ClipReason.CORRUPT)
     if not times:
@@ -133,26 +162,33 @@ def _changes(clip: Opened, times: list[float], sparse: _Sparse | None, scale: in
 
 
 def _end(times: list[float]) -> float:
-    return times[-1] + times[-1] / max(1, len(times) - 1)
+    return times[-1] + (times[-1] - times[0]) / max(1, len(times) - 1)
 
 
-def _small(clip: Opened, times: list[float], sparse: _Sparse | None, scale: int) -> Iterator[Frames]:
+def _small(
+    clip: Opened, times: list[float], sparse: _Sparse | None, scale: int, around: Stretch
+) -> Iterator[Frames]:
     """Small pictures for `cuts`."""
     with clip_errors("cannot be decoded"):
-        for seconds, frame in _timed(clip):
+        for seconds, frame in _timed(clip, around.start):
+            if seconds >= around.end:
+                return
             if times and seconds - times[-1] < LONGEST_GAP * 0.99:
                 continue
             times.append(seconds)
             if sparse is not None and sparse.wants():
-                sparse.hold(_scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale)))
+                held = _scaled(frame, max(1, frame.width // scale), max(1, frame.height // scale))
+                sparse.hold(
+                    window_of(clip.description.aperture, frame.width, frame.height).apply(held, scale)
+                )
             yield _scaled(frame, WIDTH, HEIGHT)
 
 
-def _timed(clip: Opened) -> Iterator[tuple[float, Any]]:
-    """(seconds from the first picture, frame) of all frames in the order of time."""
-    shown, zero = presentation(clip)
+def _timed(clip: Opened, start: float = 0.0) -> Iterator[tuple[float, Any]]:
+    """(seconds from the first picture, frame) of all frames in the order of time, from the one on screen at `start` on."""
+    shown, zero = presentation(clip, start=start)
     for timed in shown:
-        yield float(timed.seconds) - zero, timed.frame
+        yield float(timed.seconds) - zero + start, timed.frame
 
 
 def _scaled(frame: Any, width: int, height: int) -> Frames:
@@ -185,7 +221,7 @@ def stills(path: Path, count: int, limits: Limits = FILM) -> Frames:
     with opened(path, limits) as clip:
         width, height = _size(clip)
     with opened(path, limits) as clip, clip_errors("cannot be decoded"):
-        renderer = Renderer(width, height, clip.pixel_aspect, clip.converter())
+        renderer = Renderer(width, height, clip.pixel_aspect, clip.converter(), clip.description.aperture)
         for _, frame in _timed(clip):
             if sparse.wants():
                 sparse.hold(renderer.picture(frame))
@@ -199,7 +235,7 @@ def _size(clip: Opened) -> tuple[int, int]:
         first = next(_timed(clip), None)
     if first is None:
         raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
-    sides = upright_size(first[1], clip.pixel_aspect)
+    sides = upright_size(first[1], clip.pixel_aspect, clip.description.aperture)
     scale = min(1.0, FULL_LINES / min(sides))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in sides)
     return width, height

@@ -60,18 +60,23 @@ def why_no_clip(key: str) -> str | None:
 
 @dataclass(slots=True)
 class LeftOut:
-    """The videos and still images that were left out, by what they are."""
+    """The videos and still images that were left out, and files and folders that could not be looked into, by what they are."""
 
     _keys: dict[str, list[str]] = field(default_factory=dict)
+    _unlisted: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, key: str) -> None:
-        """Count one."""
+        """Count a video or a still image."""
         self._keys.setdefault(what, []).append(key)
+
+    def add_unlisted(self, what: str, key: str) -> None:
+        """Count a file, or a folder with whatever it has, that cannot be read."""
+        self._unlisted.setdefault(what, []).append(key)
 
     @property
     def count(self) -> int:
-        """How many."""
-        return sum(map(len, self._keys.values()))
+        """How many videos and still images."""
+        return _count(self._keys)
 
     def counted(self) -> str:
         """How many of each kind, such as `3 videos and 2 still images`."""
@@ -81,20 +86,44 @@ class LeftOut:
 
     def words(self) -> str:
         """All of them on one line, with an example of each kind; empty when there are none."""
-        return ", ".join(
-            f"{len(keys)} {what} (such as {shown(keys[0])})" for what, keys in sorted(self._keys.items())
-        )
+        return _words(self._keys)
+
+    def unread(self) -> list[str]:
+        """A sentence of what cannot be read, with an example of each kind; none of nothing."""
+        if not self._unlisted:
+            return []
+        return [f"{_count(self._unlisted)} files or folders cannot be read: {_words(self._unlisted)}"]
+
+    def told(self) -> list[str]:
+        """A sentence of the videos and still images, and one of what cannot be read."""
+        others = [f"{self.counted()} are left out: {self.words()}"] if self._keys else []
+        return [*others, *self.unread()]
 
     def told_by(self, finished: Finished) -> Finished:
-        """The end of the stage with them in its message, and as `leftOut` (kind, count) in its details."""
-        if not self._keys:
+        """The end of the stage with them in its message, and in its details as `leftOut` and `unlisted` (kind, count)."""
+        told = [sentence.replace(" are left out", " left out") for sentence in self.told()]
+        if not told:
             return finished
-        counts = {what: len(keys) for what, keys in sorted(self._keys.items())}
+        details = {"leftOut": _counts(self._keys), "unlisted": _counts(self._unlisted)}
         return replace(
             finished,
-            message=f"{finished.message}; {self.counted()} left out: {self.words()}",
-            details={**finished.details, "leftOut": counts},
+            message="; ".join([finished.message, *told]),
+            details={**finished.details, **{name: counts for name, counts in details.items() if counts}},
         )
+
+
+def _count(keys: Mapping[str, list[str]]) -> int:
+    return sum(map(len, keys.values()))
+
+
+def _counts(keys: Mapping[str, list[str]]) -> dict[str, int]:
+    return {what: len(those) for what, those in sorted(keys.items())}
+
+
+def _words(keys: Mapping[str, list[str]]) -> str:
+    return ", ".join(
+        f"{len(those)} {what} (such as {shown(those[0])})" for what, those in sorted(keys.items())
+    )
 
 
 SHOWN = 120

@@ -8,8 +8,9 @@ from pathlib import Path
 from mochi_api.clips import ClipReason
 from mochi_api.resolved import Segments
 from mochi_trainer.errors import ClipError
-from mochi_trainer.footage.passes import changes_of_shot
+from mochi_trainer.footage.passes import changes_of_shot, parts_of_film
 from mochi_trainer.footage.segments import Stretch, even_starts, shot_frames, shot_starts
+from mochi_trainer.movement import PROCESS
 from mochi_trainer.video import Cut, Limits, Readers, shown_frames
 
 
@@ -27,12 +28,21 @@ def starts(path: Path, cut: Cut, segments: Segments, readers: Readers, limits: L
     if segments.select == "Even":
         firsts = even_starts(there, kept=cut.frames, most=segments.most)
     else:
-        changes = readers.run(changes_of_shot, path, limits)
+        changes = _changes(path, cut.start_seconds + there / cut.fps, readers, limits)
         shots = shot_frames(changes, there, fps=cut.fps, start=cut.start_seconds)
         firsts = shot_starts(shots, kept=cut.frames, most=segments.most)
         if not firsts:
             raise _no_shot(shots, cut)
     return [cut.start_seconds + first / cut.fps for first in firsts]
+
+
+def _changes(path: Path, seconds: float, readers: Readers, limits: Limits) -> list[Stretch]:
+    """The changes of shot, part by part, so that a film of hours has the time that it needs and a part that hangs does not."""
+    found: list[Stretch] = []
+    for part in parts_of_film(seconds):
+        found += readers.run(changes_of_shot, path, limits, part)
+        PROCESS.moved()
+    return found
 
 
 def _no_shot(shots: Sequence[Stretch], cut: Cut) -> ClipError:

@@ -118,7 +118,8 @@ def _without_converted(videos: Sequence[ObjectInfo], left_out: LeftOut) -> Itera
 def dataset_objects(source: Store, run: RunFile, left_out: LeftOut | None = None) -> Iterator[ObjectInfo]:
     """What lies below the dataset, without what is none of the user's data: results of runs, hidden files, other tools'.
 
-    Videos among it, and still images where the run takes those, are counted in `left_out`. Raises what the store raises.
+    Videos among it, and still images where the run takes those, are counted in `left_out`, and so is what the store finds and
+    cannot read. Raises what the store raises.
     """
     results = results_below(source, run.locations, run.s3)
     of_runs: Counter[str] = Counter()
@@ -135,8 +136,23 @@ def dataset_objects(source: Store, run: RunFile, left_out: LeftOut | None = None
             yield info
     for prefix, count in of_runs.items():
         log.info("%d objects below %s are results of runs: left out", count, source.address(prefix))
-    if others.count:
-        log.warning("%s below %s are left out: %s", others.counted(), source.address(), others.words())
+    _tell(source, others)
+
+
+def _tell(source: Store, others: LeftOut) -> None:
+    """Count what the store could not read, and log all that was left out."""
+    for key, what in source.unlisted():
+        if _may_hold_clips(key):
+            others.add_unlisted(what, key)
+    for sentence in others.told():
+        log.warning("below %s: %s", source.address(), sentence)
+
+
+def _may_hold_clips(key: str) -> bool:
+    """Whether what cannot be read might be missed: a clip, a caption, or a folder, of which the name says nothing."""
+    kind = suffix(key)
+    files = CLIPS | OTHER_VIDEO | STILLS | {CAPTION}
+    return why_no_clip(key) is None and (kind in files or not re.fullmatch(r"\.[a-z0-9]{1,4}", kind))
 
 
 def results_below(source: Store, locations: Locations, s3: S3Spec) -> list[str]:
@@ -160,8 +176,10 @@ def no_clips(
     Without `stills` such images are of no use, which is said where there are some.
     """
     there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
-    if left_out is not None and left_out.count:
-        there = f"{there} but {left_out.counted()} that do not count: {left_out.words()}"
+    if left_out is not None:
+        if left_out.count:
+            there = f"{there} but {left_out.counted()} that do not count: {left_out.words()}"
+        there = "; ".join([there, *left_out.unread()])
     images = sum(suffix(info.key) in STILLS for info in objects)
     take = (
         f", or add a size of 1 frame to preprocessing.buckets for the {images} still images" if images else ""

@@ -63,7 +63,8 @@ def dataset(contents: Contents) -> dict[str, Any]:
         "warnings": warnings(rows),
         "spreads": spreads(used, fps),
         "sizes": sizes(used) if contents.run.preprocessing.buckets else {},
-        "left_out": left_out(contents.records),
+        "left_out": counts_of(contents.records, "leftOut"),
+        "unread": counts_of(contents.records, "unlisted"),
         "fps": fps,
         "other": OTHER,
     }
@@ -90,10 +91,10 @@ def sizes(rows: Sequence[ClipRow]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def left_out(records: Sequence[StageRecord]) -> dict[str, int]:
-    """Videos and still images in the folder that are none of the user's clips: how many of each kind, as a stage has told it."""
+def counts_of(records: Sequence[StageRecord], detail: str) -> dict[str, int]:
+    """How many of each kind a stage has told as `detail`: of videos and still images that are no clips, of what cannot be read."""
     for record in records:
-        told = record.details.get("leftOut")
+        told = record.details.get(detail)
         if isinstance(told, Mapping):
             return {str(what): count for what, count in told.items() if isinstance(count, int)}
     return {}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mochi_api import layout
 from mochi_trainer.errors import SupersededError
-from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Store
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Store, Unlisted
 
 _CLAIM = re.compile(r"attempts/a(\d{6,})\.json")
 
@@ -82,6 +82,9 @@ class FencedStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return self._store.list(prefix)
+
+    def unlisted(self) -> Sequence[Unlisted]:
+        return self._store.unlisted()
 
     def head(self, key: str) -> ObjectInfo | None:
         return self._store.head(key)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mochi_trainer.errors import (
 )
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.file_names import path_of
-from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
 COPY_BYTES = 4 * 1024 * 1024
@@ -33,7 +33,7 @@ class LocalStore:
     r"""Keys are paths below `root`, which is made when something is written.
 
     Bytes of a name that are no UTF-8 are written out in its key (`caf\xe9.mp4`). Links are followed inside the volume
-    of `root`; what `list` leaves out is logged, once.
+    of `root`; what `list` leaves out is logged, once, and told by `unlisted`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -91,6 +91,9 @@ class LocalStore:
             found = [file for file in self._walk.files(folder) if file[0].startswith(prefix)]
         for key, stat in sorted(found, key=lambda file: file[0].encode()):
             yield _info(key, stat)
+
+    def unlisted(self) -> Sequence[Unlisted]:
+        return [Unlisted(key, what) for key, what in sorted(self._walk.unlisted.items())]
 
     def head(self, key: str) -> ObjectInfo | None:
         path = self._path(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import datetime
@@ -21,7 +21,7 @@ from mochi_trainer.storage.s3_calls import called
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.s3_faults import BODILESS, EXISTS, MISSING, CutShortError, NotS3Error, code_of
 from mochi_trainer.storage.s3_transfers import PIECE_BYTES, ChangedError, Download, upload, upload_pieces
-from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces
+from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -137,6 +137,9 @@ class S3Store:
                 return
             if token in ("", before):
                 raise StorageError(f"the listing of {self.address(prefix)} goes round in circles")
+
+    def unlisted(self) -> Sequence[Unlisted]:
+        return ()
 
     def head(self, key: str) -> ObjectInfo | None:
         found = self._found(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -38,6 +38,14 @@ class Digest(NamedTuple):
     hexadecimal: str
     origin: str
     """Who says so, for messages."""
+
+
+class Unlisted(NamedTuple):
+    """A file or a folder that is there and that no listing gives."""
+
+    key: str
+    what: str
+    """In words that follow a number: `without permission to be read`."""
 
 
 class Store(Protocol):
@@ -84,6 +92,10 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, by key in the order of their UTF-8 bytes; none is no error."""
+        ...
+
+    def unlisted(self) -> Sequence[Unlisted]:
+        """What the listings so far have found and could not give, by key; what nobody has put there is not among it."""
         ...
 
     def head(self, key: str) -> ObjectInfo | None:

@@ -23,6 +23,11 @@ RECOVERED = "lost+found"
 """Where the check of a file system puts what it found without a name; it is root's alone."""
 
 _NO_PERMISSION = "there is no permission to read it"
+NO_PERMISSION = "without permission to be read"
+TO_NOTHING = "linked to nothing"
+OUT_OF_VOLUME = "linked out of the volume"
+BACK = "linked back to a folder above"
+NAMED_ALIKE = "with a name that is another's when it is written out"
 _BROKEN = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -43,6 +48,8 @@ class Walk:
     volume: str = ""
     """Mount point of the volume; empty: that of `root`."""
     _said: set[str] = field(default_factory=set)
+    unlisted: dict[str, str] = field(default_factory=dict)
+    """Keys of what people put there and no listing gives, and what each is."""
 
     def files(self, folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         """Key, and what the file system knows of it, of each regular file below `folder`, in no order.
@@ -66,7 +73,7 @@ class Walk:
             except PermissionError:
                 if place.path == str(folder):
                     raise
-                self._leave_out(place.path, _NO_PERMISSION)
+                self._leave_out(place.path, _NO_PERMISSION, NO_PERMISSION)
                 continue
             yield from self._listed(place, entries, waiting)
 
@@ -79,17 +86,17 @@ class Walk:
             try:
                 info = entry.stat()
             except PermissionError:
-                self._leave_out(entry.path if entry.is_symlink() else place.path, _NO_PERMISSION)
+                unreadable = entry.path if entry.is_symlink() else place.path
+                self._leave_out(unreadable, _NO_PERMISSION, NO_PERMISSION)
                 continue
             except OSError as error:
                 if error.errno not in _BROKEN:
                     raise
-                self._leave_out(entry.path, "it is a link to nothing")
+                self._leave_out(entry.path, "it is a link to nothing", TO_NOTHING)
                 continue
             if key_of(entry.name) != entry.name and key_of(entry.name) in names:
-                self._leave_out(
-                    entry.path, "its name is not UTF-8, and a file is called as it would be written"
-                )
+                why = "its name is not UTF-8, and a file is called as it would be written"
+                self._leave_out(entry.path, why, NAMED_ALIKE)
             elif stat.S_ISDIR(info.st_mode):
                 self._wait(place, entry, waiting)
             elif stat.S_ISREG(info.st_mode) and self._stays(entry):
@@ -111,16 +118,19 @@ class Walk:
         target, volume = os.path.realpath(entry.path), self.volume or volume_of(self.root)
         by_hand = volume == "/" and not entry.is_dir()
         if not by_hand and volume_of(Path(target)) != volume:
-            self._leave_out(entry.path, f"it is a link out of the volume, to {key_of(target)}")
+            self._leave_out(entry.path, f"it is a link out of the volume, to {key_of(target)}", OUT_OF_VOLUME)
             return False
         if entry.is_dir() and _inside(os.path.realpath(os.path.dirname(entry.path)), target):  # noqa: PTH120
-            self._leave_out(entry.path, f"it is a link back to {key_of(target)}, which it lies in")
+            self._leave_out(entry.path, f"it is a link back to {key_of(target)}, which it lies in", BACK)
             return False
         return True
 
-    def _leave_out(self, path: str, why: str) -> None:
+    def _leave_out(self, path: str, why: str, what: str = "") -> None:
+        """Say it once; `what` is empty where nobody misses it."""
         if path not in self._said:
             self._said.add(path)
+            if what:
+                self.unlisted[key_of(os.path.relpath(path, self.root))] = what
             log.warning("left out file://%s: %s", key_of(os.path.abspath(path)), why)  # noqa: PTH100
 
 

@@ -1,5 +1,6 @@
 """From files to frames and back (PyAV): choose frames by time, crop and scale, decode, encode."""
 
+from mochi_trainer.video.aperture import window_of
 from mochi_trainer.video.cutting import CutClip, cut_clip
 from mochi_trainer.video.framing import Framing, framing
 from mochi_trainer.video.limits import Limits
@@ -44,6 +45,7 @@ __all__ = [
     "smaller",
     "strip",
     "upright_size",
+    "window_of",
     "write_lossless",
     "write_mp4",
 ]

@@ -8,25 +8,41 @@ from typing import Any
 
 from av.filter import Graph
 
+from mochi_trainer.video.descriptions import Fields
 from mochi_trainer.video.filters import graph
 from mochi_trainer.video.timeline import Timed
 
+FRAME_BY_FRAME = {
+    "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3", "vp8", "vp9", "av1",
+}  # fmt: skip
+"""Codecs that say of each frame whether it is interlaced, or have no interlaced ones: the container is not asked."""
 
-def progressive(timed: Iterator[Timed], found: list[float]) -> Iterator[Timed]:
-    """As given until a frame is marked as interlaced; from there on through bwdif, which alters marked frames only.
 
+def told_fields(codec: str, fields: Fields) -> Fields:
+    """What the container says of all frames, for a codec that leaves it the word."""
+    return Fields.UNTOLD if codec in FRAME_BY_FRAME else fields
+
+
+def progressive(timed: Iterator[Timed], found: list[float], told: Fields = Fields.UNTOLD) -> Iterator[Timed]:
+    """As given until a frame is interlaced; from there on through bwdif, which alters interlaced frames only.
+
+    Where the container has `told`, it holds for all frames, whatever marks they have.
     The time of the first one is added to `found`. One frame becomes one frame, with the same time.
     """
+    if told is Fields.NONE:
+        yield from timed
+        return
     for first in timed:
-        if first.frame.interlaced_frame:
+        if told or first.frame.interlaced_frame:
             found.append(float(first.seconds))
-            yield from _filtered(first, timed)
+            yield from _filtered(first, timed, told)
             return
         yield first
 
 
-def _filtered(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:
-    deinterlace = graph(first.frame, "bwdif", mode="send_frame", parity="auto", deint="interlaced")
+def _filtered(first: Timed, rest: Iterator[Timed], told: Fields) -> Iterator[Timed]:
+    parity, which = (told.value, "all") if told else ("auto", "interlaced")
+    deinterlace = graph(first.frame, "bwdif", mode="send_frame", parity=parity, deint=which)
     durations: dict[Fraction, Fraction] = {}
     for timed in _chain(first, rest):
         durations[timed.seconds] = timed.duration

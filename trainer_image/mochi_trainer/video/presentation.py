@@ -13,7 +13,7 @@ import numpy as np
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.video.interlacing import progressive
+from mochi_trainer.video.interlacing import progressive, told_fields
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.streams import SEEK_FROM, Opened, clip_errors, frames_from, opened
@@ -42,9 +42,10 @@ def presentation(
 def _shown(
     clip: Opened, parts: Sequence[Segment], interlaced: list[float], *, again: bool
 ) -> Iterator[Timed]:
+    told = told_fields(clip.stream.codec_context.codec.canonical_name, clip.description.fields)
     for number, part in enumerate(parts):
         frames = frames_from(clip, part.media, again=again or number > 0)
-        yield from part.shown(progressive(frames, interlaced))
+        yield from part.shown(progressive(frames, interlaced, told))
 
 
 def shown_frames(path: Path, fps: float, start: float, limits: Limits) -> int:

@@ -133,7 +133,13 @@ def reading(path: Path, cut: Cut, limits: Limits) -> Iterator[Reading]:
     """A clip open for taking its pictures one by one; raise ClipError when it cannot be opened."""
     with opened(path, limits) as clip:
         renderer = Renderer(
-            cut.width, cut.height, clip.pixel_aspect, clip.converter(), cut.crop_x, cut.crop_y
+            cut.width,
+            cut.height,
+            clip.pixel_aspect,
+            clip.converter(),
+            clip.description.aperture,
+            cut.crop_x,
+            cut.crop_y,
         )
         yield Reading(clip, cut, clip.probe(), renderer)
 

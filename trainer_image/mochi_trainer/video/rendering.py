@@ -1,4 +1,4 @@
-"""Decoded frames as pictures of one size: colours, orientation, shape of the pixels, crop, tone."""
+"""Decoded frames as pictures of one size: colours, aperture, orientation, shape of the pixels, crop, tone."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from mochi_trainer.video.aperture import Aperture, window_of
 from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.hdr import Transfer, tone_mapped
 from mochi_trainer.video.orientation import orientation_of
 
 
-def upright_size(frame: Any, pixel_aspect: float) -> tuple[float, float]:
+def upright_size(frame: Any, pixel_aspect: float, aperture: Aperture | None) -> tuple[float, float]:
     """Width and height of a decoded frame as it is shown, in lines of its coded height or width."""
-    width, height = frame.width * pixel_aspect, float(frame.height)
+    window = window_of(aperture, frame.width, frame.height)
+    width, height = window.width * pixel_aspect, float(window.height)
     return (height, width) if orientation_of(frame).lies else (width, height)
 
 
@@ -27,6 +29,7 @@ class Renderer:
     height: int
     pixel_aspect: float
     converter: Converter
+    aperture: Aperture | None = None
     crop_x: float = 0.5
     crop_y: float = 0.5
     enlargement: float = 1.0
@@ -36,7 +39,8 @@ class Renderer:
         """(H, W, 3) of a decoded frame; raise ClipError for colours that are not converted."""
         colours = self.converter.colours(frame)
         turned = orientation_of(frame)
-        planes = [np.ascontiguousarray(turned.apply(plane)) for plane in colours.planes]
+        window = window_of(self.aperture, frame.width, frame.height)
+        planes = [np.ascontiguousarray(turned.apply(window.apply(plane))) for plane in colours.planes]
         height, width = planes[0].shape
         box = framing(
             width,

@@ -16,6 +16,7 @@ from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.limits import Limits, too_much_memory
+from mochi_trainer.video.opacity import GREY_ALPHA, Form, form_of, on_black, opacity
 from mochi_trainer.video.reading import Cut
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -62,7 +63,7 @@ def read_still(path: Path, limits: Limits) -> Still:
                     ClipReason.UNSUPPORTED,
                 )
             image.load()
-            return Still(np.asarray(_on_black(_upright(image))))
+            return Still(np.asarray(_upright(_shown(path, image))))
 
 
 @contextmanager
@@ -91,21 +92,23 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _on_black(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits, what is transparent over black."""
-    if image.has_transparency_data:
-        whole = image.convert("RGBA")
-        colours = _srgb(whole.convert("RGB"), image.info.get("icc_profile"))
-        black = Image.new("RGB", image.size)
-        return Image.composite(colours, black, whole.getchannel("A"))
-    return _srgb(_eight_bits(image), image.info.get("icc_profile"))
+def _shown(path: Path, image: Image.Image) -> Image.Image:
+    """RGB of 8 bits, what is transparent over black; its tags are those of `image`."""
+    opaque = opacity(path, image)
+    picture = _srgb(_eight_bits(image, form_of(path)), image.info.get("icc_profile"))
+    if opaque is not None:
+        picture = Image.fromarray(on_black(np.asarray(picture), opaque))
+    picture.info = image.info
+    return picture
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits would be cut off at 255 by a conversion."""
+def _eight_bits(image: Image.Image, form: Form) -> Image.Image:
+    """Colours without their opacity. Grey of 16 bits would be cut off at 255 by a conversion."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    return image.convert("RGB") if image.mode in {"P", "1"} else image
+    if image.mode == "LA" or form.colour == GREY_ALPHA:
+        return image.getchannel(0)
+    return image.convert("RGB") if image.mode in {"P", "1", "RGBA", "PA"} else image
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -16,6 +16,7 @@ from av.stream import Disposition
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
+from mochi_trainer.video.descriptions import Description
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
@@ -70,14 +71,27 @@ class Opened:
         return self.header.cut_off
 
     @property
+    def description(self) -> Description:
+        """What the container says of its pictures."""
+        return self.header.track(self.stream.id).description
+
+    @property
     def pixel_aspect(self) -> float:
-        """Width of a pixel over its height; 1 where the file says nothing or nonsense."""
+        """Width of a pixel over its height; 1 where the file says nothing or nonsense.
+
+        libav takes it from the sizes of track and pictures where that is all there is; a track is as large as what is shown.
+        """
         aspect = float(self.stream.sample_aspect_ratio or 1)
+        aperture, square = self.description.aperture, self.description.square
+        if aperture is not None and square and self.header.track(self.stream.id).scaled:
+            width, height = self.stream.codec_context.width, self.stream.codec_context.height
+            if (shown := aperture.window(width, height)) is not None:
+                aspect *= width * shown.height / (height * shown.width)
         return aspect if 0.1 <= aspect <= 10 else 1.0
 
     def converter(self) -> Converter:
         """Of its frames."""
-        return Converter(self.header.track(self.stream.id).chroma)
+        return Converter(self.description.chroma)
 
     def probe(self) -> Probe:
         """What the file says of its video."""
@@ -141,7 +155,21 @@ def _best(container: Any, header: Header) -> Any:
     usable = [stream for stream in videos if stream.codec_context is not None]
     if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0].id).codec)
-    return max(usable, key=_rank)
+    chosen = max(usable, key=lambda stream: (_has_pictures(stream, header), *_rank(stream)))
+    dolby = header.track(chosen.id).description.dolby_vision
+    if dolby is not None and not dolby.readable:
+        raise ClipError(
+            f"its pictures are in Dolby Vision's own colours (profile {dolby.profile}, IPT-PQ-c2), which are not "
+            "converted; export the clip as BT.709, HDR10 or HLG from its source",
+            ClipReason.UNSUPPORTED,
+        )
+    return chosen
+
+
+def _has_pictures(stream: Any, header: Header) -> bool:
+    """Not only what Dolby Vision adds to those of another track."""
+    dolby = header.track(stream.id).description.dolby_vision
+    return dolby is None or dolby.base
 
 
 def _rank(stream: Any) -> tuple[bool, bool, int, int]:

@@ -10,11 +10,10 @@ import numpy as np
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.video.boxes import below, children, duration, number, version
+from mochi_trainer.video.boxes import below, duration, number, version
+from mochi_trainer.video.descriptions import Description, read_description
 
 MOST_EDITS = 100_000
-ENTRY = 94
-"""Where the boxes inside the first sample description of a video begin."""
 
 CONTAINERS = (b"edts", b"mdia", b"minf", b"stbl")
 
@@ -30,11 +29,14 @@ class Track:
     codec: str = ""
     """The four letters of its sample description."""
 
-    chroma: str = ""
-    """Where chroma lies, by the name of libavfilter, where the decoder does not tell it."""
-
+    description: Description = field(default_factory=Description)
     width: int = 0
     height: int = 0
+    """The larger of what the track and its sample description say."""
+
+    scaled: bool = False
+    """Track and sample description say different sizes: the pixels are not square, or only a part is shown."""
+
     samples: int = 0
     seconds: float = 0.0
     scale: int = 0
@@ -81,20 +83,11 @@ def _hdlr(track: Track, content: memoryview) -> None:
 
 def _stsd(track: Track, content: memoryview) -> None:
     track.codec = content[12:16].tobytes().decode("latin-1")
-    track.chroma = _chroma(track.codec, content)
+    track.description = read_description(track.codec, content)
     both = number(content, 40)
-    _grow(track, both >> 16, both & 0xFFFF)
-
-
-def _chroma(codec: str, content: memoryview) -> str:
-    """VP9 has no word for it but in its box (`vpcC`), where ffmpeg writes the same for all; AV1 may leave it open.
-
-    Both are then what H.264 is without a word, and what players take: left.
-    """
-    if codec in {"vp08", "vp09"}:
-        return "left"
-    told = dict(children(content[ENTRY:])).get(b"av1C", memoryview(b"")) if codec == "av01" else b""
-    return "left" if len(told) > 2 and not told[2] & 3 else ""
+    width, height = both >> 16, both & 0xFFFF
+    track.scaled = track.width * track.height > 0 and (track.width, track.height) != (width, height)
+    _grow(track, width, height)
 
 
 def _stsz(track: Track, content: memoryview) -> None:

@@ -69,8 +69,7 @@ def check_dataset(places: Places, findings: Findings) -> None:
             f"only the first {len(listing.objects)} objects below {address} were listed in "
             f"{places.limits.listing_seconds:.0f} s, the others are unknown"
         )
-    if listing.left_out.count:
-        findings.warnings.append(f"{listing.left_out.counted()} are left out: {listing.left_out.words()}")
+    findings.warnings += listing.left_out.told()
     if clips or listing.whole:
         with places.asking(address, findings, "the clips"):
             _check_clips(places, source, listing, clips, findings)
