@@ -85,7 +85,8 @@ def serving(folder: Path, *options: str) -> Iterator[Server]:
     try:
         _wait_for(port, server)
         spec = S3Spec(endpoint=f"http://127.0.0.1:{port}", path_style=True, credentials_secret_name="s3-keys")
-        client = boto3.client("s3", endpoint_url=spec.endpoint, region_name=spec.region)
+        session = boto3.session.Session(access, secret)  # the default one keeps the keys of the first server
+        client = session.client("s3", endpoint_url=spec.endpoint, region_name=spec.region)
         client.create_bucket(Bucket=BUCKET)
         client.close()
         yield Server(spec, folder / "data" / BUCKET, (access, secret))
