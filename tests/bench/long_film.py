@@ -1,8 +1,9 @@
 """Looking for the changes of shot in a film of an hour: processor time as a ratio to plain decoding, and memory.
 
-    python -m tests.bench.long_film [MINUTES]
+    python -m tests.bench.long_film [MINUTES] [still]
 
-The film is 320x180, H.264, 25 frames a second, with a hard cut every four seconds: the packets of 20 s, encoded once, come
+The film is 320x180, H.264, 25 frames a second, with a hard cut every four seconds, and pans in between (the dearest kind to
+look at: each frame may be a change) unless `still`: the packets of 20 s, encoded once, come
 again and again with new times. Each number is that of a process of its own.
 """
 
@@ -29,20 +30,20 @@ SHOT, SHOTS = 4, 5
 """Seconds of a shot, and how many different ones there are."""
 
 
-def _shots() -> list[np.ndarray]:
-    """(T, H, W, 3): a picture of its own for each shot, that pans by a pixel a frame."""
+def _shots(pan: int) -> list[np.ndarray]:
+    """(T, H, W, 3): a picture of its own for each shot, that pans by so many pixels a frame."""
     rng = np.random.default_rng(0)
     frames = []
     for _ in range(SHOTS):
         coarse = rng.integers(0, 256, (12, 40, 3), dtype=np.uint8)
         wide = np.kron(coarse, np.ones((15, 15, 1), np.uint8))
-        frames += [wide[:, shift : shift + WIDTH] for shift in range(SHOT * FPS)]
+        frames += [wide[:, pan * shift : pan * shift + WIDTH] for shift in range(SHOT * FPS)]
     return frames
 
 
-def long_film(path: Path, seconds: int) -> Path:
+def long_film(path: Path, seconds: int, *, pan: int = 1) -> Path:
     """Write a film of so many seconds, in whole rounds of all shots; a round costs its bytes, not its encoding."""
-    frames, per_round = _shots(), SHOT * SHOTS * FPS
+    frames, per_round = _shots(pan), SHOT * SHOTS * FPS
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -113,11 +114,11 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(minutes: int) -> None:
+def main(minutes: int, pan: int) -> None:
     """Print a table of films of a tenth of the length and of all of it."""
     with tempfile.TemporaryDirectory() as folder:
         for length in (max(1, minutes // 10), minutes):
-            path = long_film(Path(folder) / f"{length}.mp4", 60 * length)
+            path = long_film(Path(folder) / f"{length}.mp4", 60 * length, pan=pan)
             found = {what: measured(what, path) for what in DOING}
             ratio = found["look"]["cpu"] / found["decode"]["cpu"]
             _say(f"{length} min, {path.stat().st_size >> 20} MiB, cuts wanted {60 * length // SHOT - 1}")
@@ -130,4 +131,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in DOING:
         _measure(sys.argv[1], Path(sys.argv[2]))
     else:
-        main(int(sys.argv[1]) if sys.argv[1:] else 60)
+        main(int(sys.argv[1]) if sys.argv[1:] else 60, pan=int("still" not in sys.argv))

@@ -84,14 +84,20 @@ Fault = Answer | Cut | Lost | Shaped
 Rule = Callable[[Request], Fault | None]
 
 
+Outgoing = Callable[[str, str, Mapping[str, str]], Mapping[str, str]]
+"""Method, path with its query and headers of a request to the headers with which it is handed on."""
+
+
 class FaultProxy(ThreadingHTTPServer):
     """Does to each request what `rule` says; None hands it on."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, upstream: S3Spec, rule: Rule, tls: ssl.SSLContext | None, host: str) -> None:
-        self.upstream, self.rule = urlsplit(upstream.endpoint), rule
+    def __init__(
+        self, upstream: S3Spec, rule: Rule, tls: ssl.SSLContext | None, host: str, outgoing: Outgoing
+    ) -> None:
+        self.upstream, self.rule, self.outgoing = urlsplit(upstream.endpoint), rule, outgoing
         self.seen: list[Request] = []
         self._counts: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
@@ -168,7 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
+            for name, value in self.server.outgoing(
+                self.command, self.path, dict(self.headers.items())
+            ).items():
                 upstream.putheader(name, value)
             upstream.endheaders(body or None)
             answer = upstream.getresponse()
@@ -210,10 +218,15 @@ def _next(answer: http.client.HTTPResponse, whole: bytes, size: float) -> bytes:
 
 @contextmanager
 def fault_proxy(
-    upstream: S3Spec, rule: Rule, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    upstream: S3Spec,
+    rule: Rule,
+    *,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    outgoing: Outgoing = lambda _method, _path, headers: headers,
 ) -> Iterator[FaultProxy]:
-    """Such a proxy for the length of the block, at a port of an address of this machine."""
-    proxy = FaultProxy(upstream, rule, tls, host)
+    """Such a proxy for the length of the block, at a port of an address of this machine; `outgoing` may change headers."""
+    proxy = FaultProxy(upstream, rule, tls, host, outgoing)
     thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -13,10 +13,10 @@ function tableOf(table) {
   more.className = "more";
   table.parentElement.after(more);
 
-  // A cell may say more behind its number: the size of the pictures.
   const keyOf = (item) => {
-    const text = item.row.cells[state.column].textContent.trim();
-    return state.kind === "number" && text ? Number.parseFloat(text) : text;
+    const cell = item.row.cells[state.column];
+    const text = cell.dataset.value ?? cell.textContent.trim(); // a cell may say more than its number
+    return state.kind === "number" && text ? Number(text) : text;
   };
   const sorted = (items) => {
     if (state.column < 0) return items;
