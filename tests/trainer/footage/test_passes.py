@@ -176,7 +176,9 @@ def test_a_film_that_is_looked_at_in_parts_has_the_same_changes(tmp_path: Path) 
     """Shots of four seconds: each hard cut is found once, also beside where parts meet, at whatever frame that is."""
     path = long_film(tmp_path / "film.mp4", 40)
     whole = changes_of_shot(path, Limits())
-    assert [change.start for change in whole] == pytest.approx([4 * number for number in range(1, 10)], abs=0.01)
+    assert [change.start for change in whole] == pytest.approx(
+        [4 * number for number in range(1, 10)], abs=0.01
+    )
     parts = [Stretch(0, 12.02), Stretch(12.02, 27.96), Stretch(27.96, math.inf)]
     assert [change for part in parts for change in changes_of_shot(path, Limits(), part)] == list(whole)
 

@@ -67,7 +67,9 @@ def _transparent(path: Path, image: Image.Image, form: Form) -> NDArray[np.bool_
 def _deep(path: Path, image: Image.Image, form: Form) -> NDArray[Any]:
     """All 16 bits (H, W, C): Pillow's own reading has the upper ones, so the lower ones are read too."""
     if form.colour == GREY_ALPHA:
-        return np.ascontiguousarray(_read_as(path, "RGBA")).view(">u2")  # four bytes of each pixel as they are
+        return np.ascontiguousarray(_read_as(path, "RGBA")).view(
+            ">u2"
+        )  # four bytes of each pixel as they are
     mode = "RGB" if form.colour == COLOUR else "RGBA"
     return np.stack([_read_as(path, f"{mode};16L"), np.asarray(image)], axis=-1).view("<u2")[..., 0]
 
