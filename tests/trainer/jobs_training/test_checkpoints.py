@@ -24,10 +24,10 @@ from mochi_trainer.jobs import saving as job
 from mochi_trainer.jobs import train
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Patience, file_sha256
-from mochi_trainer.train import gauges
+from mochi_trainer.train import gauges, saving
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.distributed import free_port, run_distributed
-from tests.trainer.fault_proxy import Fault, Lost, Request, Shaped, fault_proxy
+from tests.trainer.fault_proxy import Answer, Fault, Lost, Request, Shaped, fault_proxy
 from tests.trainer.training_runs import run_file, write_dataset
 
 LIMIT = 90.0
@@ -257,6 +257,25 @@ def test_a_store_that_does_not_come_back_ends_the_attempt_after_the_last_step_an
     second = run.model_copy(update={"run": run.run.model_copy(update={"attempt": 2})})
     assert train.execute(second).details["resumedFromStep"] == 3
     assert (weights(folder), numbers(folder)) == (weights(undisturbed), numbers(undisturbed))
+
+
+def test_a_store_that_takes_every_byte_and_is_then_busy_is_not_waited_for_without_an_end(
+    root: Path, s3_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "MOST_LOST", 2)
+    run, folder = stored(root, s3_server, **STEPS | {"checkpoint": {"everySteps": 100, "keepLast": 2}})
+
+    def rule(request: Request) -> Fault | None:
+        return Answer(status=503) if request.method == "PUT" and "/shard-" in request.path else None
+
+    with (
+        fault_proxy(s3_server.spec, rule) as proxy,
+        pytest.raises(
+            StorageError, match="the checkpoint of step 12 could not be stored, 2 tries were cut off"
+        ),
+    ):
+        train.execute(through(run, proxy.spec))
+    assert complete(folder) == []
 
 
 @pytest.mark.parametrize("grace", [180, 1])

@@ -57,6 +57,21 @@ def test_the_problem_is_known_until_something_moves() -> None:
     until(lambda: errand.done)
 
 
+def test_tries_are_lost_that_fail_after_something_has_moved() -> None:
+    tries = [False, True]
+
+    def act(_: Callable[[], None]) -> None:
+        if not tries:
+            return
+        if tries.pop(0):
+            PROCESS.moved()
+        raise StorageError("busy")
+
+    errand = Errand(act, name="test")
+    until(lambda: errand.done)
+    assert errand.lost == 1
+
+
 def test_what_asking_again_does_not_help_against_is_raised_where_it_is_asked_for() -> None:
     def act(_: Callable[[], None]) -> None:
         raise MissingObjectError("no such bucket")

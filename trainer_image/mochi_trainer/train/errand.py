@@ -43,6 +43,8 @@ class Errand(Generic[T]):
         self._error: BaseException | None = None
         self._dropped, self._over, self._told = threading.Event(), threading.Event(), threading.Event()
         self._moves = self._moves_told = 0
+        self.lost = 0
+        """Tries that failed although something had moved in them: the next one does that again."""
         self.problem: Away | None = None
         """Why the last try failed; None when none has, and again when something moves in the next."""
         threading.Thread(target=self._run, name=name, daemon=True).start()
@@ -79,6 +81,7 @@ class Errand(Generic[T]):
         with PROCESS.beside(own), own.heard(self._moved):
             tries = 0
             while not self._dropped.is_set():
+                before = self._moves
                 try:
                     self._found.append(self._act(self._check))
                     break
@@ -86,6 +89,7 @@ class Errand(Generic[T]):
                     if self._dropped.is_set():
                         break
                     tries += 1
+                    self.lost += self._moves > before
                     self.problem = error
                     self._failed(error)
                     self._told.set()

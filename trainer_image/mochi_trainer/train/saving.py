@@ -51,6 +51,10 @@ PATIENCE_SECONDS = 180.0
 """How long the last checkpoint of an attempt is waited for while nothing moves, and any while it is refused: as long as any other
 call to the store, and twice as long as a kubelet takes to bring a renewed Secret."""
 
+MOST_LOST = 20
+"""So many tries of the last checkpoint of an attempt may fail after something has moved in them: a store that takes every byte and
+then says that it is busy would be waited for without an end."""
+
 GO_ON = "correct the S3 credentials or the permissions of the bucket, then go on from the newest checkpoint with training.resumeFrom"
 
 
@@ -178,7 +182,8 @@ class Saving:
     def finish(self) -> None:
         """Wait until what is under way is complete.
 
-        Raises StorageError when the store is away for longer than the patience, or that or AccessDeniedError when it refuses.
+        Raises StorageError when the store is away for longer than the patience or fails `MOST_LOST` times on the way, and that or
+        AccessDeniedError when it refuses.
         """
         since = time.monotonic()
         while self._under_way is not None and not self._looked():
@@ -186,8 +191,12 @@ class Saving:
                 self._end_if_refused(self._under_way)
             if not self._away or self._moving:
                 since = time.monotonic()
-            if self._group.any(time.monotonic() - since > self._patience):
-                self._give_up(self._under_way)
+            still, lost = time.monotonic() - since > self._patience, self._under_way.errand.lost >= MOST_LOST
+            found_still, found_lost = self._group.total([float(still), float(lost)])
+            if found_lost:
+                self._give_up(self._under_way, f"{MOST_LOST} tries were cut off or turned away")
+            if found_still:
+                self._give_up(self._under_way, f"nothing has moved for {self._patience:.0f} s")
 
     def close(self) -> None:
         """Let go of what is under way."""
@@ -250,11 +259,10 @@ class Saving:
     def _newest(self) -> str:
         return f"the newest complete one is {self.address or 'that of an earlier attempt, if there is one'}"
 
-    def _give_up(self, ours: _UnderWay) -> None:
+    def _give_up(self, ours: _UnderWay, because: str) -> None:
         text, action, _ = self._why(ours)
         raise StorageError(
-            f"the checkpoint of step {ours.position.step} could not be stored, nothing has moved for "
-            f"{self._patience:.0f} s: {text}",
+            f"the checkpoint of step {ours.position.step} could not be stored, {because}: {text}",
             step=ours.position.step,
             action=action,
         )
