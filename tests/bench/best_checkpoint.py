@@ -1,6 +1,6 @@
 """Over-train nano with several seeds, and compare the checkpoint that each run calls the best with the one that is.
 
-`python -m tests.bench.best_checkpoint [SEEDS] [FIRST]`: 640 steps on 4 clips, 4 held out, a checkpoint every 80 steps; the truth
+`python -m tests.bench.best_checkpoint [SEEDS] [FIRST] [HELD]`: 640 steps on 4 clips, HELD (4) held out, a checkpoint every 80 steps; the truth
 is the loss of 12 clips of the same kind that the run never sees, at four noise levels each. Twelve clips are not all clips
 either: so it is told too by how much the loss of the checkpoint that is called the best is above the lowest, with the standard
 error of that over the clips.
@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from tests.trainer.overtraining import EVERY, overtrained
+from tests.trainer.overtraining import EVERY, HELD_OUT, overtrained
 
 
-def main(count: int = 10, first: int = 1) -> int:
+def main(count: int = 10, first: int = 1, held: int = HELD_OUT) -> int:
     """One line a seed."""
     torch.set_num_threads(1)
     far = clearly = 0
     for seed in range(first, first + count):
         with tempfile.TemporaryDirectory(prefix="mochi-best-") as folder:
-            found = overtrained(Path(folder), seed)
+            found = overtrained(Path(folder), seed, held)
         off = abs(found.best - found.truth) > EVERY
         above, error = found.above(found.best)
         far += off

@@ -169,9 +169,7 @@ async def test_a_checkpoint_that_cannot_be_stored_is_told_while_it_lasts(saved):
     world = await trained(World())
     complete = {} if saved is None else {"checkpoint_step": saved, "checkpoint_uri": "s3://c/4"}
     for done in (6, 7):
-        world.signs.answer = heartbeat(
-            done=done, checkpoint_delay="s3://c refused (ExpiredToken)", **complete
-        )
+        world.signs.answer = heartbeat(done=done, checkpoint_delay=f"s3://c refused, try {done}", **complete)
         world.clock.advance(30)
         await world.turn()
     ready = world.condition("CheckpointReady")
@@ -179,7 +177,7 @@ async def test_a_checkpoint_that_cannot_be_stored_is_told_while_it_lasts(saved):
     assert ready["message"].startswith(
         "no checkpoint is complete; " if saved is None else "step 4: s3://c/4; "
     )
-    assert ready["message"].endswith("s3://c refused (ExpiredToken)")
+    assert ready["message"].endswith("s3://c refused, try 7")
     assert world.cluster.reasons().count("CheckpointDelayed") == 1
     world.signs.answer = heartbeat(done=8, checkpoint_step=8, checkpoint_uri="s3://c/8")
     world.clock.advance(30)

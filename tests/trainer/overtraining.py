@@ -24,7 +24,7 @@ from mochi_trainer.train.evaluation import Evaluation, held_out
 from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
 
-CLIPS, HELD_OUT, FRESH = 8, 4, 12
+TRAINED, HELD_OUT, FRESH = 4, 4, 12
 EVERY, STEPS = 80, 640
 CPU = torch.device("cpu")
 
@@ -55,11 +55,12 @@ class Found(NamedTuple):
         return fmean(differences), stdev(differences) / len(differences) ** 0.5
 
 
-def overtrained(root: Path, seed: int) -> Found:
-    """Train a nano adapter on a few clips for far too long; every checkpoint is kept."""
+def overtrained(root: Path, seed: int, held: int = HELD_OUT) -> Found:
+    """Train a nano adapter on a few clips for far too long, with `held` clips held out; every checkpoint is kept."""
+    clips = TRAINED + held
     os.environ["MOCHI_METRICS_PORT"] = str(free_port())
-    write_dataset(root, clips=CLIPS, seed=seed, spread=1.0)
-    write_dataset(root / "fresh", clips=CLIPS + FRESH, seed=seed, spread=1.0)
+    write_dataset(root, clips=clips, seed=seed, spread=1.0)
+    write_dataset(root / "fresh", clips=clips + FRESH, seed=seed, spread=1.0)
     run = run_file(
         root,
         steps=STEPS,
@@ -68,21 +69,21 @@ def overtrained(root: Path, seed: int) -> Found:
         schedule="Constant",
         captionDropout="0",
         checkpoint={"everySteps": EVERY, "keepLast": 100},
-        validation={"clips": HELD_OUT},
+        validation={"clips": held},
         lora={"rank": 16, "alpha": 16, "targets": ["query", "key", "value", "output", "mlp_in", "mlp_out"]},
     )
     result = train.execute(run).result
     best = getattr(result, "best_step", None)
     assert isinstance(best, int)
-    return Found(best, getattr(result, "overfits_from_step", None), _true_losses(root, run))
+    return Found(best, getattr(result, "overfits_from_step", None), _true_losses(root, run, clips))
 
 
-def _true_losses(root: Path, run: RunFile) -> dict[int, tuple[float, ...]]:
+def _true_losses(root: Path, run: RunFile, clips: int) -> dict[int, tuple[float, ...]]:
     composed = composed_model(run, Group(), CPU)
     store = open_store(run.locations.run, run.s3)
     checkpoints = Checkpoints(store, Group(), trainable_parameters(composed.model), composed.optimizer)
     with Dataset.open(run_file(root / "fresh")) as dataset:
-        fresh = [index for index, clip in enumerate(dataset.clips) if int(re.sub(r"\D", "", clip)) >= CLIPS]
+        fresh = [index for index, clip in enumerate(dataset.clips) if int(re.sub(r"\D", "", clip)) >= clips]
         statistics = preset_named("nano").latents
         evaluations = [
             Evaluation(
