@@ -83,7 +83,7 @@ def test_certificates_that_the_run_names_are_a_file_that_boto3_of_any_image_find
     folder, _, name = variables(pod)["AWS_CA_BUNDLE"].rpartition("/")
     assert name == "ca.crt"
     assert mounted(pod, folder) == {"name": "s3-ca", **volume}
-    assert set(config["data"]) == {"run.yaml"}
+    assert set(config["data"]) == {"run.yaml", "defaults"}
     assert (
         "caBundle" not in yaml.safe_load(config["data"]["run.yaml"])["s3"]
     )  # an older image would refuse it
@@ -101,7 +101,7 @@ def test_certificates_of_the_chart_are_for_endpoints_with_tls(endpoint):
     """For AWS an older image would trust nobody else."""
     config, pod = made({"endpoint": endpoint} if endpoint else {}, ca=PEM)
     assert "AWS_CA_BUNDLE" not in variables(pod)
-    assert set(config["data"]) == {"run.yaml"}
+    assert set(config["data"]) == {"run.yaml", "defaults"}
 
 
 async def test_the_operator_hands_on_the_certificates_of_its_settings():
