@@ -12,7 +12,7 @@ import torch
 
 from mochi_api.resolved import LEAST_LEVELS
 from mochi_api.runfile import RunFile
-from mochi_trainer.data import Dataset
+from mochi_trainer.data import Dataset, split
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.composing import composed_model
 from mochi_trainer.lora import trainable_parameters
@@ -20,12 +20,13 @@ from mochi_trainer.parallel.group import Group
 from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import open_store
 from mochi_trainer.train.checkpoint import Checkpoints
-from mochi_trainer.train.evaluation import Evaluation, held_out
+from mochi_trainer.train.evaluation import Case, Evaluation, held_out
 from tests.trainer.distributed import free_port
 from tests.trainer.training_runs import run_file, write_dataset
 
 TRAINED, HELD_OUT, FRESH = 4, 4, 12
 EVERY, STEPS = 80, 640
+MANY_LEVELS = 32
 CPU = torch.device("cpu")
 
 
@@ -37,6 +38,8 @@ class Found(NamedTuple):
     overfits_from: int | None
     by_clip: dict[int, tuple[float, ...]]
     """Losses of each checkpoint on clips that the run has never seen, not even to evaluate itself."""
+    of_held_out: dict[int, float]
+    """Loss of each checkpoint on the clips that were held out, with so many other noises that chance in them hardly counts."""
 
     @property
     def losses(self) -> dict[int, float]:
@@ -47,6 +50,11 @@ class Found(NamedTuple):
     def truth(self) -> int:
         """The step with the lowest of these losses."""
         return min(self.losses, key=lambda step: self.losses[step])
+
+    @property
+    def truth_of_held_out(self) -> int:
+        """The step with the lowest loss of the held out clips."""
+        return min(self.of_held_out, key=lambda step: self.of_held_out[step])
 
     def above(self, step: int) -> tuple[float, float]:
         """By how much the loss after `step` is above the lowest, and the standard error of that over the clips."""
@@ -75,28 +83,28 @@ def overtrained(root: Path, seed: int, held: int = HELD_OUT) -> Found:
     result = train.execute(run).result
     best = getattr(result, "best_step", None)
     assert isinstance(best, int)
-    return Found(best, getattr(result, "overfits_from_step", None), _true_losses(root, run, clips))
+    return Found(best, getattr(result, "overfits_from_step", None), *_true_losses(root, run, clips, held))
 
 
-def _true_losses(root: Path, run: RunFile, clips: int) -> dict[int, tuple[float, ...]]:
+def _true_losses(
+    root: Path, run: RunFile, clips: int, held: int
+) -> tuple[dict[int, tuple[float, ...]], dict[int, float]]:
     composed = composed_model(run, Group(), CPU)
     store = open_store(run.locations.run, run.s3)
     checkpoints = Checkpoints(store, Group(), trainable_parameters(composed.model), composed.optimizer)
-    with Dataset.open(run_file(root / "fresh")) as dataset:
-        fresh = [index for index, clip in enumerate(dataset.clips) if int(re.sub(r"\D", "", clip)) >= clips]
-        statistics = preset_named("nano").latents
-        evaluations = [
-            Evaluation(
-                dataset,
-                held_out([clip], dataset.clips, LEAST_LEVELS),
-                statistics,
-                group=Group(),
-                device=CPU,
-            )
-            for clip in fresh
-        ]
-        losses = {}
+    by_clip, of_held_out = {}, {}
+    with Dataset.open(run_file(root / "fresh")) as fresh, Dataset.open(run) as own:
+        new = [index for index, clip in enumerate(fresh.clips) if int(re.sub(r"\D", "", clip)) >= clips]
+        evaluations = [_evaluation(fresh, held_out([clip], fresh.clips, LEAST_LEVELS)) for clip in new]
+        out = split(own.clips, held).held_out
+        cases = [case._replace(seed=case.seed + 1) for case in held_out(out, own.clips, MANY_LEVELS)]
+        many = _evaluation(own, cases)
         for step in sorted(checkpoints.steps()):
             assert checkpoints.load(step)
-            losses[step] = tuple(each.losses(composed.model).loss for each in evaluations)
-    return losses
+            by_clip[step] = tuple(each.losses(composed.model).loss for each in evaluations)
+            of_held_out[step] = many.losses(composed.model).loss
+    return by_clip, of_held_out
+
+
+def _evaluation(dataset: Dataset, cases: list[Case]) -> Evaluation:
+    return Evaluation(dataset, cases, preset_named("nano").latents, group=Group(), device=CPU)
