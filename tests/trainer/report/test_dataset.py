@@ -136,7 +136,7 @@ def test_what_does_not_count_and_what_cannot_be_read_is_told(stores, tmp_path: P
         run=run_file(tmp_path), address="a", cache="b", records=read_records(stores[0]), clips=rows
     )
     text = page(contents, now=datetime(2026, 1, 1, tzinfo=UTC))
-    assert "Videos in the folder that do not count: 2 hidden." in text
+    assert "Files in the folder that do not count: 2 hidden." in text
     assert "cannot be read: 3 linked to nothing, 1 without permission to be read." in text
 
 
