@@ -146,13 +146,22 @@ class _Attempt:
         keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         self._number = number
+        self._room = tempfile.TemporaryDirectory()
+        """For what the processes leave when they are killed; it goes with the attempt."""
         self.told = [
             Told(CONTEXT.Array("c", 64), CONTEXT.Value("i", 0), CONTEXT.Value("i", -1)) for _ in range(world)
         ]
         self._processes = [
             CONTEXT.Process(
                 target=_execute,
-                args=(mine, {**keys, **shared, "RANK": str(rank)}, told.moment, told.done, told.resumed),
+                args=(
+                    self._room.name,
+                    mine,
+                    {**keys, **shared, "RANK": str(rank)},
+                    told.moment,
+                    told.done,
+                    told.resumed,
+                ),
             )
             for rank, told in enumerate(self.told)
         ]
@@ -163,6 +172,8 @@ class _Attempt:
         """Whether all ranks end, and well, within so many seconds; that is asserted of SECONDS."""
         self._joined(self._processes, seconds)
         alive = any(process.is_alive() for process in self._processes)
+        if not alive:
+            self._room.cleanup()
         codes = [process.exitcode for process in self._processes]
         assert all(code in (None, 0) for code in codes), f"attempt {self._number} ended with {codes}"
         if alive and seconds == SECONDS:
@@ -183,6 +194,7 @@ class _Attempt:
         for process in self._processes:
             process.kill()
             process.join(SECONDS)
+        self._room.cleanup()
         return ("told" if told else "by themselves") if others else ""
 
     def _joined(self, processes: Sequence[Any], seconds: float) -> None:
@@ -191,14 +203,14 @@ class _Attempt:
             process.join(max(0.0, end - time.monotonic()))
 
 
-def _execute(text: str, place: dict[str, str], moment: Any, done: Any, resumed: Any) -> None:
+def _execute(room: str, text: str, place: dict[str, str], moment: Any, done: Any, resumed: Any) -> None:
     from mochi_trainer.jobs import train
 
     torch.set_num_threads(1)
     own = {"MOCHI_POD_IP": "127.0.0.1", "MOCHI_METRICS_PORT": str(free_port())}
     os.environ.update(place, **own)
     os.environ.setdefault(TIMEOUT_ENV, "60")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=room) as folder:
         tempfile.tempdir = folder  # a kill leaves it, and nothing outside
         threading.Thread(target=_tell, args=(Path(folder), moment, done), daemon=True).start()
         _log_to(resumed)
