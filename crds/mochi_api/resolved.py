@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+from mochi_api.sizes import Bucket
 from mochi_api.spec import FineTuneSpec, LoraSpec, Mode, PreprocessingSpec, SegmentsSpec, TrainingSpec
 
 USUAL_GPUS: Mapping[Mode, int] = {"lora": 1, "full": 8}
@@ -24,19 +25,6 @@ class Segments(NamedTuple):
 
     select: Literal["First", "Even", "Cuts"]
     most: int
-
-
-class Bucket(NamedTuple):
-    """A size of training clips."""
-
-    frames: int
-    width: int
-    height: int
-
-    @property
-    def label(self) -> str:
-        """Such as `37x848x480`."""
-        return f"{self.frames}x{self.width}x{self.height}"
 
 
 class Gpus(NamedTuple):

@@ -17,9 +17,8 @@ from itertools import combinations
 
 import numpy as np
 
-from mochi_trainer.footage.duplicates import Entry, groups
+from mochi_trainer.footage.duplicates import Entry, groups, repeats_of_texts
 from mochi_trainer.footage.signatures import Signature, as_text, signature
-from mochi_trainer.jobs.near_duplicates import repeats_of_texts
 from mochi_trainer.video import Readers
 from tests.trainer.footage.copied import KINDS, copied, originals, pairs, same_ground
 from tests.trainer.footage.material import HELD_OUT, TUNING, Half, texture

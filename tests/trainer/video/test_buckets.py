@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mochi_api.resolved import Bucket
+from mochi_api.sizes import Bucket
 from mochi_trainer.video import Limits
 from mochi_trainer.video.buckets import ALIKE, bucket_for, bucket_of_clip, cut_away
 from tests.trainer.video.clips import grey_levels, turn_clockwise, write_clip

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from mochi_api import layout
-from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_trainer.data.embeddings import Sample, TextFeatures, latents_in, text_in
 from mochi_trainer.data.fetching import Fetching
 from mochi_trainer.errors import InvalidInputError, MissingObjectError

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mochi_trainer.footage.copies import copies
-from mochi_trainer.footage.signatures import PICTURES, Signature
+from mochi_trainer.footage.signatures import PICTURES, Signature, from_text
 
 NEAR = 16
 """Bits of 63 in which the hashes of two clips may differ, mean over their pictures, to be compared further. Clips that
@@ -65,6 +65,11 @@ def repeats(signatures: Sequence[Signature]) -> dict[int, int]:
     for one, other in copy_pairs(signatures):
         found[other] = min(one, found.get(other, one))
     return dict(sorted(found.items()))
+
+
+def repeats_of_texts(signatures: Sequence[str]) -> dict[int, int]:
+    """As `repeats`, of signatures as text."""
+    return repeats([from_text(text) for text in signatures])
 
 
 def copy_pairs(signatures: Sequence[Signature]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_api.clips import ClipWarning
-from mochi_api.resolved import Bucket
+from mochi_api.sizes import Bucket
 from mochi_trainer.footage.likeness import Frames
 from mochi_trainer.footage.quality import Look
 from mochi_trainer.footage.signatures import Signature, recognised_by, signature_of, small

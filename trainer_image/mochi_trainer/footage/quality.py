@@ -150,4 +150,5 @@ def _cells(picture: Floats) -> Floats:
     side = max(1, min(height, width) // CELLS)
     rows, columns = height // side, width // side
     whole = picture[: rows * side, : columns * side]
-    return np.asarray(whole.reshape(rows, side, columns, side).mean((1, 3)))
+    down = whole.reshape(rows, side, columns * side).sum(1)
+    return np.asarray(down.reshape(rows, columns, side).mean(2) / np.float32(side), np.float32)

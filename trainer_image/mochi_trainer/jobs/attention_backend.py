@@ -6,8 +6,9 @@ import os
 
 import torch
 
-from mochi_api.resolved import Bucket, buckets
+from mochi_api.resolved import buckets
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_trainer.jobs.sampling import Settings
 from mochi_trainer.model.attention_choice import VARIABLE, Shape, choose
 from mochi_trainer.model.attention_kernels import Backend

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from mochi_api.clips import ClipWarning
 from mochi_trainer.errors import ClipError
-from mochi_trainer.footage.duplicates import repeats
-from mochi_trainer.footage.signatures import from_text
+from mochi_trainer.footage.duplicates import repeats_of_texts
 from mochi_trainer.jobs.trimmed import TrimmedClip
 from mochi_trainer.video import Readers
 
@@ -46,11 +45,6 @@ def near_duplicates(signatures: Sequence[str], readers: Readers) -> dict[int, in
     except ClipError as error:
         log.warning("near-duplicates among %d clips are not told: the search %s", len(signatures), error)
         return {}
-
-
-def repeats_of_texts(signatures: Sequence[str]) -> dict[int, int]:
-    """As `repeats`, of signatures as text."""
-    return repeats([from_text(text) for text in signatures])
 
 
 def _warned(clip: TrimmedClip, earlier: TrimmedClip) -> TrimmedClip:

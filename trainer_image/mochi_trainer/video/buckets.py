@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mochi_api.clips import ClipReason
-from mochi_api.resolved import Bucket
+from mochi_api.sizes import Bucket
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.presentation import shown_frames
