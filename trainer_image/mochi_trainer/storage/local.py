@@ -23,7 +23,7 @@ from mochi_trainer.storage.file_names import path_of
 from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
-COPY_BYTES = 4 * 1024 * 1024
+COPY_BYTES = 1 << 20
 
 _HUB_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
 """Where a file of a Hugging Face hub cache links to: large files lie under their sha256."""
@@ -161,11 +161,12 @@ class LocalStore:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """In pieces, so that a slow volume is seen to move."""
+    """In pieces, so that a slow volume is seen to move, through one buffer, since several files are copied at once."""
+    buffer = memoryview(bytearray(COPY_BYTES))
     with source.open("rb") as read, target.open("wb") as written:
-        while piece := read.read(COPY_BYTES):
-            written.write(piece)
-            PROCESS.moved(len(piece))
+        while count := read.readinto(buffer):
+            written.write(buffer[:count])
+            PROCESS.moved(count)
 
 
 def _info(key: str, stat: os.stat_result) -> ObjectInfo:

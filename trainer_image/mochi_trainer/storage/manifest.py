@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Kind = TypeVar("Kind", bound=DataclassInstance)
 
 VERSION = 1
-HASHED_BYTES = 4 * 1024 * 1024
+HASHED_BYTES = 1 << 20
 """Hashed at once."""
 
 
@@ -215,10 +215,11 @@ def find_manifest(store: Store, prefix: str, *, unaltered: bool = False) -> Mani
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     found = hashlib.sha256()
+    buffer = memoryview(bytearray(HASHED_BYTES))
     with path.open("rb") as file:
-        while piece := file.read(HASHED_BYTES):
-            found.update(piece)
-            PROCESS.moved(len(piece))
+        while count := file.readinto(buffer):
+            found.update(buffer[:count])
+            PROCESS.moved(count)
     return found.hexdigest()
 
 
