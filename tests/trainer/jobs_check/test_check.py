@@ -187,11 +187,11 @@ class TestDataset:
         assert error.action.startswith("upload clips there or correct dataset.source")
         (root / "source").mkdir()
         (root / "source" / "readme.md").write_text("no clip")
-        assert str(problem(run_file(root))).endswith(": 1 other files, such as readme.md")
+        assert str(problem(run_file(root))).endswith(": 1 other file, such as readme.md")
         (root / "source" / "readme.md").unlink()
         (root / "source" / ".a.mp4").write_bytes(b"hidden")
         assert str(problem(run_file(root))).endswith(
-            ": nothing is there but 1 videos that do not count: 1 hidden (such as .a.mp4)"
+            ": nothing is there but 1 video that does not count: 1 hidden (such as .a.mp4)"
         )
 
     def test_files_of_another_container_are_rejected_with_the_command_that_converts_them(
@@ -218,7 +218,7 @@ class TestDataset:
             skipped = check.execute(run_file(root, missingCaption="Skip")).result
             assert (skipped.clips, skipped.warnings) == (
                 1,
-                ["1 clips without caption are left out, such as bunny.mp4"],
+                ["1 clip without caption is left out, such as bunny.mp4"],
             )
 
     def test_a_caption_under_the_name_of_its_video_is_seen(self, root: Path) -> None:
@@ -263,7 +263,7 @@ class TestDataset:
         assert isinstance(error, MissingObjectError)
         assert f"file://{root}/source/bunny.txt is empty" in str(error)
         assert check.execute(run_file(root, missingCaption="Skip")).result.warnings == [
-            "1 clips without caption are left out, such as bunny.mp4"
+            "1 clip without caption is left out, such as bunny.mp4"
         ]
         assert check.execute(run_file(root, missingCaption="Empty")).result.warnings == [
             "1 captions have no words and count as the empty prompt, such as bunny.txt"

@@ -42,7 +42,7 @@ def test_a_folder_that_genmos_fine_tuner_has_prepared_has_its_clips(source: Path
         (source / name).write_bytes(b"tensor")
     done = trimmed(source, setting)
     assert (done.result.items_total, done.result.items_done) == (1, 1)
-    assert done.message.startswith("made 1 of 1 clips; 1 videos left out: 1 a reconstruction")
+    assert done.message.startswith("made 1 of 1 clips; 1 video left out: 1 a reconstruction")
     assert list(done.details["leftOut"].values()) == [1]
 
 

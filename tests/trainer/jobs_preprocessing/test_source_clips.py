@@ -147,16 +147,16 @@ def test_still_images_that_are_left_out_are_called_so() -> None:
     told = left_out.told_by(Finished(result=None, message="made 1 of 1 clips"))
     assert told.message.startswith("made 1 of 1 clips; 2 still images left out: ")
     left_out.add(HIDDEN, ".b.mp4")
-    assert left_out.counted() == "1 videos and 2 still images"
+    assert left_out.counted() == "1 video and 2 still images"
 
 
 @pytest.mark.parametrize(
     ("buckets", "there"),
     [
-        ([], "1 videos that do not count: 1 hidden (such as .a.mp4)"),
+        ([], "1 video that does not count: 1 hidden (such as .a.mp4)"),
         (
             [{"frames": 1, "width": 48, "height": 32}],
-            "1 videos and 1 still images that do not count: 2 hidden",
+            "1 video and 1 still image that do not count: 2 hidden",
         ),
     ],
     ids=["without stills", "with stills"],

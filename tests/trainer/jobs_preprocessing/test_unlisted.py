@@ -93,7 +93,7 @@ def test_a_folder_without_permission_is_counted_and_named() -> None:
     keys, told = json.loads(child.stdout)
     assert keys
     assert not any(key.startswith("theirs/") for key in keys)
-    assert told == ["1 files or folders cannot be read: 1 without permission to be read (such as theirs)"]
+    assert told == ["1 file or folder cannot be read: 1 without permission to be read (such as theirs)"]
 
 
 def test_the_store_tells_each_once_however_often_it_is_listed(source: Path) -> None:

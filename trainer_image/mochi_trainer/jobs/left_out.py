@@ -79,10 +79,10 @@ class LeftOut:
         return _count(self._keys)
 
     def counted(self) -> str:
-        """How many of each kind, such as `3 videos and 2 still images`."""
+        """How many of each kind, such as `3 videos and 1 still image`."""
         images = sum(suffix(key) in STILLS for keys in self._keys.values() for key in keys)
-        kinds = {"videos": self.count - images, "still images": images}
-        return " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        kinds = {"video": self.count - images, "still image": images}
+        return " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in kinds.items() if count)
 
     def words(self) -> str:
         """All of them on one line, with an example of each kind; empty when there are none."""
@@ -92,16 +92,19 @@ class LeftOut:
         """A sentence of what cannot be read, with an example of each kind; none of nothing."""
         if not self._unlisted:
             return []
-        return [f"{_count(self._unlisted)} files or folders cannot be read: {_words(self._unlisted)}"]
+        count = _count(self._unlisted)
+        files = "file or folder" if count == 1 else "files or folders"
+        return [f"{count} {files} cannot be read: {_words(self._unlisted)}"]
 
     def told(self) -> list[str]:
         """A sentence of the videos and still images, and one of what cannot be read."""
-        others = [f"{self.counted()} are left out: {self.words()}"] if self._keys else []
+        verb = "is" if self.count == 1 else "are"
+        others = [f"{self.counted()} {verb} left out: {self.words()}"] if self._keys else []
         return [*others, *self.unread()]
 
     def told_by(self, finished: Finished) -> Finished:
         """The end of the stage with them in its message, and in its details as `leftOut` and `unlisted` (kind, count)."""
-        told = [sentence.replace(" are left out", " left out") for sentence in self.told()]
+        told = [re.sub(" (is|are) left out", " left out", sentence) for sentence in self.told()]
         if not told:
             return finished
         details = {"leftOut": _counts(self._keys), "unlisted": _counts(self._unlisted)}

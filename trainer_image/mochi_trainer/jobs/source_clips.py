@@ -175,10 +175,12 @@ def no_clips(
 
     Without `stills` such images are of no use, which is said where there are some.
     """
-    there = f"{len(objects)} other files, such as {objects[0].key}" if objects else "nothing is there"
+    files = f"{len(objects)} other file{'s' * (len(objects) > 1)}"
+    there = f"{files}, such as {objects[0].key}" if objects else "nothing is there"
     if left_out is not None:
         if left_out.count:
-            there = f"{there} but {left_out.counted()} that do not count: {left_out.words()}"
+            verb = "does" if left_out.count == 1 else "do"
+            there = f"{there} but {left_out.counted()} that {verb} not count: {left_out.words()}"
         there = "; ".join([there, *left_out.unread()])
     images = sum(suffix(info.key) in STILLS for info in objects)
     take = (

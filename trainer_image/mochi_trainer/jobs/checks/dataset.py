@@ -101,7 +101,8 @@ def _check_clips(
             raise no_captions(source, clips)
         if skipped:
             findings.warnings.append(
-                f"{len(skipped)} clips without caption are left out, such as {skipped[0].clip}"
+                f"{'1 clip without caption is' if len(skipped) == 1 else f'{len(skipped)} clips without caption are'} "
+                f"left out, such as {skipped[0].clip}"
             )
     _note_captions(usable, spec, findings)
     failures = _unusable(usable)
