@@ -68,7 +68,7 @@ READ_CODE = """
 import sys
 from pathlib import Path
 import av, numpy
-for path in sorted(Path(sys.argv[1]).rglob("*.mp4")):
+for path in sorted([*Path(sys.argv[1]).rglob("*.mp4"), *Path(sys.argv[1]).rglob("*.mov")]):
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         frames = numpy.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -193,7 +193,7 @@ def ours(source: Path, folder: Path) -> Turn:
     (folder / "run.yaml").write_text(run.to_yaml())
     trim = [sys.executable, "-m", "tests.bench.trim_against_the_guide", "--trim", str(folder / "run.yaml")]
     read = [sys.executable, "-c", READ_CODE, str(folder / "cache")]
-    return turn([trim, read], lambda: list((folder / "cache").rglob("*.mp4")))
+    return turn([trim, read], lambda: list((folder / "cache").rglob("*.mov")))
 
 
 def compare(python: Path, folder: Path, name: str, clips: int, repeats: int) -> bool:

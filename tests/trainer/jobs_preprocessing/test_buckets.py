@@ -12,8 +12,8 @@ from PIL import Image
 
 from mochi_api.clips import ClipReason
 from mochi_api.outcomes import Outcome, Reason
-from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_api.spec import PreprocessingSpec, S3Spec
 from mochi_trainer.data import Dataset
 from mochi_trainer.jobs import captions, check, trim, videos
@@ -100,7 +100,7 @@ def test_each_clip_has_the_size_that_loses_least_of_it(
     }
     assert sizes == {"short": OWN, "long": LONG, "tall": TALL, "wide": WIDE_STILL, "high": TALL_STILL}
     for name, size in sizes.items():
-        frames = read_frames(root / "cache" / listed.key(f"{name}.mp4"))
+        frames = read_frames(root / "cache" / listed.key(f"{name}.mov"))
         assert frames.shape == (size.frames, size.height, size.width, 3)
     assert (
         "; by size: 1 of 7x48x32, 1 of 7x32x48, 1 of 13x48x32, 1 of 1x96x64, 1 of 1x64x96"
@@ -132,7 +132,7 @@ def test_a_still_is_the_picture_that_was_given(
     listed = manifest(root, "trim", all_sizes[1]["trim"])
     with Image.open(root / "source/wide.png") as image:
         expected = np.asarray(image.resize((96, 64), Image.Resampling.BICUBIC))
-    (picture,) = read_frames(root / "cache" / listed.key("wide.mp4"))
+    (picture,) = read_frames(root / "cache" / listed.key("wide.mov"))
     assert np.abs(picture.astype(int) - expected).max() <= 1
     (line,) = (line for line in listed.details["clips"] if line["name"] == "wide")
     assert (line["enlargement"], line["start"], line["caption"]) == (0.5, 0.0, "caption of wide")
@@ -185,8 +185,8 @@ def test_a_copy_that_is_gone_is_cut_again_in_its_size(
     cache = open_store(run.locations.cache, S3Spec())
     for name in ("tall", "high"):
         (clip,) = (clip for clip in trimmed.clips if clip.name == name)
-        before = read_frames(root / "cache" / listed.key(f"{name}.mp4"))
-        (root / "cache" / listed.key(f"{name}.mp4")).unlink()
+        before = read_frames(root / "cache" / listed.key(f"{name}.mov"))
+        (root / "cache" / listed.key(f"{name}.mov")).unlink()
         assert np.array_equal(Copies(run, cache, trimmed, tmp_path).frames(clip), before)
 
 

@@ -47,7 +47,7 @@ def look(root: Path, **request: object) -> str:
 
 
 def clips(root: Path) -> int:
-    return len(list((root / "cache").rglob("*.mp4")))
+    return len(list((root / "cache").rglob("*.mov")))
 
 
 def test_what_runs_use_is_not_removed(root: Path) -> None:

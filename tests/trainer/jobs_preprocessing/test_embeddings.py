@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,8 +17,9 @@ from mochi_trainer.data import Dataset
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.jobs import captions, trim, videos
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.storage import open_store, read_manifest
+from mochi_trainer.storage import open_store, put_entry, read_manifest, write_manifest
 from mochi_trainer.vae import to_frames, to_tensor
+from mochi_trainer.video import read_frames
 from tests.trainer.preprocessing_runs import run_file, write_source
 from tests.trainer.video.clips import grey_levels, real_clip
 
@@ -166,7 +168,7 @@ def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, har
     shutil.rmtree(cache / "videos")
     keys = {stage: done.result.cache_key for stage, done in undisturbed.items() if stage != "videos"}
     trimmed = read_manifest(open_store(f"file://{cache}", S3Spec()), f"trim/{keys['trim']}")
-    copy = cache / trimmed.key("bunny.mp4")
+    copy = cache / trimmed.key("bunny.mov")
     good = copy.read_bytes()
     run = run_file(tmp_path, stage="videos", keys=keys)
     if harm == "altered":
@@ -189,6 +191,52 @@ def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, har
         done = videos.execute(run)
     assert _file(cache, "videos", done.result.cache_key, "bunny").read_bytes() == latents
     assert copy.read_bytes() == good
+
+
+def test_copies_of_an_earlier_version_are_encoded_alike(tmp_path: Path) -> None:
+    """An image whose tag was moved between two stages finds H.264 without loss, in MP4."""
+    write_source(tmp_path / "source")
+    undisturbed = _embed(tmp_path)
+    cache = tmp_path / "cache"
+    latents = _file(cache, "videos", undisturbed["videos"].result.cache_key, "bunny").read_bytes()
+    shutil.rmtree(cache / "videos")
+    keys = {stage: done.result.cache_key for stage, done in undisturbed.items() if stage != "videos"}
+    store, prefix = open_store(f"file://{cache}", S3Spec()), f"trim/{keys['trim']}"
+    trimmed = read_manifest(store, prefix)
+    entries = [
+        put_entry(store, prefix, _as_before(cache / trimmed.key(name), tmp_path), f"{Path(name).stem}.mp4")
+        if name.endswith(".mov")
+        else entry
+        for name, entry in trimmed.entries.items()
+    ]
+    write_manifest(store, prefix, entries, trimmed.details)
+    done = videos.execute(run_file(tmp_path, stage="videos", keys=keys))
+    assert _file(cache, "videos", done.result.cache_key, "bunny").read_bytes() == latents
+
+
+def test_a_list_without_copies_says_which_and_whose_move_it_is(tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    keys = {"trim": trim.execute(run_file(tmp_path)).result.cache_key}
+    store, prefix = open_store(f"file://{tmp_path / 'cache'}", S3Spec()), f"trim/{keys['trim']}"
+    trimmed = read_manifest(store, prefix)
+    strips = [entry for name, entry in trimmed.entries.items() if name.endswith(".jpg")]
+    write_manifest(store, prefix, strips, trimmed.details)
+    with pytest.raises(MissingObjectError, match=r"no copy of .*; apply the run anew"):
+        videos.execute(run_file(tmp_path, stage="videos", keys=keys))
+
+
+def _as_before(copy: Path, folder: Path) -> Path:
+    """A copy as versions before the sixth wrote it."""
+    path = folder / f"{copy.stem}.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264rgb", rate=30, options={"qp": "0", "preset": "superfast"})
+        frames = read_frames(copy)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        for picture in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
 
 
 def test_a_stage_without_its_input_names_the_stage_before(run: RunFile) -> None:

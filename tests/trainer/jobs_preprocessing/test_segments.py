@@ -51,7 +51,7 @@ def manifest_of(root: Path, finished: Finished) -> Manifest:
 
 def pictures(root: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     names = [clip["name"] for clip in manifest.details["clips"]]
-    return {name: read_frames(root / "cache" / manifest.key(f"{name}.mp4")) for name in names}
+    return {name: read_frames(root / "cache" / manifest.key(f"{name}.mov")) for name in names}
 
 
 def contents(manifest: Manifest) -> tuple[dict[str, str], Mapping[str, Any]]:
@@ -204,7 +204,7 @@ def test_all_stages_take_segments_for_clips_and_one_that_was_altered_is_cut_agai
     keys = {"trim": done.result.cache_key}
     texts = captions.execute(run_file(tmp_path, stage="captions", keys=keys, **settings))
     assert texts.result.items_done == 4
-    copy = tmp_path / "cache" / manifest.key("b__01.mp4")
+    copy = tmp_path / "cache" / manifest.key("b__01.mov")
     good = copy.read_bytes()
     copy.write_bytes(bytes(len(good)))
     made = videos.execute(run_file(tmp_path, stage="videos", keys=keys, **settings))

@@ -34,8 +34,8 @@ def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None
     assert (done.result.items_total, done.result.items_done, done.result.items_failed) == (2, 2, 0)
     assert not done.result.cache_hit
     manifest = _manifest(root, done)
-    assert sorted(manifest.entries) == [f"{n}.{e}" for n in ("bunny", "carphone") for e in ("jpg", "mp4")]
-    assert read_frames(root / "cache" / manifest.key("bunny.mp4")).shape == (7, 32, 48, 3)
+    assert sorted(manifest.entries) == [f"{n}.{e}" for n in ("bunny", "carphone") for e in ("jpg", "mov")]
+    assert read_frames(root / "cache" / manifest.key("bunny.mov")).shape == (7, 32, 48, 3)
     assert manifest.details["clips"][0] == {
         "name": "bunny", "source": "bunny.mp4", "frames": 7, "width": 48, "height": 32,
         "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {}, "start": 0.0, "segment": None,
@@ -44,7 +44,7 @@ def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None
 
 def test_a_second_run_reuses_it_and_says_so(root: Path) -> None:
     first = trim.execute(run_file(root))
-    clip = root / "cache" / _manifest(root, first).key("bunny.mp4")
+    clip = root / "cache" / _manifest(root, first).key("bunny.mov")
     stamp = clip.stat().st_mtime_ns
     second = trim.execute(run_file(root))
     assert second.result.cache_hit
@@ -93,7 +93,7 @@ def test_one_more_clip_costs_one_clip(root: Path) -> None:
 
 def test_an_altered_clip_is_noticed_and_made_again(root: Path) -> None:
     first = _manifest(root, trim.execute(run_file(root)))
-    clip = root / "cache" / first.key("bunny.mp4")
+    clip = root / "cache" / first.key("bunny.mov")
     good = clip.read_bytes()
     clip.write_bytes(bytes(len(good)))
     assert trim.execute(run_file(root)).message == "made 2 of 2 clips, 1 of them from the cache"
@@ -112,7 +112,7 @@ def test_a_clip_that_cannot_be_used_is_not_tried_again(root: Path) -> None:
 
 def test_an_incomplete_output_is_made_again(root: Path) -> None:
     first = trim.execute(run_file(root))
-    (root / "cache" / _manifest(root, first).key("bunny.mp4")).unlink()
+    (root / "cache" / _manifest(root, first).key("bunny.mov")).unlink()
     assert not trim.execute(run_file(root)).result.cache_hit
 
 
@@ -203,7 +203,7 @@ def test_start_and_crop_choose_the_part_that_is_kept(root: Path) -> None:
 
     def pictures(**settings: object) -> np.ndarray:
         manifest = _manifest(root, trim.execute(run_file(root, **settings)))
-        return read_frames(root / "cache" / manifest.key("bunny.mp4"))
+        return read_frames(root / "cache" / manifest.key("bunny.mov"))
 
     whole = pictures(durationSeconds="0.5")
     assert (pictures(startSeconds="0.2333") == whole[7:14]).all()

@@ -91,7 +91,7 @@ def test_a_clip_whose_copy_is_gone_and_whose_source_too_is_left_out_by_the_run_t
     keys = {"trim": trim.execute(run_file(tmp_path)).result.cache_key}
     run = run_file(tmp_path, stage="videos", keys=keys, maxFailedItemsPercent=50)
     trimmed = read_manifest(open_store(f"file://{tmp_path}/cache", run.s3), f"trim/{keys['trim']}")
-    copy, source = tmp_path / "cache" / trimmed.key("bunny.mp4"), tmp_path / "source" / "bunny.mp4"
+    copy, source = tmp_path / "cache" / trimmed.key("bunny.mov"), tmp_path / "source" / "bunny.mp4"
     kept = copy.read_bytes()
     copy.unlink()
     source.unlink()

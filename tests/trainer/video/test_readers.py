@@ -16,6 +16,8 @@ import pytest
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.errors import ClipError
+from mochi_trainer.footage.duplicates import repeats_of_texts
+from mochi_trainer.footage.looking import cut_and_look
 from mochi_trainer.video import Cut, Limits, Readers, cut_clip, read_clip, read_frames, strip
 from tests.trainer.video import jobs_of_readers as jobs
 from tests.trainer.video.clips import grey_levels, real_clip, write_clip
@@ -49,6 +51,15 @@ def test_a_worker_knows_no_torch_and_no_credentials(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Readers(1) as fresh:
         assert "AWS_SECRET_ACCESS_KEY" not in fresh.run(jobs.environment)
+
+
+def test_a_worker_that_has_cut_a_clip_knows_no_more_of_the_spec(readers: Readers, tmp_path: Path) -> None:
+    """Every worker of a stage pays for what it imports."""
+    cut = Cut(frames=7, least=7, fps=30, width=112, height=64)
+    movie, stills = tmp_path / "cut.mov", tmp_path / "cut.jpg"
+    readers.run(cut_and_look, real_clip("bigbuckbunny.mp4"), cut, Limits(), movie, stills, 3, 200)
+    readers.run(repeats_of_texts, [])
+    assert not set(readers.run(jobs.modules)) & {"pydantic", "boto3", "torch", "mochi_api.spec"}
 
 
 def test_the_failure_of_a_clip_keeps_its_words_and_its_reason(readers: Readers) -> None:
@@ -177,7 +188,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
 def test_a_clip_is_cut_into_files_as_if_it_were_read_here(readers: Readers, tmp_path: Path) -> None:
     cut = Cut(frames=13, least=13, fps=30, width=112, height=64)
     source = real_clip("bigbuckbunny.mp4")
-    movie, stills = tmp_path / "cut.mp4", tmp_path / "cut.jpg"
+    movie, stills = tmp_path / "cut.mov", tmp_path / "cut.jpg"
     done = readers.run(cut_clip, source, cut, Limits(), movie, stills, 3, 200)
     here = read_clip(source, cut)
     assert (done.frames, done.enlargement, done.warnings) == (13, here.enlargement, {})
@@ -188,7 +199,7 @@ def test_a_clip_is_cut_into_files_as_if_it_were_read_here(readers: Readers, tmp_
 def test_a_clip_that_ends_early_has_its_strip_of_what_is_there(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "short.mp4", grey_levels(10), [33 * k for k in range(10)])
     cut = Cut(frames=30, least=7, fps=30, width=48, height=32)
-    done = cut_clip(source, cut, Limits(), tmp_path / "cut.mp4", tmp_path / "cut.jpg", 3, 200)
+    done = cut_clip(source, cut, Limits(), tmp_path / "cut.mov", tmp_path / "cut.jpg", 3, 200)
     assert done.frames == 10
     assert (tmp_path / "cut.jpg").read_bytes() == strip(read_clip(source, cut).frames, 3, width=200)
 

@@ -34,9 +34,9 @@ def frames() -> np.ndarray:
 
 
 def test_trimmed_clips_lose_nothing(tmp_path: Path, frames: np.ndarray) -> None:
-    encode_lossless(frames, tmp_path / "clip.mp4", fps=30)
-    assert np.array_equal(read_frames(tmp_path / "clip.mp4"), frames)
-    again = read_clip(tmp_path / "clip.mp4", SMALL)
+    encode_lossless(frames, tmp_path / "clip.mov", fps=30)
+    assert np.array_equal(read_frames(tmp_path / "clip.mov"), frames)
+    again = read_clip(tmp_path / "clip.mov", SMALL)
     assert np.array_equal(again.frames, frames)
     assert again.enlargement == 1
 
@@ -46,12 +46,19 @@ def test_trimmed_clips_do_not_depend_on_the_number_of_cores(tmp_path: Path) -> N
     frames = read_clip(real_clip("bigbuckbunny.mp4"), cut).frames
     cores = os.sched_getaffinity(0)
     try:
-        encode_lossless(frames, tmp_path / "all.mp4", fps=30)
+        encode_lossless(frames, tmp_path / "all.mov", fps=30)
         os.sched_setaffinity(0, {min(cores)})
-        encode_lossless(frames, tmp_path / "one.mp4", fps=30)
+        encode_lossless(frames, tmp_path / "one.mov", fps=30)
     finally:
         os.sched_setaffinity(0, cores)
-    assert (tmp_path / "all.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
+    assert (tmp_path / "all.mov").read_bytes() == (tmp_path / "one.mov").read_bytes()
+
+
+@pytest.mark.parametrize(("width", "height"), [(2, 2), (7, 5), (16, 16), (849, 481), (3, 480)])
+def test_trimmed_clips_lose_nothing_at_any_size(tmp_path: Path, width: int, height: int) -> None:
+    frames = np.random.default_rng(width).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    encode_lossless(frames, tmp_path / "clip.mov", fps=30)
+    assert np.array_equal(read_frames(tmp_path / "clip.mov"), frames)
 
 
 def test_samples_play_everywhere(tmp_path: Path, frames: np.ndarray) -> None:

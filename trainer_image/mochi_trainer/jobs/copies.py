@@ -8,13 +8,12 @@ from pathlib import Path
 
 from mochi_api import resolved
 from mochi_api.clips import ClipReason
-from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import ClipError, MissingObjectError
 from mochi_trainer.graph import Units
 from mochi_trainer.jobs.cutting import Cutter, family, unit_of
-from mochi_trainer.jobs.pieces import VIDEO
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip
 from mochi_trainer.storage import DamagedObjectError, Store, get_entry, open_store
@@ -41,8 +40,8 @@ class Copies:
         Raises ClipError when the clip cannot be used, or its copy is gone and its source is gone too, or another by
         now than the one that the stage trim listed.
         """
-        name = f"{clip.name}{VIDEO}"
-        local = Path(tempfile.mkdtemp(dir=self._folder)) / "clip.mp4"
+        name = self._trimmed.copy_of(clip).name
+        local = Path(tempfile.mkdtemp(dir=self._folder)) / "clip"
         try:
             get_entry(self._cache, self._trimmed.manifest, name, local)
         except (DamagedObjectError, MissingObjectError) as error:

@@ -15,7 +15,7 @@ import av
 
 from mochi_api import resolved
 from mochi_api.clips import MAY_PASS, ClipReason
-from mochi_api.resolved import Bucket
+from mochi_api.sizes import Bucket
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import AccessDeniedError, ClipError, MissingObjectError
 from mochi_trainer.footage.looking import Looked, cut_and_look, still_and_look
@@ -34,7 +34,7 @@ from mochi_trainer.video.buckets import bucket_of_clip
 
 log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 """Raise it when the output for the same input changes."""
 
 SHORTEST = 7

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mochi_api.resolved import Bucket, buckets
+from mochi_api.resolved import buckets
+from mochi_api.sizes import Bucket
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.footage.looking import Looked
 from mochi_trainer.footage.signatures import as_text
 
-VIDEO, STRIP = ".mp4", ".jpg"
+VIDEO, STRIP = ".mov", ".jpg"
+VIDEOS = (VIDEO, ".mp4")
+"""Of copies: the second is H.264 without loss, as versions of the stage before the sixth wrote it, which is read too."""
 
 Segment = int | None
 """Number of a segment, from 0 on; None where a clip gives one training clip, by `segments.select: First`."""
@@ -40,7 +43,7 @@ class Piece:
 
 
 def suffix(segment: Segment, part: str) -> str:
-    """The suffix of a unit's file: `.mp4`, or `.00.mp4` of a segment."""
+    """The suffix of a unit's file: `.mov`, or `.00.mov` of a segment."""
     return part if segment is None else f".{segment:02d}{part}"
 
 

@@ -10,13 +10,13 @@ from typing import Any
 from mochi_api import layout
 from mochi_api.clips import CLIP_TABLE, ClipReason
 from mochi_api.outcomes import Item, StageResult
-from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_api.spec import PreprocessingSpec
 from mochi_trainer.errors import DatasetRejectedError, InvalidInputError, MissingObjectError
 from mochi_trainer.jobs.finished import FIRST_FAILURES
-from mochi_trainer.jobs.pieces import Segment, label_of
-from mochi_trainer.storage import Manifest, Store, known, read_list
+from mochi_trainer.jobs.pieces import VIDEOS, Segment, label_of
+from mochi_trainer.storage import Entry, Manifest, Store, known, read_list
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +63,16 @@ class Trimmed:
     failures: Sequence[Item]
     skipped: Sequence[Item]
     """Clips left out because they have no caption and the spec says so."""
+
+    def copy_of(self, clip: TrimmedClip) -> Entry:
+        """The entry of its copy; raise MissingObjectError when the list has none that this version knows."""
+        for kind in VIDEOS:
+            if (found := self.manifest.entries.get(f"{clip.name}{kind}")) is not None:
+                return found
+        raise MissingObjectError(
+            f"the output of the stage trim ({self.manifest.prefix}) lists no copy of {clip.label} that this version can "
+            f"read ({' or '.join(VIDEOS)}); apply the run anew, so that one version makes all of its stages"
+        )
 
     def for_training(self, spec: PreprocessingSpec) -> Trimmed:
         """As this, with the clips that have too few frames for `spec` among the failures; of several sizes each has its own."""

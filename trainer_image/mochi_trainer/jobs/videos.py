@@ -16,15 +16,14 @@ from safetensors.torch import save
 from mochi_api import layout
 from mochi_api.clips import MAY_PASS, ClipReason
 from mochi_api.outcomes import Item
-from mochi_api.resolved import Bucket
 from mochi_api.runfile import RunFile
+from mochi_api.sizes import Bucket
 from mochi_trainer.errors import ClipError
 from mochi_trainer.graph import Completed, Made, Unit, Units, ahead, complete, unit_key
 from mochi_trainer.jobs.cache_keys import cache_key, key_of_list
 from mochi_trainer.jobs.copies import Copies, training_size
 from mochi_trainer.jobs.cutting import failure_of
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.jobs.pieces import VIDEO
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, sources, stage_result
@@ -84,12 +83,12 @@ def _parameters(size: Bucket, model: str) -> dict[str, Any]:
 
 def _units(trimmed: Trimmed, run: RunFile) -> dict[str, str]:
     """The key of each clip's latents, by its name: over the content of the trimmed clip, not where it comes from."""
-    contents, model = trimmed.manifest.entries, model_identity(run, ["encoder"])
+    model = model_identity(run, ["encoder"])
     return {
         clip.name: unit_key(
             "videos",
             VERSION,
-            content=contents[f"{clip.name}{VIDEO}"].sha256,
+            content=trimmed.copy_of(clip).sha256,
             **_parameters(training_size(clip, run.preprocessing), model),
         )
         for clip in trimmed.clips

@@ -48,7 +48,7 @@ def cut_clip(
         if clip.count != cut.frames:
             shown = _Chosen(clip.count, count)
             deque(shown.of(pictures_of(movie)), maxlen=0)
-        stills.write_bytes(strip(np.stack(shown.kept), count, width=width))
+        stills.write_bytes(strip(shown.kept, count, width=width))
         return CutClip(
             frames=clip.count,
             enlargement=clip.enlargement,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,10 +34,10 @@ def side_by_side(original: Frames, copy: Frames, *, columns: int = 4) -> bytes:
     return contact_sheet(np.concatenate([original[chosen], copy[chosen]]), len(chosen))
 
 
-def strip(frames: Frames, count: int, *, width: int) -> bytes:
-    """JPEG of at most `width` pixels' width with `count` frames of (T, H, W, 3) side by side."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    return jpeg(np.concatenate(list(chosen), axis=1), width=width)
+def strip(pictures: Sequence[Picture] | Frames, count: int, *, width: int) -> bytes:
+    """JPEG of at most `width` pixels' width with `count` of some pictures (H, W, 3) side by side."""
+    chosen = np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int)
+    return jpeg(np.concatenate([pictures[number] for number in chosen], axis=1), width=width)
 
 
 def png(picture: Picture) -> bytes:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from mochi_trainer.video.aperture import Aperture, window_of
 from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture, framing
 from mochi_trainer.video.hdr import Transfer, tone_mapped
 from mochi_trainer.video.orientation import orientation_of
+from mochi_trainer.video.scaling import Scaler
 
 
 def upright_size(frame: Any, pixel_aspect: float, aperture: Aperture | None) -> tuple[float, float]:
@@ -34,13 +33,14 @@ class Renderer:
     crop_y: float = 0.5
     enlargement: float = 1.0
     transfers: set[Transfer] = field(default_factory=set)
+    _scaler: Scaler = field(default_factory=Scaler)
 
     def picture(self, frame: Any) -> Picture:
         """(H, W, 3) of a decoded frame; raise ClipError for colours that are not converted."""
         colours = self.converter.colours(frame)
         turned = orientation_of(frame)
         window = window_of(self.aperture, frame.width, frame.height)
-        planes = [np.ascontiguousarray(turned.apply(window.apply(plane))) for plane in colours.planes]
+        planes = [turned.apply(window.apply(plane)) for plane in colours.planes]
         height, width = planes[0].shape
         box = framing(
             width,
@@ -53,7 +53,7 @@ class Renderer:
         )
         self.enlargement = box.enlargement
         self.transfers.add(colours.transfer)
-        picture = np.stack([box.apply(plane) for plane in planes], axis=-1)
+        picture = self._scaler.picture(planes, box)
         if colours.transfer is Transfer.SDR:
             return picture
         return tone_mapped(picture, colours.full, colours.transfer, colours.primaries)

@@ -1,9 +1,10 @@
-"""Encode frames: H.264 that plays everywhere, and a lossless form for intermediate clips."""
+"""Encode frames: H.264 that plays everywhere, and MagicYUV without loss for intermediate clips."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,44 @@ from mochi_trainer.video.reading import Frames
 
 BT709 = 1
 LIMITED_RANGE = 1
-REPEATABLE = {"threads": "1", "x264-params": "cpu-independent=1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Form:
+    """Of a file."""
+
+    container: str
+    codec: str
+    pixels: str
+    matrix: str | None
+    options: Mapping[str, str]
+    """Of the codec."""
+
+    layout: Mapping[str, str]
+    """Options of the container."""
+
+
+PLAYABLE = _Form(
+    container="mp4",
+    codec="libx264",
+    pixels="yuv420p",
+    matrix="ITU709",
+    options={"crf": "16", "preset": "medium", "threads": "1", "x264-params": "cpu-independent=1"},
+    layout={"movflags": "+faststart"},
+)
 """The same frames give the same bytes. Left to itself x264 takes as many threads as there are cores, on which its output
 depends, and processor instructions with which it rounds now this way and now that."""
+
+LOSSLESS = _Form(
+    container="mov",
+    codec="magicyuv",
+    pixels="gbrp",
+    matrix=None,
+    options={"pred": "gradient", "threads": "1"},
+    layout={},
+)
+"""MagicYUV in QuickTime, which FFmpeg, mpv and VLC play: each picture by itself, in half of the time and a tenth of the memory
+of x264 without loss, for a fifth to two fifths more bytes."""
 
 
 def encode_mp4(frames: Frames, path: Path | str, *, fps: int) -> None:
@@ -28,8 +64,7 @@ def write_mp4(pictures: Iterable[Picture], path: Path | str, *, fps: int, height
     """As `encode_mp4`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full."""
     if height % 2 or width % 2:
         raise ValueError(f"H.264 4:2:0 needs an even width and height, got {width}x{height}")
-    options = {"crf": "16", "preset": "medium", **REPEATABLE}
-    _encode(pictures, (height, width), path, fps, codec="libx264", pixels="yuv420p", options=options)
+    _encode(pictures, (height, width), path, fps, PLAYABLE)
 
 
 def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
@@ -38,38 +73,24 @@ def encode_lossless(frames: Frames, path: Path, *, fps: int) -> None:
 
 
 def write_lossless(pictures: Iterable[Picture], path: Path, *, fps: int, height: int, width: int) -> None:
-    """As `encode_lossless`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full.
-
-    Without CABAC, which at so many bits takes two thirds of the time, to write and to read, and saves an eighth of them.
-    """
-    x264 = f"{REPEATABLE['x264-params']}:cabac=0"
-    options = {"qp": "0", "preset": "superfast", **REPEATABLE, "x264-params": x264}
-    _encode(pictures, (height, width), path, fps, codec="libx264rgb", pixels="rgb24", options=options)
+    """As `encode_lossless`, with pictures (H, W, 3) that come one by one; raises OSError when the disk is full."""
+    _encode(pictures, (height, width), path, fps, LOSSLESS)
 
 
 def _encode(
-    pictures: Iterable[Picture],
-    size: tuple[int, int],
-    path: Path | str,
-    fps: int,
-    *,
-    codec: str,
-    pixels: str,
-    options: Mapping[str, str],
+    pictures: Iterable[Picture], size: tuple[int, int], path: Path | str, fps: int, form: _Form
 ) -> None:
     try:
-        with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream: Any = container.add_stream(codec, rate=fps, options=dict(options))
+        with av.open(str(path), "w", format=form.container, options=dict(form.layout)) as file:
+            stream: Any = file.add_stream(form.codec, rate=fps, options=dict(form.options))
             stream.height, stream.width = size
-            stream.pix_fmt = pixels
-            if pixels == "yuv420p":
+            stream.pix_fmt = form.pixels
+            if form.matrix:
                 _tell_bt709(stream.codec_context)
             for picture in pictures:
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                if pixels == "yuv420p":
-                    frame = frame.reformat(format=pixels, dst_colorspace="ITU709")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                file.mux(stream.encode(frame.reformat(format=form.pixels, dst_colorspace=form.matrix)))
+            file.mux(stream.encode())
     except av.FFmpegError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
