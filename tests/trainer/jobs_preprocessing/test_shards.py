@@ -12,6 +12,7 @@ from mochi_api.identity import SHARD_ENV
 from mochi_trainer.cpus import available
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.graph.making import UPLOADS
+from mochi_trainer.jobs import captions, trim, videos
 from mochi_trainer.jobs.shards import Shard, shard_of
 from mochi_trainer.jobs.units import claims_for
 from mochi_trainer.storage import Store
@@ -61,6 +62,27 @@ def test_shards_that_are_killed_go_on_in_the_next_attempt(
     assert contents(tmp_path, keys) == by_one
     under_way = UPLOADS + available() + 1
     assert sum(made(tmp_path).values()) <= sum(made(alone).values()) + kills * under_way
+
+
+def test_a_first_shard_that_comes_last_tells_what_the_others_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy cluster its pod starts when theirs are done; nothing was reused for that."""
+    write_clips(tmp_path / "source", 3)
+    shards = {stage: {"shards": 2} for stage in STAGES}
+    for uid, reused in (("one", False), ("another", True)):
+        keys: dict[str, str] = {}
+        for stage, job in (("trim", trim), ("captions", captions), ("videos", videos)):
+            run = run_file(tmp_path, stage=stage, keys=keys, uid=uid, **shards)
+            monkeypatch.setenv(SHARD_ENV, "1")
+            assert job.execute(run).result is None
+            monkeypatch.setenv(SHARD_ENV, "0")
+            done = job.execute(run)
+            assert done.result is not None
+            assert (done.result.cache_hit, done.message.startswith("reused")) == (reused, reused), (
+                done.message
+            )
+            keys[stage] = done.result.cache_key
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mochi_trainer.jobs.cache_keys import cache_key
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.trimmed import TrimmedClip, read_trimmed, stage_result
-from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
+from mochi_trainer.jobs.units import MAKER, claims_for, new_ones, usable_by
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import Manifest, Store, find_manifest, open_store, write_manifest
@@ -99,7 +99,7 @@ def _encode(
         "tokens": {clip.name: units[clip.caption].info["count"] for clip in clips},
         "truncated": truncated,
     }
-    return write_manifest(cache, prefix, entries, details), completed.made
+    return write_manifest(cache, prefix, entries, details), new_ones(run, "captions", completed)
 
 
 def _texts(clips: Sequence[TrimmedClip]) -> list[str]:

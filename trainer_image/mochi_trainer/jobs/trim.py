@@ -38,7 +38,7 @@ from mochi_trainer.jobs.trimmed import (
     stage_result,
     trimmed_of,
 )
-from mochi_trainer.jobs.units import claims_for, usable_by
+from mochi_trainer.jobs.units import claims_for, new_ones, usable_by
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
 from mochi_trainer.video import Readers
@@ -126,7 +126,7 @@ def _trim(
     key = key_of_list(key, failures, run.run.uid)
     prefix = layout.cache_entry("", "trim", key)
     details = details_of(used, failures, skipped)
-    return write_manifest(cache, prefix, listing.entries, details), key, completed.made
+    return write_manifest(cache, prefix, listing.entries, details), key, new_ones(run, "trim", completed)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile, Stage
-from mochi_trainer.graph import Claims, Unit
+from mochi_trainer.graph import Claims, Completed, Unit
 from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.storage import Store
 
@@ -39,3 +39,13 @@ def usable_by(run: RunFile) -> Callable[[Unit], bool]:
     if run.preprocessing.cache_policy == "Reuse":
         return lambda _: True
     return lambda unit: unit.info.get(MAKER) == run.run.uid
+
+
+def new_ones(run: RunFile, stage: Stage, completed: Completed) -> int:
+    """How many units are not from the cache: this process has made them or, where several share the stage, any of this run.
+
+    The first shard tells it for all; it may have begun when the others were done.
+    """
+    if shard_of(run, stage).count == 1:
+        return completed.made
+    return sum(unit.info.get(MAKER) == run.run.uid for unit in completed.units.values())

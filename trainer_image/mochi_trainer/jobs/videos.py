@@ -27,7 +27,7 @@ from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.reconstructions import reconstructions
 from mochi_trainer.jobs.shards import shard_of
 from mochi_trainer.jobs.trimmed import Trimmed, TrimmedClip, check_enough, read_trimmed, sources, stage_result
-from mochi_trainer.jobs.units import MAKER, claims_for, usable_by
+from mochi_trainer.jobs.units import MAKER, claims_for, new_ones, usable_by
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.devices import compute_type, stage_device
 from mochi_trainer.storage import Entry, Manifest, Store, find_manifest, open_store, write_manifest
@@ -126,7 +126,7 @@ def _encode_all(
     }
     key = key_of_list(key, failures, run.run.uid)
     prefix = layout.cache_entry("", "videos", key)
-    return write_manifest(cache, prefix, entries, details), key, completed.made
+    return write_manifest(cache, prefix, entries, details), key, new_ones(run, "videos", completed)
 
 
 def _completed(
