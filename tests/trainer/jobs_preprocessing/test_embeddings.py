@@ -161,12 +161,7 @@ def test_one_more_clip_is_all_that_is_encoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("harm", ["gone", "altered", "truncated", "gone while the stage runs"])
 def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, harm: str) -> None:
     """Somebody tidied the bucket between two stages."""
-    write_source(tmp_path / "source")
-    undisturbed = _embed(tmp_path)
-    cache = tmp_path / "cache"
-    latents = _file(cache, "videos", undisturbed["videos"].result.cache_key, "bunny").read_bytes()
-    shutil.rmtree(cache / "videos")
-    keys = {stage: done.result.cache_key for stage, done in undisturbed.items() if stage != "videos"}
+    cache, latents, keys = _without_latents(tmp_path)
     trimmed = read_manifest(open_store(f"file://{cache}", S3Spec()), f"trim/{keys['trim']}")
     copy = cache / trimmed.key("bunny.mov")
     good = copy.read_bytes()
@@ -195,12 +190,7 @@ def test_a_trimmed_copy_that_is_gone_or_altered_is_cut_again(tmp_path: Path, har
 
 def test_copies_of_an_earlier_version_are_encoded_alike(tmp_path: Path) -> None:
     """An image whose tag was moved between two stages finds H.264 without loss, in MP4."""
-    write_source(tmp_path / "source")
-    undisturbed = _embed(tmp_path)
-    cache = tmp_path / "cache"
-    latents = _file(cache, "videos", undisturbed["videos"].result.cache_key, "bunny").read_bytes()
-    shutil.rmtree(cache / "videos")
-    keys = {stage: done.result.cache_key for stage, done in undisturbed.items() if stage != "videos"}
+    cache, latents, keys = _without_latents(tmp_path)
     store, prefix = open_store(f"file://{cache}", S3Spec()), f"trim/{keys['trim']}"
     trimmed = read_manifest(store, prefix)
     entries = [
@@ -223,6 +213,16 @@ def test_a_list_without_copies_says_which_and_whose_move_it_is(tmp_path: Path) -
     write_manifest(store, prefix, strips, trimmed.details)
     with pytest.raises(MissingObjectError, match=r"no copy of .*; apply the run anew"):
         videos.execute(run_file(tmp_path, stage="videos", keys=keys))
+
+
+def _without_latents(root: Path) -> tuple[Path, bytes, dict[str, str]]:
+    """A cache after all stages whose latents are gone; those of one clip; the keys of the stages before."""
+    write_source(root / "source")
+    undisturbed, cache = _embed(root), root / "cache"
+    latents = _file(cache, "videos", undisturbed["videos"].result.cache_key, "bunny").read_bytes()
+    shutil.rmtree(cache / "videos")
+    keys = {stage: done.result.cache_key for stage, done in undisturbed.items() if stage != "videos"}
+    return cache, latents, keys
 
 
 def _as_before(copy: Path, folder: Path) -> Path:
