@@ -2,7 +2,7 @@
 
 ```
 <stage>/units/<family>/<key>.json                  the record: files with size, SHA-256 and ETag, and what is known; last
-<stage>/units/<family>/<key>.<sha256, 16 digits>.mp4   a file; its name has its content, so that no two writers collide
+<stage>/units/<family>/<key>.<sha256, 16 digits>.mov   a file; its name has its content, so that no two writers collide
 ```
 A family has the units of the same parameters, so that one listing finds all that a run can use. Without its record a unit
 does not exist (`mochi_trainer.graph.bundles` repeats many in one object); a record whose files are not there as they were stored counts for nothing, and the unit is made again.
@@ -37,7 +37,7 @@ class Unit:
 
     key: str
     files: Mapping[str, Entry]
-    """By suffix, such as `.mp4`."""
+    """By suffix, such as `.mov`."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """What its maker says of it; plain JSON."""
 

@@ -58,7 +58,8 @@ class Copies:
             get_entry(self._cache, self._trimmed.manifest, name, local)
         except (DamagedObjectError, MissingObjectError) as error:
             raise ClipError(
-                f"its trimmed copy is gone and cannot be made again, since {clip.source} is another by now: {error}",
+                f"its trimmed copy is gone and cannot be made again, since {clip.source}, or the version that cuts it, "
+                f"is another by now: {error}",
                 ClipReason.UNREADABLE,
             ) from error
 
