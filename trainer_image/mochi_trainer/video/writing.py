@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.reading import Frames
+
+GREEN_BLUE_RED = (1, 2, 0)
+"""The planes of `gbrp` among the channels of a picture."""
 
 BT709 = 1
 LIMITED_RANGE = 1
@@ -88,13 +92,24 @@ def _encode(
             if form.matrix:
                 _tell_bt709(stream.codec_context)
             for picture in pictures:
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                file.mux(stream.encode(frame.reformat(format=form.pixels, dst_colorspace=form.matrix)))
+                file.mux(stream.encode(_frame(picture, form)))
             file.mux(stream.encode())
     except av.FFmpegError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def _frame(picture: Picture, form: _Form) -> Any:
+    """The picture as a file of this form has it."""
+    if form.matrix:
+        packed = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        return packed.reformat(format=form.pixels, dst_colorspace=form.matrix)
+    height, width = picture.shape[:2]
+    planar = av.VideoFrame(width, height, form.pixels)
+    for plane, channel in zip(planar.planes, GREEN_BLUE_RED, strict=True):
+        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width] = picture[..., channel]
+    return planar
 
 
 def _tell_bt709(context: Any) -> None:
