@@ -19,6 +19,7 @@ from mochi_trainer.errors import ClipError
 from mochi_trainer.footage.duplicates import repeats_of_texts
 from mochi_trainer.footage.looking import cut_and_look
 from mochi_trainer.video import Cut, Limits, Readers, cut_clip, read_clip, read_frames, strip
+from mochi_trainer.video import readers as module
 from tests.trainer.video import jobs_of_readers as jobs
 from tests.trainer.video.clips import grey_levels, real_clip, write_clip
 
@@ -60,6 +61,27 @@ def test_a_worker_that_has_cut_a_clip_knows_no_more_of_the_spec(readers: Readers
     readers.run(cut_and_look, real_clip("bigbuckbunny.mp4"), cut, Limits(), movie, stills, 3, 200)
     readers.run(repeats_of_texts, [])
     assert not set(readers.run(jobs.modules)) & {"pydantic", "boto3", "torch", "mochi_api.spec"}
+
+
+def test_readers_come_up_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits here until all are there: one after the other none would ever be ready."""
+    waiting = (
+        f"import os, time; from pathlib import Path; here = Path({str(tmp_path)!r}); (here / str(os.getpid())).touch()\n"
+        "while len(list(here.iterdir())) < 3: time.sleep(0.01)\n"
+    )
+    monkeypatch.setattr(module, "CODE", waiting + module.CODE)
+    monkeypatch.setattr(module, "START_SECONDS", SECONDS_TO_END)
+    with Readers(3) as fresh, ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda number: fresh.run(jobs.double, number), range(3))) == [0, 2, 4]
+
+
+def test_a_reader_that_does_not_come_up_is_said_and_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Readers(1) as fresh:
+        with monkeypatch.context() as broken:
+            broken.setattr(module, "CODE", "raise SystemExit(7)")
+            with pytest.raises(RuntimeError, match=r"a reader could not start \(exit 7\)"):
+                fresh.run(jobs.double, 1)
+        assert fresh.run(jobs.double, 1) == 2
 
 
 def test_the_failure_of_a_clip_keeps_its_words_and_its_reason(readers: Readers) -> None:

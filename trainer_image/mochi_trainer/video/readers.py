@@ -83,6 +83,11 @@ class Readers:
         self._alive.add(worker)
         if self._abandoned:  # while it started
             worker.interrupt()
+        try:
+            worker.wait_until_ready()  # here and not in the starter's thread, so that several come up beside each other
+        except RuntimeError:
+            self._alive.discard(worker)
+            raise
         return worker
 
     def abandon(self) -> None:
@@ -140,10 +145,13 @@ class _Worker:
                 env=_environment(),
             )
         self._connection = Connection(ours.detach())
+
+    def wait_until_ready(self) -> None:
+        """Wait until it has imported what it needs; raise RuntimeError when it does not come up, which ends it."""
         try:
             if not self._connection.poll(START_SECONDS):
                 raise TimeoutError(f"a reader did not start in {START_SECONDS:.0f} s")
-            self.modules: list[str] = self._connection.recv()
+            self._connection.recv()
         except (EOFError, OSError) as error:
             self.kill()
             raise RuntimeError(f"a reader could not start (exit {self._process.returncode})") from error

@@ -48,7 +48,7 @@ def serve(descriptor: int, parent: int, memory_bytes: int) -> None:
     """Answer calls until the other end closes; `parent` is the process without which this one has no work."""
     _bind(parent, memory_bytes)
     with Connection(descriptor) as connection:
-        connection.send(sorted(sys.modules))
+        connection.send(None)  # ready
         while True:
             try:
                 call = connection.recv_bytes()
