@@ -153,8 +153,8 @@ def _changes(
 ) -> tuple[Stretch, ...]:
     """Changes of shot; times of the pictures looked at, and some larger ones, are left in `times` and `sparse`."""
     found = list(cuts(_small(clip, times, sparse, scale, around)))
-    if clip.cut_off:  # decoders take that for the end of the film
-        raise ClipError(clip.cut_off, ClipReason.CORRUPT)
+    if (lack := clip.lack) is not None:  # decoders take that for the end of the film
+        raise lack
     if not times:
         raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
     ends = [*times, _end(times)]

@@ -29,6 +29,7 @@ TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.spli
 OPTIONS = {"ignore_editlist": "1"}
 """Of the demuxer; edit lists are applied by `timeline`."""
 
+AS_H264 = "export it as H.264 with the program that wrote it"
 ENCRYPTED = {"encv", "drmi"}
 SEEK_FROM = 5.0
 """Seconds of media from which on decoding all that comes before would take longer than looking for a keyframe."""
@@ -69,6 +70,25 @@ class Opened:
         if last is not None:
             self.header.claimed = max(self.header.claimed, last.pos + last.size)
         return self.header.cut_off
+
+    @property
+    def lack(self) -> ClipError | None:
+        """What the file should have and has not, for whoever needs all of it; None when nothing is known to be missing."""
+        if self.cut_off:
+            return ClipError(self.cut_off, ClipReason.CORRUPT)
+        track, there = self.header.track(self.stream.id), len(self.stream.index_entries)
+        if there >= track.sizes:
+            return None
+        if track.others:
+            codecs = " and ".join((track.codec, *track.others))
+            return ClipError(
+                f"its pictures are in several codecs ({codecs}), of which only the first is read; {AS_H264}",
+                ClipReason.UNSUPPORTED,
+            )
+        return ClipError(
+            f"its index is damaged: it says of {there} of its {track.sizes} pictures where they are",
+            ClipReason.CORRUPT,
+        )
 
     @property
     def description(self) -> Description:
@@ -156,7 +176,12 @@ def _best(container: Any, header: Header) -> Any:
     if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0].id).codec)
     chosen = max(usable, key=lambda stream: (_has_pictures(stream, header), *_rank(stream)))
-    dolby = header.track(chosen.id).description.dolby_vision
+    track = header.track(chosen.id)
+    if track.number and not track.scale:
+        raise ClipError(
+            "its index is damaged: its pictures have 0 units of time a second", ClipReason.CORRUPT
+        )
+    dolby = track.description.dolby_vision
     if dolby is not None and not dolby.readable:
         raise ClipError(
             f"its pictures are in Dolby Vision's own colours (profile {dolby.profile}, IPT-PQ-c2), which are not "
@@ -181,10 +206,11 @@ def _rank(stream: Any) -> tuple[bool, bool, int, int]:
 def _unsupported(codec: str) -> ClipError:
     if codec in ENCRYPTED:
         return ClipError(f"encrypted ({codec}): export it without protection", ClipReason.UNSUPPORTED)
-    return ClipError(
-        f"its codec {codec!r} is not read; export it as H.264 with the program that wrote it",
-        ClipReason.UNSUPPORTED,
-    )
+    if not codec.strip("\0 "):
+        return ClipError(
+            "its index is damaged: it does not say in which codec the pictures are", ClipReason.CORRUPT
+        )
+    return ClipError(f"its codec {codec!r} is not read; {AS_H264}", ClipReason.UNSUPPORTED)
 
 
 def _check_size(stream: Any, limits: Limits) -> None:
