@@ -16,7 +16,7 @@ from av.stream import Disposition
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
-from mochi_trainer.video.descriptions import Description
+from mochi_trainer.video.descriptions import UNSPECIFIED, Colour, Description
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
@@ -111,7 +111,7 @@ class Opened:
 
     def converter(self) -> Converter:
         """Of its frames."""
-        return Converter(self.description.chroma)
+        return Converter(self.description.chroma, self.header.track(self.stream.id).premultiplied)
 
     def probe(self) -> Probe:
         """What the file says of its video."""
@@ -175,7 +175,9 @@ def _best(container: Any, header: Header) -> Any:
     usable = [stream for stream in videos if stream.codec_context is not None]
     if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0].id).codec)
-    chosen = max(usable, key=lambda stream: (_has_pictures(stream, header), *_rank(stream)))
+    chosen = max(
+        usable, key=lambda stream: (_has_pictures(stream, header), _is_video(stream, header), *_rank(stream))
+    )
     track = header.track(chosen.id)
     if track.number and not track.scale:
         raise ClipError(
@@ -195,6 +197,11 @@ def _has_pictures(stream: Any, header: Header) -> bool:
     """Not only what Dolby Vision adds to those of another track."""
     dolby = header.track(stream.id).description.dolby_vision
     return dolby is None or dolby.base
+
+
+def _is_video(stream: Any, header: Header) -> bool:
+    """By its handler; libav takes for videos also what only adds to one: depth, alpha (`auxv`)."""
+    return header.track(stream.id).kind == "vide"
 
 
 def _rank(stream: Any) -> tuple[bool, bool, int, int]:
@@ -227,6 +234,7 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
     Raises ClipError where the data is damaged, naming the time. Frames without a time of their own come to nothing.
     """
     seconds = 0.0
+    told = clip.description.colour
     frames = iter(clip.container.decode(clip.stream))
     while True:
         try:
@@ -245,7 +253,24 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
             continue
         if frame.is_corrupt:
             raise _damaged(clip, f"at {seconds:.2f} s: a frame is only partly there")
+        _coloured(frame, told)
         yield Timed(frame.pts * base, max(frame.duration or 0, 0) * base, frame)
+
+
+def _coloured(frame: Any, told: Colour) -> None:
+    """What a frame does not say of its colours is what the container says.
+
+    libav does so itself, but for decoders that always say something: of ProRes and AV1 also that it is not specified.
+    """
+    if frame.format.is_rgb:
+        told = told._replace(matrix=UNSPECIFIED)
+    for name, value in (
+        ("color_primaries", told.primaries),
+        ("color_trc", told.transfer),
+        ("colorspace", told.matrix),
+    ):
+        if value != UNSPECIFIED and int(getattr(frame, name)) == UNSPECIFIED:
+            setattr(frame, name, value)
 
 
 def _damaged(clip: Opened, where: str) -> ClipError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 
@@ -14,6 +15,15 @@ from mochi_trainer.video.boxes import below, children, duration, number, version
 from mochi_trainer.video.descriptions import Description, read_description
 
 MOST_EDITS = 100_000
+
+
+class Premultiplied(Enum):
+    """Whether the colours of a transparent picture lie on something already: the graphics mode of a track (`vmhd`)."""
+
+    NO = 0
+    WITH_WHITE = 0x101
+    WITH_BLACK = 0x102
+
 
 CONTAINERS = (b"edts", b"mdia", b"minf", b"stbl")
 
@@ -36,6 +46,7 @@ class Track:
     """Numbers, from 1 on, of the sample descriptions that its samples have; none where it is fragmented."""
 
     description: Description = field(default_factory=Description)
+    premultiplied: Premultiplied = Premultiplied.NO
     width: int = 0
     height: int = 0
     """The larger of what the track and its sample description say."""
@@ -98,6 +109,12 @@ def _hdlr(track: Track, content: memoryview) -> None:
         track.kind = content[8:12].tobytes().decode("latin-1")
 
 
+def _vmhd(track: Track, content: memoryview) -> None:
+    mode = number(content, 2) & 0xFFFF
+    if mode in {Premultiplied.WITH_WHITE.value, Premultiplied.WITH_BLACK.value}:
+        track.premultiplied = Premultiplied(mode)
+
+
 def _stsd(track: Track, content: memoryview) -> None:
     track.codecs = tuple(kind.decode("latin-1") for kind, _ in children(content[8:]))
     track.codec = content[12:16].tobytes().decode("latin-1")
@@ -136,6 +153,7 @@ READERS: dict[bytes, Callable[[Track, memoryview], None]] = {
     b"mdhd": _mdhd,
     b"elst": _elst,
     b"hdlr": _hdlr,
+    b"vmhd": _vmhd,
     b"stsd": _stsd,
     b"stsc": _stsc,
     b"stsz": _stsz,
