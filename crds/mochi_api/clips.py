@@ -53,7 +53,11 @@ CLIP_TABLE: tuple[ClipRow, ...] = (
     ),
     ClipRow(_R.MISSING_CAPTION, "no .txt file lies beside it", "write the caption"),
     ClipRow(_R.EMPTY_CAPTION, "its caption has no words", "write the caption"),
-    ClipRow(_R.INVALID_CAPTION, "its caption is no text in UTF-8", "save the caption as UTF-8"),
+    ClipRow(
+        _R.INVALID_CAPTION,
+        "its caption is no plain text in UTF-8",
+        "write the caption as plain text in UTF-8",
+    ),
     ClipRow(_R.DUPLICATE_NAME, "another clip claims the same caption", "give each clip a name of its own"),
     ClipRow(
         _R.TOO_LARGE,

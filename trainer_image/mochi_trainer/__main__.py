@@ -36,7 +36,7 @@ from mochi_api.runfile import (
     parse,
 )
 from mochi_api.spec import S3Spec
-from mochi_trainer import cpus, ending, logs
+from mochi_trainer import advice_by_hand, cpus, ending, logs
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, TrainerError
@@ -122,7 +122,7 @@ def _by_hand(command: Callable[[], None]) -> int:
         outcome = ending.failure(error, 0).outcome
         if outcome.reason is Reason.BUG:
             log.exception("a defect of the trainer")
-        _tell(outcome)
+        _tell(outcome.model_copy(update={"action": advice_by_hand.action(outcome.reason, outcome.action)}))
         return ROWS[outcome.reason].exit_code or 0
     return 0
 

@@ -14,10 +14,11 @@ MODEL_MOUNT = "/mnt/mochi/model"
 
 
 def address(source: Source, mount: str) -> str:
-    """Where the pod finds a source: its S3 address, or the folder its volume is mounted on."""
+    """Where the pod finds a source: its S3 address, or the folder its volume is mounted on, whose name may have a `%`."""
     if source.s3 is not None:
         return source.s3.uri
-    return layout.join(f"file://{mount}", source.pvc.path if source.pvc is not None else "/")
+    path = source.pvc.path if source.pvc is not None else "/"
+    return layout.join(f"file://{mount}", path.replace("%", "%25"))
 
 
 CA_FILE = "ca.crt"

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +105,115 @@ def test_check_tells_of_each_segment_and_of_those_that_are_alike(
     assert [row["warnings"] for row in rows[6:]] == [
         {"NearDuplicate": f"shows nearly the same as bunny.mp4#0{k}"} for k in range(2)
     ]
+
+
+def told_error(capsys: pytest.CaptureFixture[str]) -> str:
+    (*_, last) = capsys.readouterr().err.splitlines()
+    return str(json.loads(last)["message"])
+
+
+@pytest.mark.parametrize(
+    ("clips", "options", "code", "words"),
+    [
+        ("nowhere", ["--check"], 3, "there is no folder {0}/nowhere"),
+        ("clips/bunny.mp4", ["--check"], 3, "{0}/clips/bunny.mp4 is a file: name the folder"),
+        ("", ["--check"], 2, "the folder of the clips must be a folder or s3://bucket/prefix, got ''"),
+        ("http://host/x", ["--check"], 2, "must be a folder or s3://bucket/prefix, got 'http://host/x'"),
+        ("hf://team/x", ["--check"], 2, "must be a folder or s3://bucket/prefix, got 'hf://team/x'"),
+        ("clips", ["--out", ""], 2, "--out must be a folder or s3://bucket/prefix, got ''"),
+        ("clips", ["--out", "ftp://host/x"], 2, "--out must be a folder or s3://bucket/prefix, got 'ftp:"),
+        ("clips", ["--out", "{0}/clips/bunny.mp4"], 2, "--out must be a folder, and {0}/clips/bunny.mp4 is"),
+        ("clips", ["--out", "{0}/clips/bunny.mp4/x/y"], 2, "--out must be a folder, and {0}/clips/bunny.mp4"),
+        ("clips", ["--check", "--model", "hf://team/none"], 3, "hf://team/none is not in the hub cache"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused_before_any_work(
+    folder: Path, capsys: pytest.CaptureFixture[str], clips: str, options: list[str], code: int, words: str
+) -> None:
+    root = folder.parent
+    where = str(root / clips) if clips and "://" not in clips else clips
+    given = [option.format(root) for option in options]
+    assert main(["preprocess", where, *given, *SIZE]) == code
+    message = told_error(capsys)
+    assert words.format(root) in message
+    assert "under a new name" not in message
+    assert sorted(path.name for path in root.iterdir()) == ["clips"]
+
+
+def test_what_helps_is_said_in_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no spec, no pod and nothing to apply."""
+    assert main(["preprocess", str(folder), "--check", *SIZE, "--frames", "163"]) == 4
+    assert told_error(capsys).endswith(
+        "what to do: use longer clips or fewer --frames, and run the command again"
+    )
+    (folder / "broken.mp4").write_bytes(b"not a video at all")
+    (folder / "broken.txt").write_text("broken")
+    assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
+    message = told_error(capsys)
+    assert "more than --max-failed-items-percent = 10 allows" in message
+    assert "or raise --max-failed-items-percent to at least 34, and run the command again" in message
+    (folder / "broken.txt").rename(folder / "broken.mp4.txt")
+    assert main(["preprocess", str(folder), "--out", str(folder.parent / "out"), *SIZE]) == 3
+    assert "set --missing-caption to Empty or Skip" in told_error(capsys)
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "a.png").write_bytes(b"x")
+    assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
+    assert told_error(capsys).endswith("or correct the folder's name, and run the command again")
+
+
+def test_check_names_a_caption_that_is_called_otherwise(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bunny.txt").rename(folder / "bunny.mp4.txt")
+    (folder / "carphone.txt").write_text(" ")
+    assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
+    told = {name: line["message"] for name, line in lines(capsys).items()}
+    assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt lies beside it"
+    assert told["carphone.MOV"] == "carphone.txt has no words"
+
+
+@pytest.mark.parametrize("name", [b"a%20b", b"50% off", b"a?b#c", "é".encode(), b"x\xff"])
+def test_folders_have_any_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    """A name is no address: in one, %20 is a blank."""
+    clips, out = tmp_path / os.fsdecode(name), tmp_path / os.fsdecode(b"out-" + name)
+    folder.rename(clips)
+    (tmp_path / "a b").mkdir()
+    assert main(["preprocess", str(clips), "--check", *SIZE]) == 0
+    assert len(lines(capsys)) == 2
+    assert main(["preprocess", str(clips), "--out", str(out), *SIZE]) == 0
+    assert (out / "cache" / "videos").is_dir()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_ctrl_c_is_no_clips_fault(folder: Path, tmp_path: Path, terminal: bool) -> None:
+    """Readers are ended with the work, and nothing is said of the clips that they had."""
+    for number in range(60):
+        (folder / f"{number}.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
+        (folder / f"{number}.txt").write_text("a rabbit")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "mochi_trainer", "preprocess", str(folder), "--check", *SIZE]
+    with subprocess.Popen(
+        command,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    ) as process:
+        os.close(theirs)
+        said, stopped = b"", False
+        with suppress(OSError):  # a terminal whose other end is closed
+            while data := os.read(ours, 1 << 16):
+                said += data
+                if not stopped and said.count(b"7 frames") >= 2:
+                    stopped = True
+                    os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(timeout=60)
+    os.close(ours)
+    assert code == 143
+    assert b"interrupted; what to do: run the command again" in said
+    assert b"want of memory" not in said
+    assert b"Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mochi-check-")] == []

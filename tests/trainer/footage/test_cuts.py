@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mochi_trainer.footage.cuts import STRETCH, Cut, cuts
 from tests.trainer.footage.material import (
@@ -18,6 +19,7 @@ from tests.trainer.footage.material import (
     filmed,
     real_shot,
     score_half,
+    scored,
 )
 
 MOVES = ["still", "pan", "whip", "zoom", "shake"]
@@ -129,3 +131,49 @@ def test_a_long_film_is_seen_in_stretches_as_it_is_whole() -> None:
 def test_a_cut_says_which_frames_belong_to_neither_shot() -> None:
     made = film(HELD_OUT, 1001)
     assert all(isinstance(cut, Cut) and cut.begin <= cut.end for cut in cuts(made.frames))
+
+
+BARS = {"letterbox": (5, 0), "pillarbox": (0, 21), "both": (5, 12)}
+"""Black rows and columns on each side: 2.39:1 in 16:9, an upright film in 16:9, a small picture."""
+
+
+def barred(frames: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """The frames (T, 36, 64, 3) made smaller and put between black bars."""
+    height, width = SMALL[0] - 2 * rows, SMALL[1] - 2 * columns
+    out = np.zeros_like(frames)
+    for number, picture in enumerate(frames):
+        small = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
+        out[number, rows : rows + height, columns : columns + width] = np.asarray(small)
+    return out
+
+
+@pytest.mark.parametrize("bars", BARS.values(), ids=BARS)
+@pytest.mark.parametrize(("half", "seed"), [(TUNING, 20), (HELD_OUT, 1020)], ids=["tuning", "held out"])
+def test_changes_between_black_bars_are_found_as_without(
+    half: Half, seed: int, bars: tuple[int, int]
+) -> None:
+    """What is black in both makes any two pictures alike."""
+    made = film(half, seed)
+    plain, inside = (
+        scored(found(frames), made.changes) for frames in (made.frames, barred(made.frames, *bars))
+    )
+    assert inside.hits >= plain.hits - 1
+    assert inside.false <= plain.false + 1
+
+
+def test_shots_with_and_without_bars_may_follow_each_other() -> None:
+    rng = np.random.default_rng(3)
+    shots = [filmed(drawn_shot(rng, 40), rng, "still") for _ in range(4)]
+    inside = [barred(shot, *BARS["letterbox"]) if number < 2 else shot for number, shot in enumerate(shots)]
+    assert found(np.concatenate(inside)) == [(40, 40), (80, 80), (120, 120)]
+
+
+def test_a_film_that_fades_to_white_between_bars_changes_once() -> None:
+    rng = np.random.default_rng(4)
+    first, second = (filmed(drawn_shot(rng, 40), rng, "still").astype(float) for _ in range(2))
+    share = (np.arange(10)[:, None, None, None] + 1) / 10
+    first[-10:] += (255 - first[-10:]) * share
+    second[:10] += (255 - second[:10]) * share[::-1]
+    white = np.concatenate([first, np.full((4, *SMALL, 3), 255), second]).astype(np.uint8)
+    ((begin, end),) = found(barred(white, *BARS["letterbox"]))
+    assert begin <= 40 < 44 <= end

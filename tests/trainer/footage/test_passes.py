@@ -195,3 +195,21 @@ def test_the_changes_of_shot_do_not_depend_on_where_they_are_looked_for() -> Non
         found = readers.run(changes_of_shot, bundled("bikes.mp4"), Limits())
     assert found == overview(bundled("bikes.mp4")).changes
     assert [change.start for change in found] == pytest.approx([at / 25 for at in BIKES_CUTS])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fps", "seconds"),
+    [
+        (1280, 720, 30, 120),
+        (3840, 2160, 30, 120),
+        (3840, 2160, 60, 60),
+        (7680, 4320, 60, 20),
+        (640, 480, 0, 120),
+    ],
+)
+def test_parts_of_a_heavy_film_are_shorter(width: int, height: int, fps: float, seconds: float) -> None:
+    """HEVC of 4K at 60 a second and 19 Mbit/s takes a core here 427 s for two minutes; ten times the bits, more than there is."""
+    source = Probe(width=width, height=height, fps=fps, seconds=0, codec="", pixel_aspect=1)
+    parts = parts_of_film(240, source)
+    assert [part.start for part in parts] == [seconds * number for number in range(round(240 / seconds))]
+    assert [part.end for part in parts] == [*(part.start for part in parts[1:]), math.inf]

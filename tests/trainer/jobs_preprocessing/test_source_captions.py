@@ -33,6 +33,11 @@ BLANK = [
     b"\xef\xbb\xbf \r\n",
     b"\xef\xbb\xbf\xef\xbb\xbf",
     b"\xc2\xa0\xe2\x80\x8b\xe2\x80\xae",
+    "\u3000\u2003\u2028".encode(),
+    "\u3164\u115f\u1160\uffa0".encode(),
+    "\u2800\u2800 \u034f".encode(),
+    "\ufe0f\u180e\u2060\ufffe".encode(),
+    "\U000e0100\U000e0041".encode(),
 ]
 SPECS = {name: PreprocessingSpec(missing_caption=name) for name in ("Fail", "Skip", "Empty")}
 
@@ -58,6 +63,19 @@ WRONG = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6\n",
         "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
     ),
+    "pointer of git-annex": (
+        b"/annex/objects/SHA256E-s6--00.txt\n",
+        "a pointer of git-annex, not the file itself: fetch it with git annex get",
+    ),
+    "pointer of Xet": (
+        b"# xet version 0\nfilesize = 6\n",
+        "a pointer of Xet, not the file itself: fetch it with git xet or huggingface_hub",
+    ),
+    "JSON": (b'{"caption": "a dog"}', "a JSON document, not plain text: write the caption"),
+    "JSON behind a mark": (b'\xef\xbb\xbf\n[\n"a dog"]\n', "a JSON document, not plain text: write the caption"),
+    "answer of a store": (b"<Error><Code>AccessDenied</Code>", "an XML document, not plain text: write the caption"),
+    "WebVTT": (b"WEBVTT\n\n00:00.000 --> 00:01.000\nhi", "subtitles, not plain text: write the caption"),
+    "SubRip": (b"1\r\n00:00:00,000 --> 00:00:01,000\r\nhi", "subtitles, not plain text: write the caption"),
     "picture": (b"\x89PNG\r\n\x1a\n\0\0\0", "not UTF-8 (byte 0): save it as UTF-8"),
 }  # fmt: skip
 
@@ -93,6 +111,13 @@ def test_what_is_no_text_of_a_person_says_what_it_is(data: bytes, words: str, tm
         ("ein Hund\u2028l\xe4uft\x85\xa0".encode(), "ein Hund läuft"),
         ("👩\u200d🚀 in space".encode(), "👩\u200d🚀 in space"),
         (b"<b>bold</b> {a|b} version 2", "<b>bold</b> {a|b} version 2"),
+        (b'[trigger] a "dog", {x}', '[trigger] a "dog", {x}'),
+        (b'"a dog"', '"a dog"'),
+        (b"{a dog|a cat} runs", "{a dog|a cat} runs"),
+        (b"7", "7"),
+        (b"3 00:00 a clock", "3 00:00 a clock"),
+        (b"[" * 60000, "[" * 60000),
+        ("\u2764\ufe0f in \u3164\ud55c\uae00".encode(), "\u2764\ufe0f in \u3164\ud55c\uae00"),
     ],
 )
 def test_a_caption_is_what_it_says_on_one_line(data: bytes, text: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DatasetRejectedError, MissingObjectError
 from mochi_trainer.jobs import trim
+from mochi_trainer.jobs.cutting import local_name
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import Manifest, open_store, read_manifest
 from mochi_trainer.video import Cut, read_clip, read_frames
@@ -257,3 +258,26 @@ def test_it_works_on_s3(root: Path, s3_server) -> None:
     wrong = run_file(base, s3=s3_server.spec, source="s3://no-such-bucket/clips/")
     with pytest.raises(MissingObjectError, match="bucket no-such-bucket"):
         trim.execute(wrong)
+
+
+@pytest.mark.parametrize("name", ["trimmed.mov", "source.mp4", "a\nb$(id).MOV", f"{'q' * 251}.mp4", "-o.m4v"])
+def test_clips_of_any_name_are_cut(root: Path, name: str) -> None:
+    """A clip lies under its own name while it is read, and what is cut of it beside that."""
+    shutil.copyfile(real_clip("carphone_pristine.mp4"), root / "source" / name)
+    done = trim.execute(run_file(root, missingCaption="Empty"))
+    assert (done.result.items_total, done.result.items_failed) == (3, 0)
+
+
+def test_a_bad_clip_comes_with_a_command_for_it_and_not_for_a_copy_of_it(root: Path) -> None:
+    (root / "source" / "my film.mp4").write_bytes(b"\x1aE\xdf\xa3" + bytes(100))
+    (root / "source" / "my film.txt").write_text("a film")
+    done = trim.execute(run_file(root, maxFailedItemsPercent=50))
+    (failure,) = done.failures
+    assert 'ffmpeg -i "my film.mp4" ' in failure.message
+    assert failure.message.endswith('"my film.new.mp4" && mv "my film.new.mp4" "my film.mp4"')
+
+
+@pytest.mark.parametrize("key", ["q" * 400 + ".mp4", "b/" + "é" * 126 + ".MOV", "a\0b.m4v"])
+def test_a_name_that_no_file_can_have_is_left_to_the_store(key: str, tmp_path: Path) -> None:
+    (tmp_path / local_name(key)).write_bytes(b"x")
+    assert local_name(key) == f"clip{Path(key).suffix.lower()}"

@@ -9,6 +9,7 @@ import pytest
 
 from mochi_api.clips import ClipWarning
 from mochi_trainer.video import Clip, Cut, read_clip
+from tests.trainer.video.boxed import joined
 from tests.trainer.video.clips import box, in_description
 from tests.trainer.video.movies import frame_of, write_movie
 from tests.trainer.video.test_containers import combing, woven
@@ -102,3 +103,24 @@ def test_segments_of_one_frame_carry_the_pictures_of_the_film(tmp_path: Path) ->
     path = bars(tmp_path / "a.mov", "v210", BOTTOM)
     late = Cut(frames=4, least=4, fps=30, width=WIDTH, height=HEIGHT, start_seconds=4 / 30)
     assert np.array_equal(read_clip(path, late).frames, read_clip(path, CUT).frames[4:])
+
+
+@pytest.mark.parametrize("second", ["larger", "of another form", "larger and progressive"])
+def test_interlaced_pictures_may_change_their_size_and_form_midway(tmp_path: Path, second: str) -> None:
+    """A track with two sample descriptions, as cameras and editors leave it."""
+    woven(tmp_path / "1.mov", "tff")
+    scale, pixels = (1, "yuv422p") if second == "of another form" else (2, "yuv420p")
+    height, width = HEIGHT * scale, WIDTH * scale
+    chroma = np.full((height if pixels == "yuv422p" else height // 2, width // 2), 128, np.uint8)
+    levels = [np.full((height, width), 20 + 20 * number, np.uint8) for number in range(10)]
+    write_movie(
+        tmp_path / "2.mov",
+        [frame_of([luma, chroma, chroma], pixels) for luma in levels],
+        matrix=1,
+        options=None if "progressive" in second else {"x264-params": "tff=1"},
+    )
+    path = joined(tmp_path / "a.mov", tmp_path / "1.mov", tmp_path / "2.mov")
+    clip = read_clip(path, Cut(frames=20, least=20, fps=30, width=WIDTH, height=HEIGHT))
+    first_fields(Clip(frames=clip.frames[:8], enlargement=1, warnings=clip.warnings, source=clip.source), 8)
+    expected = [(20 + 20 * number - 16) * 255 / 219 for number in range(10)]
+    assert np.abs(clip.frames[10:].mean((1, 2, 3)) - expected).max() < 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mochi_trainer.footage.likeness import Floats
+import numpy as np
+from PIL import Image
+
+from mochi_trainer.footage.likeness import Floats, Frames, luma, unlikeness
 
 BLACK = 20.0
 """Level of 255 up to which a pixel, on average over the clip, is black: noise, dither, and level 16 of a file that says
@@ -53,6 +56,25 @@ def picture_box(mean: Floats) -> Box:
         before, behind = _bars(black[top:bottom].mean(0))
         left, right = before, width - behind
     return Box(left, top, right, bottom)
+
+
+def without_bars(frames: Frames, dark: Floats) -> Frames:
+    """Small pictures (T, H, W, 3) without the bars of `dark` (H, W), at their size; the same where it has none."""
+    height, width = dark.shape
+    box = picture_box(dark)
+    if box == Box(0, 0, width, height):
+        return frames
+    inside = np.ascontiguousarray(frames[:, box.top : box.bottom, box.left : box.right])
+    scaled = (
+        Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR) for picture in inside
+    )
+    return np.stack([np.asarray(picture) for picture in scaled])
+
+
+def unlike_inside(before: Frames, after: Frames) -> float:
+    """`unlikeness` of two pictures (H, W, 3) without the bars that both have, which would make any two alike."""
+    both = np.stack([before, after])
+    return unlikeness(*without_bars(both, luma(both).max(0)))
 
 
 def _bars(share: Floats) -> tuple[int, int]:

@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from mochi_trainer.footage.bars import unlike_inside, without_bars
 from mochi_trainer.footage.gradual import blanks, dissolves
-from mochi_trainer.footage.likeness import Floats, Frames, unlikeness
+from mochi_trainer.footage.likeness import Floats, Frames, luma
 
 LEAST_STEP = 5.0
 """Mean difference of two frames, in levels of 255, below which nobody sees a cut."""
@@ -75,6 +76,7 @@ def _between(film: Frames, offset: int, start: int, end: int) -> Iterator[Cut]:
 
 def stretch_cuts(film: Frames) -> list[Cut]:
     """The changes of shot in (T, 36, 64, 3), in order."""
+    film = without_bars(film, luma(film).mean(0))
     found = [Cut(*span) for span in blanks(film)]
     for at in hard_cuts(film):
         if not _covered(at, at, found):
@@ -122,4 +124,4 @@ def _largest(steps: Floats, at: int) -> bool:
 def _separates(film: Frames, at: int, least: float) -> bool:
     """Whether no picture just before `at` looks like one just after; the first that does ends the search."""
     pairs = [(at - 1, at + k) for k in range(FLASH + 1)] + [(at - k, at) for k in range(2, FLASH + 2)]
-    return all(unlikeness(film[a], film[b]) >= least for a, b in pairs if a >= 0 and b < len(film))
+    return all(unlike_inside(film[a], film[b]) >= least for a, b in pairs if a >= 0 and b < len(film))

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mochi_trainer.footage.likeness import HEIGHT, WIDTH, Floats, Frames, luma, unlikeness
+from mochi_trainer.footage.bars import unlike_inside
+from mochi_trainer.footage.likeness import HEIGHT, WIDTH, Floats, Frames, luma
 
 BLANK = 4.0
 """Standard deviation of a picture's luma, in levels, up to which there is nothing in it."""
@@ -89,7 +90,7 @@ def _faded(contrast: Floats, at: int, way: int) -> int:
 def _unlike(film: Frames, left: int, right: int) -> float:
     """Unlikeness of the most alike pair of pictures around `left` and `right`; 0 beyond the ends of the film."""
     pairs = [(left - a, right + b) for a, b in JITTER]
-    return min((unlikeness(film[a], film[b]) for a, b in pairs if a >= 0 and b < len(film)), default=0.0)
+    return min((unlike_inside(film[a], film[b]) for a, b in pairs if a >= 0 and b < len(film)), default=0.0)
 
 
 def dissolves(film: Frames) -> list[tuple[int, int]]:

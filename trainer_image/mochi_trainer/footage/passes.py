@@ -26,6 +26,7 @@ from mochi_trainer.video import (
     Cut,
     Limits,
     Opened,
+    Probe,
     Renderer,
     clip_errors,
     opened,
@@ -39,9 +40,12 @@ from mochi_trainer.video import (
 LONGEST_GAP = 1 / 31
 """Seconds between two pictures of the low pass at least: material of 50 and 60 a second is halved."""
 
-PART = 120.0
-"""Seconds of film that are looked at in one call of a reader: even 4K that is decoded ten times slower than it plays is done
-within the limits of a clip, and the stage moves meanwhile."""
+PART, LEAST_PART = 120.0, 20.0
+"""Seconds of film that are looked at in one call of a reader, up to 4K at 30 frames a second: what is decoded four times
+slower than it plays is done within the limits of a clip, and the stage moves meanwhile. Of larger or faster films less."""
+
+LOAD = 3840 * 2160 * 30
+"""Pixels a second of a film that is looked at in parts of `PART`."""
 
 MARGIN = 2 * OVERLAP * LONGEST_GAP
 """Seconds of film that are looked at on both sides of a part."""
@@ -140,11 +144,13 @@ def changes_of_shot(path: Path, limits: Limits, part: Stretch | None = None) -> 
     return tuple(change for change in found if part.start <= change.start < part.end)
 
 
-def parts_of_film(seconds: float) -> list[Stretch]:
+def parts_of_film(seconds: float, source: Probe | None = None) -> list[Stretch]:
     """A film in parts, each of which can be looked at within the limits of one clip; the last one is open at its end."""
-    count = max(1, math.ceil(seconds / PART))
-    return [Stretch(number * PART, (number + 1) * PART) for number in range(count - 1)] + [
-        Stretch((count - 1) * PART, math.inf)
+    load = source.width * source.height * source.fps if source is not None else 0.0
+    part = max(LEAST_PART, PART * min(1.0, LOAD / max(load, 1.0)))
+    count = max(1, math.ceil(seconds / part))
+    return [Stretch(number * part, (number + 1) * part) for number in range(count - 1)] + [
+        Stretch((count - 1) * part, math.inf)
     ]
 
 
@@ -153,8 +159,8 @@ def _changes(
 ) -> tuple[Stretch, ...]:
     """Changes of shot; times of the pictures looked at, and some larger ones, are left in `times` and `sparse`."""
     found = list(cuts(_small(clip, times, sparse, scale, around)))
-    if clip.cut_off:  # decoders take that for the end of the film
-        raise ClipError(clip.cut_off, ClipReason.CORRUPT)
+    if (lack := clip.lack) is not None:  # decoders take that for the end of the film
+        raise lack
     if not times:
         raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
     ends = [*times, _end(times)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import json
+import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -23,9 +25,22 @@ _DOCUMENTS: Mapping[str, str] = {
     "<!doctype": "a web page, not plain text: write the caption",
     "<html": "a web page, not plain text: write the caption",
     "<?xml": "an XML document, not plain text: write the caption",
+    "<error><code>": "an XML document, not plain text: write the caption",
+    "webvtt": "subtitles, not plain text: write the caption",
+    "/annex/objects/": "a pointer of git-annex, not the file itself: fetch it with git annex get",
+    "# xet version ": "a pointer of Xet, not the file itself: fetch it with git xet or huggingface_hub",
     "version https://git-lfs.github.com/": "a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
 }
 """How files begin whose text no person wrote as a caption, in small letters, and what they are."""
+
+_JSON = "a JSON document, not plain text: write the caption"
+_SUBTITLES = re.compile(r"\d+\s+\d\d:\d\d:\d\d[,.]\d{3} --> ")
+"""How the first of SubRip's subtitles begins."""
+
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters, signs and marks without a picture of their own: fillers of Hangul, the empty sign of Braille, selectors of variants."""
 
 _WHITE = frozenset("\t\n\v\f\r\x85")
 _LOST = "\ufffd"
@@ -42,6 +57,10 @@ def caption_text(data: bytes) -> str:
     for beginning, words in _DOCUMENTS.items():
         if start.startswith(beginning):
             raise ValueError(words)
+    if _SUBTITLES.match(start):
+        raise ValueError(_DOCUMENTS["webvtt"])
+    if _is_json(start):
+        raise ValueError(_JSON)
     for place, letter in enumerate(text):
         if unicodedata.category(letter) == "Cc" and letter not in _WHITE:
             raise ValueError(
@@ -69,7 +88,18 @@ def _decoded(data: bytes) -> str:
 
 def _has_ink(letter: str) -> bool:
     """Whether a character is to be seen: no blank, no mark of the text's direction or width."""
-    return unicodedata.category(letter)[0] not in "ZC"
+    return unicodedata.category(letter)[0] not in "ZC" and not _INVISIBLE.match(letter)
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is an object or a list of JSON, which some program wrote."""
+    if not text.startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _guess(data: bytes) -> str:

@@ -4,6 +4,7 @@ what is known of it."""
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +35,19 @@ from mochi_trainer.video.buckets import bucket_of_clip
 
 log = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 """Raise it when the output for the same input changes."""
 
 SHORTEST = 7
 """The fewest frames any run can use."""
 
 LIMITS = Limits()
+SOURCE = "source"
+"""Folder of the clip itself beside what is cut of it."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
+
 THUMBNAILS = 3
 THUMBNAILS_WIDTH = 480
 """Pixels of all of them side by side."""
@@ -123,7 +130,8 @@ class Cutter:
         return made
 
     def _cut(self, key: str, clip: SourceClip, folder: Path) -> Made:
-        local = folder / f"source{Path(clip.source.key).suffix.lower()}"
+        local = folder / SOURCE / local_name(clip.source.key)
+        local.parent.mkdir()
         try:
             self._source.get(clip.source.key, local)
         except (AccessDeniedError, MissingObjectError) as error:
@@ -131,7 +139,7 @@ class Cutter:
         try:
             return self._pieces(key, local, folder)
         finally:
-            local.unlink()
+            shutil.rmtree(local.parent)
 
     def _pieces(self, key: str, local: Path, folder: Path) -> Made:
         if suffix(local.name) in STILLS:
@@ -190,6 +198,13 @@ class Cutter:
         failure = {"message": str(error), "reason": error.reason}
         info = {MAKER: self._maker, "failure": failure}
         return Made(key=key, files={}, info=info, keep=error.reason not in MAY_PASS)
+
+
+def local_name(key: str) -> str:
+    """The clip's own, since messages and the commands in them name the file; that of its kind where it is too long."""
+    name = key.rpartition("/")[2]
+    fits = len(os.fsencode(name)) <= LONGEST_NAME and "\0" not in name
+    return name if fits else f"clip{suffix(key)}"
 
 
 def _exact(spec: PreprocessingSpec) -> bool:

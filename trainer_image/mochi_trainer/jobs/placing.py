@@ -11,7 +11,7 @@ from mochi_trainer.errors import ClipError
 from mochi_trainer.footage.passes import changes_of_shot, parts_of_film
 from mochi_trainer.footage.segments import Stretch, even_starts, shot_frames, shot_starts
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.video import Cut, Limits, Readers, shown_frames
+from mochi_trainer.video import Cut, Limits, Readers, probe, shown_frames
 
 
 def starts(path: Path, cut: Cut, segments: Segments, readers: Readers, limits: Limits) -> list[float]:
@@ -39,7 +39,7 @@ def starts(path: Path, cut: Cut, segments: Segments, readers: Readers, limits: L
 def _changes(path: Path, seconds: float, readers: Readers, limits: Limits) -> list[Stretch]:
     """The changes of shot, part by part, so that a film of hours has the time that it needs and a part that hangs does not."""
     found: list[Stretch] = []
-    for part in parts_of_film(seconds):
+    for part in parts_of_film(seconds, readers.run(probe, path)):
         found += readers.run(changes_of_shot, path, limits, part)
         PROCESS.moved()
     return found

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
+import os
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
@@ -18,18 +20,21 @@ from mochi_api.clips import ClipWarning
 from mochi_api.outcomes import Item
 from mochi_api.runfile import CacheKeys, RunFile
 from mochi_api.spec import PreprocessingSpec, S3Spec
+from mochi_trainer.advice_by_hand import option, with_options
 from mochi_trainer.cpus import available
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError, TrainerError
 from mochi_trainer.graph import Made
+from mochi_trainer.jobs import cutting
 from mochi_trainer.jobs.cutting import Cutter, unit_of
 from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.near_duplicates import near_duplicates, repeating
 from mochi_trainer.jobs.pieces import Piece, label_of, pieces
-from mochi_trainer.jobs.source_captions import lacks, with_captions
+from mochi_trainer.jobs.source_captions import lacks, no_words, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage import open_store
+from mochi_trainer.storage.file_names import key_of
 from mochi_trainer.video import Readers
 
 UID = "by-hand"
@@ -67,14 +72,62 @@ def preprocess(request: Request, s3: S3Spec) -> None:
     """
     if request.check == (request.out is not None):
         raise InvalidInputError("preprocess takes either --out ADDRESS or --check")
-    with ExitStack() as stack:
+    _check_folders(request)
+    with ExitStack() as stack, _words_of_options():
         out = request.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="mochi-check-"))
         run = _run_file(request, out, s3)
         if request.check:
+            if sys.stdout.isatty():  # which is told of each clip already
+                logging.getLogger(cutting.__name__).setLevel(logging.ERROR)
             _check(run)
         else:
             stack.enter_context(PROCESS.heard(_Bar().show))
             _make(run)
+
+
+def _check_folders(request: Request) -> None:
+    """Raise InvalidInputError or MissingObjectError when clips cannot lie, or results cannot go, where the command says."""
+    for name, address in (("the folder of the clips", request.clips), ("--out", request.out)):
+        if address is not None and (
+            not address or "://" in address.removeprefix("file://").removeprefix("s3://")
+        ):
+            raise InvalidInputError(f"{name} must be a folder or s3://bucket/prefix, got {address!r}")
+    clips = _folder(request.clips)
+    if clips is not None and not clips.is_dir():
+        shown = key_of(str(clips))
+        what = (
+            f"{shown} is a file: name the folder that it lies in"
+            if clips.exists()
+            else f"there is no folder {shown}"
+        )
+        raise MissingObjectError(what, action="correct the folder's name, and run the command again")
+    out = None if request.out is None else _folder(request.out)
+    if out is not None:
+        there = next(path for path in (out, *out.parents) if path.exists())
+        if not there.is_dir():
+            raise InvalidInputError(f"--out must be a folder, and {key_of(str(there))} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InvalidInputError(
+                f"--out must be a folder that can be written, and {key_of(str(there))} cannot"
+            )
+
+
+def _folder(address: str) -> Path | None:
+    """What lies on this machine; None of an address in a store."""
+    if address.startswith("file://"):
+        return Path(unquote(address.removeprefix("file://"), errors="surrogateescape"))
+    return None if "://" in address else Path(address).absolute()
+
+
+@contextmanager
+def _words_of_options() -> Iterator[None]:
+    """Errors of the stages speak of a spec, the command has options."""
+    try:
+        yield
+    except TrainerError as error:
+        error.args = (with_options(str(error)),)
+        error.action = error.action and with_options(error.action)
+        raise
 
 
 def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
@@ -92,7 +145,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidInputError(
-            f"--{_option(first['loc'][-1])}: {first['msg']}, got {first['input']}"
+            f"{option(str(first['loc'][-1]))}: {first['msg']}, got {first['input']}"
         ) from error
     cache = _address(out)
     return RunFile.model_validate(
@@ -108,7 +161,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             "s3": s3,
             "locations": {
                 "dataset": _address(request.clips),
-                "model": _address(request.model) if request.model else None,
+                "model": _model(request.model, s3),
                 "cache": f"{cache}/cache",
                 "run": f"{cache}/runs/{UID}",
             },
@@ -116,12 +169,20 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
     )
 
 
-def _option(field: str | int) -> str:
-    return re.sub("(?<=[a-z])([A-Z])", r"-\1", str(field)).lower().replace("_", "-")
+def _model(text: str | None, s3: S3Spec) -> str | None:
+    """Where the weights lie; the hub's cache is a folder of this machine. Raises as `open_source`."""
+    if text is None:
+        return None
+    if not text.startswith("hf://"):
+        return _address(text)
+    from mochi_trainer.weights import open_source  # with torch, which --check does without
+
+    return _address(str(open_source(text, s3)))
 
 
 def _address(text: str) -> str:
-    return text.rstrip("/") if "://" in text else f"file://{Path(text).absolute()}"
+    """Of a folder its path with what has a meaning in addresses written out, such as `%` and bytes that are no UTF-8."""
+    return text.rstrip("/") if "://" in text else f"file://{quote(os.fsencode(Path(text).absolute()))}"
 
 
 def _check(run: RunFile) -> None:
@@ -165,7 +226,7 @@ def _caption_fault(clip: SourceClip, spec: PreprocessingSpec) -> Item | None:
     missing = lacks(clip)
     if missing is None or spec.missing_caption == "Empty":
         return None
-    return Item.of(clip.source.key, f"{clip.caption_key} has no words or does not exist", missing)
+    return Item.of(clip.source.key, no_words(clip), missing)
 
 
 def _emptied(made: Made) -> None:

@@ -90,9 +90,16 @@ def chosen(
     raise _missing(source, [clip for clip in clips if clip.name in bare])
 
 
+def no_words(clip: SourceClip) -> str:
+    """What is said of the caption of a clip that has none, or one without words."""
+    if clip.caption:
+        return f"{shown(clip.caption_key)} has no words"
+    meant = f", but {shown(clip.misnamed_caption)} lies beside it" if clip.misnamed_caption else ""
+    return f"{shown(clip.caption_key)} does not exist{meant}"
+
+
 def _left_out(clip: SourceClip, why: ClipReason) -> Item:
-    fault = "has no words" if clip.caption else "does not exist"
-    return Item.of(clip.source.key, f"{shown(clip.caption_key)} {fault}, and missingCaption is Skip", why)
+    return Item.of(clip.source.key, f"{no_words(clip)}, and missingCaption is Skip", why)
 
 
 def _missing(source: Store, bare: Sequence[SourceClip]) -> MissingObjectError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ from mochi_trainer.errors import (
     disk_full,
 )
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage.file_names import path_of
+from mochi_trainer.storage.file_names import key_of, path_of
 from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
@@ -41,7 +42,7 @@ class LocalStore:
         self._walk = Walk(root)
 
     def address(self, key: str = "") -> str:
-        return f"file://{self._root.absolute()}" + (f"/{key}" if key else "")
+        return f"file://{key_of(str(self._root.absolute()))}" + (f"/{key}" if key else "")
 
     def read_bytes(self, key: str) -> bytes:
         with self._reading(key) as path:
@@ -157,7 +158,15 @@ class LocalStore:
         except OSError as error:
             if disk_full(error):
                 raise DiskFullError(f"no space left for {self.address(key)}") from error
-            raise StorageError(f"{self.address(key)}: {error}") from error
+            if error.errno == errno.EROFS:
+                raise AccessDeniedError(
+                    f"no permission for {self.address(key)}: {error.strerror}",
+                    action="let results go to a folder that can be written, or mount this one so",
+                ) from error
+            raise StorageError(
+                f"{self.address(key)}: {error}",
+                action=f"look at {key_of(str(self._root))}: the file system says what the message has",
+            ) from error
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> St
     """
     scheme, found, rest = uri.partition("://")
     if scheme == "file" and rest.startswith("/"):
-        return LocalStore(Path(unquote(rest)))
+        return LocalStore(Path(unquote(rest, errors="surrogateescape")))
     if scheme == "s3" and found:
         bucket, _, prefix = rest.partition("/")
         if bucket:

@@ -14,6 +14,7 @@ from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.filters import graph
 from mochi_trainer.video.hdr import Primaries, Transfer
+from mochi_trainer.video.tracks import Premultiplied
 
 CHROMA = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 """Chroma is interpolated between its samples, where the file says that they lie, and nothing is rounded twice."""
@@ -51,7 +52,7 @@ PRIMARIES = {1: Primaries.BT709, 11: Primaries.P3, 12: Primaries.P3}
 LIMITED_WHITE = 65280
 """White when libswscale makes 16 bits of YUV in limited range: 255 x 256."""
 
-FULL = 2
+LIMITED, FULL = 1, 2
 Planes = tuple[NDArray[Any], ...]
 
 
@@ -77,11 +78,13 @@ def transfer_of(frame: Any) -> Transfer:
 class Converter:
     """Converts the frames of one clip; it keeps what libswscale prepares for them.
 
-    `chroma` says where chroma lies where the frames do not (`left`, `topleft`).
+    `chroma` says where chroma lies where the frames do not (`left`, `topleft`), `premultiplied` whether colours lie on
+    something already where frames are transparent.
     """
 
-    def __init__(self, chroma: str = "") -> None:
+    def __init__(self, chroma: str = "", premultiplied: Premultiplied = Premultiplied.NO) -> None:
         self._reformatter = VideoReformatter()
+        self._premultiplied = premultiplied
         self._chroma = chroma
         self._sited: dict[tuple[Any, ...], Graph] = {}
 
@@ -94,9 +97,18 @@ class Converter:
         if sampled and self._chroma:
             frame = self._with_site(frame)
         if transfer is not Transfer.SDR:
-            planes = self._deep(frame, matrix, alpha=alpha)
+            planes = (
+                self._limited_grey(frame)
+                if _is_limited_grey(frame)
+                else self._deep(frame, matrix, alpha=alpha)
+            )
             return Colours(planes, _sixteen_bits(frame), transfer, primaries_of(frame))
-        if alpha:
+        if _is_limited_grey(frame):
+            unit = np.float32(255 / LIMITED_WHITE)
+            planes = tuple(
+                (plane * unit + np.float32(0.5)).astype(np.uint8) for plane in self._limited_grey(frame)
+            )
+        elif alpha:
             planes = self._over_black(frame, matrix)
         elif sampled:
             green, blue, red = self._planes(frame, "gbrp", matrix)
@@ -117,15 +129,36 @@ class Converter:
             deep = self._deep(frame, matrix, alpha=True)
             return tuple(np.clip(plane * unit + np.float32(0.5), 0, 255).astype(np.uint8) for plane in deep)
         green, blue, red, opaque = self._planes(frame, "gbrap", matrix)
+        if self._premultiplied is not Premultiplied.NO:
+            return tuple(self._uncovered(plane, opaque, 255) for plane in (red, green, blue))
         return tuple(
             ((plane.astype(np.uint16) * opaque + 127) // 255).astype(np.uint8) for plane in (red, green, blue)
         )
+
+    def _uncovered(self, plane: NDArray[Any], opaque: NDArray[Any], full: int) -> NDArray[Any]:
+        """Colours that lie on something already, over black: less the white that shines through, where that is white."""
+        if self._premultiplied is Premultiplied.WITH_BLACK:
+            return plane
+        white = np.int32(full) - opaque.astype(np.int32)
+        return np.clip(plane.astype(np.int32) - white, 0, full).astype(plane.dtype)
+
+    def _limited_grey(self, frame: Any) -> Planes:
+        """Planes in 16 bits of a picture without chroma, which libswscale takes for one in full range whatever it says."""
+        (grey, *_) = self._planes(frame, "gbrp16le", None)
+        light = (grey.astype(np.float32) - (16 << 8)) * np.float32(LIMITED_WHITE / (219 << 8))
+        plane = np.clip(light + np.float32(0.5), 0, LIMITED_WHITE).astype(np.uint16)
+        return plane, plane, plane
 
     def _deep(self, frame: Any, matrix: Colorspace | None, *, alpha: bool) -> Planes:
         """Planes in 16 bits, over black where the frame is transparent."""
         green, blue, red, *rest = self._planes(frame, "gbrap16le" if alpha else "gbrp16le", matrix)
         if not rest:
             return red, green, blue
+        if self._premultiplied is not Premultiplied.NO:
+            share = _sixteen_bits(frame) / _top(_bits(frame))
+            scaled = (rest[0] * np.float32(share)).astype(np.uint16)
+            full = _sixteen_bits(frame)
+            return tuple(self._uncovered(plane, scaled, full) for plane in (red, green, blue))
         opaque = rest[0] / np.float32(_top(_bits(frame)))
         return tuple((plane * opaque + np.float32(0.5)).astype(np.uint16) for plane in (red, green, blue))
 
@@ -166,12 +199,18 @@ def _top(bits: int) -> int:
 
 def _sixteen_bits(frame: Any) -> int:
     """White when libswscale makes 16 bits of this frame."""
+    if _is_limited_grey(frame):
+        return LIMITED_WHITE
     full = (
         frame.format.is_rgb
         or int(frame.color_range) == FULL
         or frame.format.name.startswith(("yuvj", "ya", "gray"))
     )
     return _top(_bits(frame)) if full else LIMITED_WHITE
+
+
+def _is_limited_grey(frame: Any) -> bool:
+    return frame.format.name.startswith("gray") and int(frame.color_range) == LIMITED
 
 
 def _matrix(frame: Any, transfer: Transfer) -> Colorspace | None:

@@ -1,12 +1,13 @@
 """What the sample description of a video track says of its pictures, in the boxes inside it.
 
-Read here is what decoders are not told, or tell nobody: `clap` (ISO/IEC 14496-12, 12.1.4), `fiel` (QuickTime File Format),
+Read here is what decoders are not told, or tell nobody: `clap` (ISO/IEC 14496-12, 12.1.4), `fiel` and `colr` (QuickTime File Format),
 `dvcC` and its kin (Dolby Vision streams within the ISO base media file format), where AV1 and VP9 have their chroma.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from mochi_trainer.video.boxes import children
 ENTRY = 94
 """Where the boxes inside the first sample description of a video begin."""
 
+UNSPECIFIED = 2
 DOLBY_VISION_BOXES = (b"dvcC", b"dvvC", b"dvwC")
 CLAP = struct.Struct(">IIIIiIiI")
 
@@ -52,6 +54,16 @@ class DolbyVision(NamedTuple):
         return self.profile != 5 and (self.compatible != 0 or self.profile not in {10, 20})
 
 
+class Colour(NamedTuple):
+    """What a container says of the colours of its pictures, in the numbers of ITU-T H.273; `UNSPECIFIED` is nothing."""
+
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    matrix: int = UNSPECIFIED
+
+
+NOT_TOLD = Colour()
+
 ORDERS = {1: Fields.TOP_FIRST, 9: Fields.TOP_FIRST, 6: Fields.BOTTOM_FIRST, 14: Fields.BOTTOM_FIRST}
 """By the second byte of `fiel`: 1 and 6 say which field is earlier, 9 and 14 that of the first line is earlier or later."""
 
@@ -71,11 +83,13 @@ class Description:
 
     fields: Fields = Fields.UNTOLD
     dolby_vision: DolbyVision | None = None
+    colour: Colour = NOT_TOLD
 
 
 def read_description(codec: str, stsd: memoryview) -> Description:
     """What the first sample description in the content of an `stsd` says; `codec` are its four letters."""
-    inside = dict(children(stsd[ENTRY:]))
+    boxes = list(children(stsd[ENTRY:]))
+    inside = dict(boxes)
     nothing = memoryview(b"")
     return Description(
         chroma=_chroma(codec, inside.get(b"av1C", nothing)),
@@ -83,6 +97,7 @@ def read_description(codec: str, stsd: memoryview) -> Description:
         square=b"pasp" not in inside,
         fields=_fields(inside.get(b"fiel", nothing)),
         dolby_vision=next((_dolby(inside[kind]) for kind in DOLBY_VISION_BOXES if kind in inside), None),
+        colour=_colour([content for kind, content in boxes if kind == b"colr"]),
     )
 
 
@@ -104,6 +119,14 @@ def _fields(fiel: memoryview) -> Fields:
     if len(fiel) < 2 or fiel[0] not in {1, 2}:
         return Fields.UNTOLD
     return Fields.NONE if fiel[0] == 1 else ORDERS.get(fiel[1], Fields.IN_SOME_ORDER)
+
+
+def _colour(colours: Sequence[memoryview]) -> Colour:
+    """Of several boxes (`colr`) the one with numbers; ICC profiles are left aside."""
+    for content in colours:
+        if content[:4] in {b"nclx", b"nclc"} and len(content) >= 10:
+            return Colour(*struct.unpack_from(">3H", content, 4))
+    return NOT_TOLD
 
 
 def _dolby(configuration: memoryview) -> DolbyVision | None:

@@ -16,7 +16,7 @@ from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.boxes import box_size, children, duration, number
 from mochi_trainer.video.limits import Limits
-from mochi_trainer.video.signatures import foreign
+from mochi_trainer.video.signatures import HEAD, foreign
 from mochi_trainer.video.timeline import Edit
 from mochi_trainer.video.tracks import Track, read_track
 
@@ -78,7 +78,7 @@ def read_header(path: Path, limits: Limits) -> Header:
         header = Header(size=path.stat().st_size)
         if header.size == 0:
             raise ClipError("the file is empty (0 bytes)", ClipReason.CORRUPT)
-        head = file.read(64)
+        head = file.read(HEAD)
         found = _walk(file, header, limits)
         if not found & {b"moov", head[4:8]} & BOXES:
             raise foreign(head, path.name)

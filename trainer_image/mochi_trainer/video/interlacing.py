@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain, groupby
 from typing import Any
 
 from av.filter import Graph
@@ -41,20 +42,28 @@ def progressive(timed: Iterator[Timed], found: list[float], told: Fields = Field
 
 
 def _filtered(first: Timed, rest: Iterator[Timed], told: Fields) -> Iterator[Timed]:
+    """Frames of another size or form than those before begin anew: no filter takes both."""
+    for _, alike in groupby(chain((first,), rest), lambda timed: _form(timed.frame)):
+        yield from _of_one_form(alike, told)
+
+
+def _form(frame: Any) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+def _of_one_form(frames: Iterator[Timed], told: Fields) -> Iterator[Timed]:
     parity, which = (told.value, "all") if told else ("auto", "interlaced")
-    deinterlace = graph(first.frame, "bwdif", mode="send_frame", parity=parity, deint=which)
+    deinterlace: Graph | None = None
     durations: dict[Fraction, Fraction] = {}
-    for timed in _chain(first, rest):
+    for timed in frames:
+        if deinterlace is None:
+            deinterlace = graph(timed.frame, "bwdif", mode="send_frame", parity=parity, deint=which)
         durations[timed.seconds] = timed.duration
         deinterlace.vpush(timed.frame)
         yield from _pulled(deinterlace, durations)
-    deinterlace.vpush(None)
-    yield from _pulled(deinterlace, durations)
-
-
-def _chain(first: Timed, rest: Iterator[Timed]) -> Iterator[Timed]:
-    yield first
-    yield from rest
+    if deinterlace is not None:
+        deinterlace.vpush(None)
+        yield from _pulled(deinterlace, durations)
 
 
 def _pulled(deinterlace: Graph, durations: dict[Fraction, Fraction]) -> Iterator[Timed]:

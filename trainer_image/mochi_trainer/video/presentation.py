@@ -55,16 +55,27 @@ def shown_frames(path: Path, fps: float, start: float, limits: Limits) -> int:
     """
     with opened(path, limits) as clip, clip_errors("cannot be read as MP4 or MOV"):
         frames = _Listed(clip)
-        if clip.cut_off:
-            raise ClipError(clip.cut_off, ClipReason.CORRUPT)
+        if (lack := clip.lack) is not None:
+            raise lack
         parts = segments(clip.header.edits(clip.stream.id))
         timed = (frame for part in parts for frame in part.shown(frames.since(part.media)))
         first = next(timed, None)
         if first is None:
-            return 0
+            raise nothing_shown()
         seconds = ((float(at), float(lasts), frame) for at, lasts, frame in chain((first,), timed))
         zero, most = float(first.seconds + Fraction(start)), int(limits.seconds * fps) + 1
-        return sum(1 for _ in on_screen(seconds, fps=fps, count=most, zero=zero))
+        count = sum(1 for _ in on_screen(seconds, fps=fps, count=most, zero=zero))
+        if count == 0 and start == 0:
+            raise nothing_shown()
+        return count
+
+
+def nothing_shown() -> ClipError:
+    """What is said of a clip of which no picture is ever on screen, from whatever time on: it is not too short."""
+    return ClipError(
+        "no picture in it is ever on screen: it has none, or its times or edits are damaged",
+        ClipReason.CORRUPT,
+    )
 
 
 class _Listed:

@@ -35,6 +35,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA
 CODE = "import sys; from mochi_trainer.video.worker import serve; serve(*map(int, sys.argv[1:]))"
 
 
+class AbandonedError(Exception):
+    """A call was given up with all others: no clip's fault."""
+
+
 class Readers:
     """`count` worker processes at most; calls beyond that wait for one. To be used from any thread.
 
@@ -56,7 +60,8 @@ class Readers:
         """What `function`, of a module that a worker can import, gives for `arguments`; both are pickled.
 
         Raises ClipError when the function does, when the worker dies (Corrupt, or TooLarge where it took too much
-        memory) and when it takes too long (Timeout). Other exceptions of the function pass as they are.
+        memory) and when it takes too long (Timeout); AbandonedError when all calls are given up. Other exceptions of the
+        function pass as they are.
         """
         worker = self._slots.get()
         try:
@@ -65,11 +70,13 @@ class Readers:
                 worker = self._started(worker)
                 worker.took(call)
             answer = worker.answer(self._limits)
-        except BaseException:
+        except BaseException as error:
             if worker is not None:
                 self._alive.discard(worker)
                 worker.kill()
             worker = None
+            if self._abandoned and isinstance(error, ClipError):
+                raise AbandonedError("the work was given up") from error
             raise
         finally:
             self._slots.put(worker)

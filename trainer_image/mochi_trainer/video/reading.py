@@ -17,7 +17,7 @@ from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.hdr import Transfer
 from mochi_trainer.video.limits import Limits
-from mochi_trainer.video.presentation import presentation
+from mochi_trainer.video.presentation import nothing_shown, presentation
 from mochi_trainer.video.rendering import Renderer
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.signatures import convert_command
@@ -115,11 +115,10 @@ class Reading:
 
     def _too_short(self) -> ClipError:
         cut, there = self.cut, self.count
-        if self.clip.cut_off:
-            return ClipError(
-                f"{self.clip.cut_off}, with {there} of {cut.least} frames at {cut.fps:g} fps",
-                ClipReason.CORRUPT,
-            )
+        if (lack := self.clip.lack) is not None:
+            return ClipError(f"{lack}, with {there} of {cut.least} frames at {cut.fps:g} fps", lack.reason)
+        if there == 0 and cut.start_seconds == 0:
+            return nothing_shown()
         behind = f" after {cut.start_seconds:g} s" if cut.start_seconds else ""
         return ClipError(
             f"{cut.least} frames at {cut.fps:g} fps take {cut.least / cut.fps:.2f} s, "

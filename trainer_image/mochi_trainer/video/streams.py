@@ -16,7 +16,7 @@ from av.stream import Disposition
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.colours import Converter
-from mochi_trainer.video.descriptions import Description
+from mochi_trainer.video.descriptions import UNSPECIFIED, Colour, Description
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
 from mochi_trainer.video.timeline import EARLIEST, Timed
@@ -29,6 +29,7 @@ TAGS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.spli
 OPTIONS = {"ignore_editlist": "1"}
 """Of the demuxer; edit lists are applied by `timeline`."""
 
+AS_H264 = "export it as H.264 with the program that wrote it"
 ENCRYPTED = {"encv", "drmi"}
 SEEK_FROM = 5.0
 """Seconds of media from which on decoding all that comes before would take longer than looking for a keyframe."""
@@ -71,6 +72,25 @@ class Opened:
         return self.header.cut_off
 
     @property
+    def lack(self) -> ClipError | None:
+        """What the file should have and has not, for whoever needs all of it; None when nothing is known to be missing."""
+        if self.cut_off:
+            return ClipError(self.cut_off, ClipReason.CORRUPT)
+        track, there = self.header.track(self.stream.id), len(self.stream.index_entries)
+        if there >= track.sizes:
+            return None
+        if track.others:
+            codecs = " and ".join((track.codec, *track.others))
+            return ClipError(
+                f"its pictures are in several codecs ({codecs}), of which only the first is read; {AS_H264}",
+                ClipReason.UNSUPPORTED,
+            )
+        return ClipError(
+            f"its index is damaged: it says of {there} of its {track.sizes} pictures where they are",
+            ClipReason.CORRUPT,
+        )
+
+    @property
     def description(self) -> Description:
         """What the container says of its pictures."""
         return self.header.track(self.stream.id).description
@@ -91,7 +111,7 @@ class Opened:
 
     def converter(self) -> Converter:
         """Of its frames."""
-        return Converter(self.description.chroma)
+        return Converter(self.description.chroma, self.header.track(self.stream.id).premultiplied)
 
     def probe(self) -> Probe:
         """What the file says of its video."""
@@ -155,8 +175,15 @@ def _best(container: Any, header: Header) -> Any:
     usable = [stream for stream in videos if stream.codec_context is not None]
     if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0].id).codec)
-    chosen = max(usable, key=lambda stream: (_has_pictures(stream, header), *_rank(stream)))
-    dolby = header.track(chosen.id).description.dolby_vision
+    chosen = max(
+        usable, key=lambda stream: (_has_pictures(stream, header), _is_video(stream, header), *_rank(stream))
+    )
+    track = header.track(chosen.id)
+    if track.number and not track.scale:
+        raise ClipError(
+            "its index is damaged: its pictures have 0 units of time a second", ClipReason.CORRUPT
+        )
+    dolby = track.description.dolby_vision
     if dolby is not None and not dolby.readable:
         raise ClipError(
             f"its pictures are in Dolby Vision's own colours (profile {dolby.profile}, IPT-PQ-c2), which are not "
@@ -172,6 +199,11 @@ def _has_pictures(stream: Any, header: Header) -> bool:
     return dolby is None or dolby.base
 
 
+def _is_video(stream: Any, header: Header) -> bool:
+    """By its handler; libav takes for videos also what only adds to one: depth, alpha (`auxv`)."""
+    return header.track(stream.id).kind == "vide"
+
+
 def _rank(stream: Any) -> tuple[bool, bool, int, int]:
     context = stream.codec_context
     shown = bool(stream.disposition & Disposition.default)
@@ -181,10 +213,11 @@ def _rank(stream: Any) -> tuple[bool, bool, int, int]:
 def _unsupported(codec: str) -> ClipError:
     if codec in ENCRYPTED:
         return ClipError(f"encrypted ({codec}): export it without protection", ClipReason.UNSUPPORTED)
-    return ClipError(
-        f"its codec {codec!r} is not read; export it as H.264 with the program that wrote it",
-        ClipReason.UNSUPPORTED,
-    )
+    if not codec.strip("\0 "):
+        return ClipError(
+            "its index is damaged: it does not say in which codec the pictures are", ClipReason.CORRUPT
+        )
+    return ClipError(f"its codec {codec!r} is not read; {AS_H264}", ClipReason.UNSUPPORTED)
 
 
 def _check_size(stream: Any, limits: Limits) -> None:
@@ -201,6 +234,7 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
     Raises ClipError where the data is damaged, naming the time. Frames without a time of their own come to nothing.
     """
     seconds = 0.0
+    told = clip.description.colour
     frames = iter(clip.container.decode(clip.stream))
     while True:
         try:
@@ -219,7 +253,24 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
             continue
         if frame.is_corrupt:
             raise _damaged(clip, f"at {seconds:.2f} s: a frame is only partly there")
+        _coloured(frame, told)
         yield Timed(frame.pts * base, max(frame.duration or 0, 0) * base, frame)
+
+
+def _coloured(frame: Any, told: Colour) -> None:
+    """What a frame does not say of its colours is what the container says.
+
+    libav does so itself, but for decoders that always say something: of ProRes and AV1 also that it is not specified.
+    """
+    if frame.format.is_rgb:
+        told = told._replace(matrix=UNSPECIFIED)
+    for name, value in (
+        ("color_primaries", told.primaries),
+        ("color_trc", told.transfer),
+        ("colorspace", told.matrix),
+    ):
+        if value != UNSPECIFIED and int(getattr(frame, name)) == UNSPECIFIED:
+            setattr(frame, name, value)
 
 
 def _damaged(clip: Opened, where: str) -> ClipError:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.video.boxes import below, duration, number, version
+from mochi_trainer.video.boxes import below, children, duration, number, version
 from mochi_trainer.video.descriptions import Description, read_description
 
 MOST_EDITS = 100_000
+
+
+class Premultiplied(Enum):
+    """Whether the colours of a transparent picture lie on something already: the graphics mode of a track (`vmhd`)."""
+
+    NO = 0
+    WITH_WHITE = 0x101
+    WITH_BLACK = 0x102
+
 
 CONTAINERS = (b"edts", b"mdia", b"minf", b"stbl")
 
@@ -27,9 +37,16 @@ class Track:
     """Type of its handler: `vide`, `soun`."""
 
     codec: str = ""
-    """The four letters of its sample description."""
+    """The four letters of its first sample description."""
+
+    codecs: tuple[str, ...] = ()
+    """Those of all its sample descriptions."""
+
+    used: frozenset[int] = frozenset()
+    """Numbers, from 1 on, of the sample descriptions that its samples have; none where it is fragmented."""
 
     description: Description = field(default_factory=Description)
+    premultiplied: Premultiplied = Premultiplied.NO
     width: int = 0
     height: int = 0
     """The larger of what the track and its sample description say."""
@@ -37,7 +54,12 @@ class Track:
     scaled: bool = False
     """Track and sample description say different sizes: the pixels are not square, or only a part is shown."""
 
+    sizes: int = 0
+    """Samples whose sizes are given: all that are not in fragments."""
+
     samples: int = 0
+    """The most that any of its tables claims."""
+
     seconds: float = 0.0
     scale: int = 0
     """Units of the media's time in a second."""
@@ -47,6 +69,12 @@ class Track:
 
     uncompressed_sound: bool = False
     """One sample of sound each: libav keeps an entry for each chunk of these only."""
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Codecs of its samples beside that of the first sample description: libav passes over these samples."""
+        used = (self.codecs[place - 1] for place in sorted(self.used) if 0 < place <= len(self.codecs))
+        return tuple(dict.fromkeys(codec for codec in used if codec != self.codec))
 
 
 def read_track(trak: memoryview) -> Track:
@@ -81,7 +109,14 @@ def _hdlr(track: Track, content: memoryview) -> None:
         track.kind = content[8:12].tobytes().decode("latin-1")
 
 
+def _vmhd(track: Track, content: memoryview) -> None:
+    mode = number(content, 2) & 0xFFFF
+    if mode in {Premultiplied.WITH_WHITE.value, Premultiplied.WITH_BLACK.value}:
+        track.premultiplied = Premultiplied(mode)
+
+
 def _stsd(track: Track, content: memoryview) -> None:
+    track.codecs = tuple(kind.decode("latin-1") for kind, _ in children(content[8:]))
     track.codec = content[12:16].tobytes().decode("latin-1")
     track.description = read_description(track.codec, content)
     both = number(content, 40)
@@ -91,7 +126,13 @@ def _stsd(track: Track, content: memoryview) -> None:
 
 
 def _stsz(track: Track, content: memoryview) -> None:
-    track.samples = max(track.samples, number(content, 8))
+    track.sizes = number(content, 8)
+    track.samples = max(track.samples, track.sizes)
+
+
+def _stsc(track: Track, content: memoryview) -> None:
+    runs = np.frombuffer(content[8 : 8 + min(number(content, 4), max(len(content) - 8, 0) // 12) * 12], ">u4")
+    track.used = frozenset(runs[2::3].tolist())
 
 
 def _stts(track: Track, content: memoryview) -> None:
@@ -112,7 +153,9 @@ READERS: dict[bytes, Callable[[Track, memoryview], None]] = {
     b"mdhd": _mdhd,
     b"elst": _elst,
     b"hdlr": _hdlr,
+    b"vmhd": _vmhd,
     b"stsd": _stsd,
+    b"stsc": _stsc,
     b"stsz": _stsz,
     b"stz2": _stsz,
     b"stts": _stts,

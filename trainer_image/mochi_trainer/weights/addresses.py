@@ -28,7 +28,7 @@ def open_source(address: str, s3: S3Spec, hub_cache: Path | None = None) -> Sour
     if not found:
         return Path(address)
     if scheme == "file" and rest.startswith("/"):
-        return Path(unquote(rest))
+        return Path(unquote(rest, errors="surrogateescape"))
     if scheme == "s3":
         return open_store(address, s3)
     match = _HUB.fullmatch(rest) if scheme == "hf" else None
