@@ -9,6 +9,7 @@ from pydantic import Field
 from mochi_api.base import Pattern
 
 _BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]"
 _DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 _DNS_WORDS = (
     "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
@@ -41,8 +42,8 @@ Endpoint = Annotated[
     str,
     Field(max_length=512),
     Pattern(
-        looks_like=r"(https?://[^\s/]+/?)?",
-        words="must be http://host:port or https://host:port without a path, or empty",
+        looks_like=rf"(https?://({_HOST})(:[0-9]{{1,5}})?/?)?",
+        words="must be http://host:port or https://host:port without a path or a user, or empty",
     ),
 ]
 Region = Annotated[
