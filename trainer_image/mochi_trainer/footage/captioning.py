@@ -15,11 +15,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from mochi_trainer.footage.chat import Answer, NoAnswerError, post
+from mochi_trainer.footage.chat import Answer, NoAnswerError, UntrustedError, post, require_address
 
 PROMPT = (
     "These are frames of one video clip in order. Describe the clip in one to three plain sentences: subject, action, "
@@ -31,14 +32,21 @@ LONGEST = 1500
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same question may be answered."""
 
-FOR_ALL = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
+FOR_ALL = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407})
 """Statuses that will be the same for every clip."""
 
 _REFUSAL = re.compile(
-    r"(i['’]?m|i am) (sorry|unable|not able)|sorry[,.]|i (can['’]?t|cannot|can not) |as an ai\b|unfortunately, i ",
+    r"(i['’]?m|i am) (sorry|unable|not able)|(i )?apologi|(my apologies|sorry)[,.]|sorry,? (but )?i |as an ai\b|"
+    r"i (can['’]?t|cannot|can not|won['’]?t|will not|do not|don['’]?t) |unfortunately,? (i |no |there )|"
+    r"no (image|picture|frame|video)s? (was|were|is|are|has|have) ",
     re.IGNORECASE,
 )
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+"""Up to its end: some servers leave out where it begins."""
+_THINKING = "<think>"
+PATH = "/chat/completions"
+SECRET = 8
+"""Characters from which on a key may be one; servers on a workstation take `none` and the like."""
 
 
 class CaptionError(Exception):
@@ -54,11 +62,11 @@ class Endpoint:
     """Who is asked, and how."""
 
     url: str
-    """Base address, such as http://127.0.0.1:8000/v1."""
+    """Base address, such as http://127.0.0.1:8000/v1, or that of `/chat/completions` itself; a query stays behind it."""
 
     model: str
     prompt: str = PROMPT
-    key: str = ""
+    key: str = field(default="", repr=False)
     seconds: float = 120.0
     """For one answer."""
 
@@ -68,6 +76,27 @@ class Endpoint:
 
     longest_pause: float = 60.0
     """A server that asks for more is not waited for."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an address or a key that no request can be sent with; what the key is is not told."""
+        require_address(self.url)
+        odd = [place for place, character in enumerate(self.key, 1) if not "!" <= character <= "~"]
+        if odd:
+            raise ValueError(
+                f"the key has a line break, a blank or another character that is no key's at position {odd[0]} of "
+                f"{len(self.key)}"
+            )
+
+    @property
+    def address(self) -> str:
+        """Where questions go."""
+        parts = urlsplit(self.url)
+        path = parts.path.rstrip("/")
+        return parts._replace(path=path if path.endswith(PATH) else path + PATH, fragment="").geturl()
+
+    def hidden(self, text: str) -> str:
+        """`text` without the key, which servers repeat when it is wrong."""
+        return text.replace(self.key, "(hidden)") if len(self.key) >= SECRET else text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +151,15 @@ def _captioned(wanted: Wanted, endpoint: Endpoint, stop: threading.Event) -> Cap
 
 def ask(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) -> str:
     """The caption for JPEG files; raise CaptionError when there is none after all tries, EndpointError for good."""
+    try:
+        return _answered(pictures, endpoint, stop)
+    except UntrustedError as error:
+        raise EndpointError(str(error)) from error
+    except (CaptionError, EndpointError) as error:
+        raise type(error)(endpoint.hidden(str(error))) from None
+
+
+def _answered(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) -> str:
     body = json.dumps(question(pictures, endpoint)).encode()
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if endpoint.key:
@@ -131,9 +169,7 @@ def ask(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) ->
         if number and stop.wait(pause):
             break
         try:
-            answer = post(
-                f"{endpoint.url.rstrip('/')}/chat/completions", body, headers, seconds=endpoint.seconds
-            )
+            answer = post(endpoint.address, body, headers, seconds=endpoint.seconds)
         except NoAnswerError as error:
             problem, pause = str(error), endpoint.pause * 2**number
             continue
@@ -182,7 +218,10 @@ def caption_of(body: bytes) -> str:
         raise CaptionError(f"the answer has no text but {type(text).__name__}")
     if choice.get("finish_reason") == "length":
         raise CaptionError("the answer was cut off at the model's limit of tokens")
-    return _checked(" ".join(_THOUGHT.sub("", text).split()))
+    text = _THOUGHT.sub("", text)
+    if _THINKING in text:
+        raise CaptionError("the answer ends before the model has thought to the end")
+    return _checked(" ".join(text.split()))
 
 
 def _checked(text: str) -> str:
