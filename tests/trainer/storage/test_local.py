@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
@@ -39,3 +41,17 @@ def test_a_listing_says_when_each_file_was_written_as_head_does(tmp_path: Path) 
     (info,) = store.list()
     assert info == store.head("a/b")
     assert info.modified > before
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_a_file_system_without_links_is_enough(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def linkless(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", linkless)
+    store = open_store(f"file://{tmp_path}", S3Spec())
+    assert [store.write_if_absent("a/b", data) for data in (b"mine", b"theirs")] == [True, False]
+    assert store.read_bytes("a/b") == b"mine"
+    assert [info.key for info in store.list()] == ["a/b"]

@@ -29,7 +29,7 @@ from mochi_trainer.jobs.source_captions import lacks, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import address_by_hand, open_store
 from mochi_trainer.video import Readers
 
 UID = "by-hand"
@@ -94,7 +94,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
         raise InvalidInputError(
             f"--{_option(first['loc'][-1])}: {first['msg']}, got {first['input']}"
         ) from error
-    cache = _address(out)
+    cache = address_by_hand(out)
     return RunFile.model_validate(
         {
             "stage": "trim",
@@ -107,8 +107,8 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             "sampling": {},
             "s3": s3,
             "locations": {
-                "dataset": _address(request.clips),
-                "model": _address(request.model) if request.model else None,
+                "dataset": address_by_hand(request.clips),
+                "model": address_by_hand(request.model) if request.model else None,
                 "cache": f"{cache}/cache",
                 "run": f"{cache}/runs/{UID}",
             },
@@ -118,10 +118,6 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
 
 def _option(field: str | int) -> str:
     return re.sub("(?<=[a-z])([A-Z])", r"-\1", str(field)).lower().replace("_", "-")
-
-
-def _address(text: str) -> str:
-    return text.rstrip("/") if "://" in text else f"file://{Path(text).absolute()}"
 
 
 def _check(run: RunFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -24,6 +25,8 @@ from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
 COPY_BYTES = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links say: exFAT, many network and FUSE ones."""
 
 _HUB_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
 """Where a file of a Hugging Face hub cache links to: large files lie under their sha256."""
@@ -83,6 +86,10 @@ class LocalStore:
                 os.link(partial, target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _created(target, data)
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -158,6 +165,19 @@ class LocalStore:
             if disk_full(error):
                 raise DiskFullError(f"no space left for {self.address(key)}") from error
             raise StorageError(f"{self.address(key)}: {error}") from error
+
+
+def _created(target: Path, data: bytes) -> bool:
+    """Write a file where there is none, on a file system without links: for a moment it is there and not whole."""
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:

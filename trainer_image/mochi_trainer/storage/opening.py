@@ -13,6 +13,11 @@ from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.store import Store
 
 
+def address_by_hand(text: str) -> str:
+    """The address that a person means by `text`: a folder of this machine, unless it is one already."""
+    return text.rstrip("/") if "://" in text else f"file://{Path(text).absolute()}"
+
+
 def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> Store:
     """The store rooted at `uri` (`s3://bucket/prefix` or `file:///folder`); no request is made yet.
 
