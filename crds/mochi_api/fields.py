@@ -10,6 +10,8 @@ from mochi_api.base import Pattern
 
 _BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]"
+_POSITIVE = r"0*[1-9][0-9]*"
+_THREE_DIGITS = "[1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]"
 _DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 _DNS_WORDS = (
     "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
@@ -55,12 +57,20 @@ DnsName = Annotated[str, Field(max_length=253), Pattern(looks_like=_DNS_NAME, wo
 OptionalDnsName = Annotated[
     str, Field(max_length=253), Pattern(looks_like=rf"({_DNS_NAME})?", words=f"{_DNS_WORDS}, or be empty")
 ]
-Quantity = Annotated[
+CpuQuantity = Annotated[
     str,
     Field(max_length=24),
     Pattern(
-        looks_like=r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?",
-        words="must be a quantity such as 8, 500m or 64Gi, or empty",
+        looks_like=rf"(({_POSITIVE})m|{_POSITIVE}(\.[0-9]{{1,3}})?|0\.({_THREE_DIGITS}))?",
+        words="must be a number of processors such as 8, 0.5 or 500m, more than 0, or empty",
+    ),
+]
+SizeQuantity = Annotated[
+    str,
+    Field(max_length=24),
+    Pattern(
+        looks_like=rf"({_POSITIVE}(\.[0-9]+)?(M|G|T|Mi|Gi|Ti)|0\.[0-9]*[1-9][0-9]*(G|T|Gi|Ti)|[1-9][0-9]{{3,}}(k|Ki)|[1-9][0-9]{{6,}})?",
+        words="must be a size with its unit such as 512Mi or 64Gi, more than 0 (a number without one is bytes), or empty",
     ),
 ]
 ResourceName = Annotated[

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mochi_api.base import UNSTORED, ApiModel
 from mochi_api.fields import (
+    CpuQuantity,
     DataKey,
     DnsName,
     EnvName,
@@ -16,19 +17,19 @@ from mochi_api.fields import (
     LabelKey,
     LabelValue,
     OptionalDnsName,
-    Quantity,
     ResourceName,
+    SizeQuantity,
 )
 
 
 class ResourcesSpec(ApiModel):
     """What every container of the run asks for besides GPUs; requests equal limits."""
 
-    cpu: Quantity = ""
+    cpu: CpuQuantity = ""
     """CPU cores, such as `8` or `500m`; empty: no request."""
-    memory: Quantity = ""
+    memory: SizeQuantity = ""
     """Memory, such as `64Gi`; empty: no request."""
-    ephemeral_storage: Quantity = ""
+    ephemeral_storage: SizeQuantity = ""
     """Disk for weights and clips, such as `200Gi`; empty: no request."""
 
 
@@ -112,7 +113,7 @@ class WorkersSpec(ApiModel):
     """Trainer image; empty: the chart's."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     """CPU, memory and disk of each pod."""
-    shm_size: Quantity = "64Gi"
+    shm_size: SizeQuantity = "64Gi"
     """Largest size of `/dev/shm`, which NCCL uses."""
     env: list[EnvSpec] = Field(default_factory=list, max_length=32, json_schema_extra=UNSTORED)
     """Environment variables of every pod of the run, such as `NCCL_DEBUG`, `HTTPS_PROXY` or the trainer's `MOCHI_...`. Names that the operator sets itself are refused."""

@@ -33,6 +33,8 @@ _CLIPS = "the next run would take these results for clips"
 _ONE_GPU = "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide (limits: Memory allows more)"
 _BATCH = "spec.training.globalBatchSize must be a multiple of the 8 GPUs of training (workers.replicas x gpusPerPod ="
 
+_SIZE_WORDS = "must be a size with its unit such as 512Mi or 64Gi, more than 0 (a number without one is bytes), or empty"
+_CPU_WORDS = "must be a number of processors such as 8, 0.5 or 500m, more than 0, or empty"
 _BUCKETS, _SIZE = "spec.preprocessing.buckets", "(frames x width x height)"
 _STILLS = {"frames": 1, "width": 848, "height": 480}
 
@@ -218,6 +220,13 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
         {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "key"}}}]}),
     ("samples between checkpoints", {"sampling.everySteps": 300}),
     ("samples only at the end, said", {"sampling.everySteps": 0}),
+    *((f"memory {size!r}", {"workers.resources": {"memory": size, "ephemeralStorage": size}, "workers.shmSize": size})
+      for size in ("", "64Gi", "1.5Ti", "0.5Gi", "64G", "512Mi", "68719476736", "67108864Ki", "064Gi")),
+    *((f"processors {count!r}", {"workers.resources": {"cpu": count}})
+      for count in ("", "8", "0.5", "0.05", "0.005", "1.25", "500m", "16.0")),
+    *((f"endpoint {endpoint!r}", {"storage.s3.endpoint": endpoint})
+      for endpoint in ("", "http://minio", "https://minio.storage.svc.cluster.local:9000/", "http://10.0.0.1:80", "http://[fd00::1]:9000",
+                       "https://S3.Company.Example", "http://a")),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""
@@ -301,10 +310,12 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("claim in capitals", "dataset.source", {"pvc": {"claimName": "Clips"}}, f"{_DNS}, got Clips"),
     ("folder that is relative", "dataset.source", {"pvc": {"claimName": "clips", "path": "train"}},
      "must be a path that starts with /, got train"),
-    ("memory in words", "workers.resources", {"memory": "64 GB"},
-     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64 GB"),
-    ("shared memory in small letters", "workers.shmSize", "64gi",
-     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64gi"),
+    *((f"memory {size!r}", "workers.resources", {"memory": size}, f"{_SIZE_WORDS}, got {size}")
+      for size in ("64 GB", "64GiB", "64gi", "64", "0", "0Gi", "0.0Gi", "100m", "64k", "-1Gi", "1e3", "999999")),
+    *((f"processors {count!r}", "workers.resources", {"cpu": count}, f"{_CPU_WORDS}, got {count}")
+      for count in ("0", "0m", "0.0", "8Gi", "8k", "-1", "1e3", "0.0005", "eight", ".5")),
+    ("disk without a unit", "workers.resources", {"ephemeralStorage": "200"}, f"{_SIZE_WORDS}, got 200"),
+    ("shared memory in small letters", "workers.shmSize", "64gi", f"{_SIZE_WORDS}, got 64gi"),
     ("image with a blank", "workers.image", "registry/ trainer",
      "must be a reference without blanks, or empty, got registry/ trainer"),
     ("GPU resource without domain", "workers.gpuResourceName", "gpu",
