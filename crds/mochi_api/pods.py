@@ -17,6 +17,7 @@ from mochi_api.fields import (
     LabelKey,
     LabelValue,
     OptionalDnsName,
+    OptionalLabelKey,
     ResourceName,
     SizeQuantity,
 )
@@ -36,11 +37,11 @@ class ResourcesSpec(ApiModel):
 class TolerationSpec(ApiModel):
     """A toleration as in a pod's spec."""
 
-    key: str = Field(default="", max_length=317)
+    key: OptionalLabelKey = ""
     """Key of the taint; empty matches all keys with operator Exists."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How key and value are compared."""
-    value: str = Field(default="", max_length=63)
+    value: LabelValue = ""
     """Value of the taint."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Effect of the taint; empty matches all."""
@@ -49,9 +50,7 @@ class TolerationSpec(ApiModel):
 class PodTemplateSpec(ApiModel):
     """What is merged into every pod of the run."""
 
-    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
     """Labels a node must have."""
     tolerations: list[TolerationSpec] = Field(default_factory=list, max_length=16)
     """Taints the pods tolerate."""
