@@ -17,7 +17,7 @@ def address(source: Source, mount: str) -> str:
     """Where the pod finds a source: its S3 address, or the folder its volume is mounted on."""
     if source.s3 is not None:
         return source.s3.uri
-    return layout.join(f"file://{mount}", source.pvc.path if source.pvc is not None else "/")
+    return layout.folder(layout.join(mount, source.pvc.path if source.pvc is not None else "/"))
 
 
 CA_FILE = "ca.crt"

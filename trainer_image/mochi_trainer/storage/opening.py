@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote
 
+from mochi_api import layout
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.storage.local import LocalStore
@@ -15,7 +16,7 @@ from mochi_trainer.storage.store import Store
 
 def address_by_hand(text: str) -> str:
     """The address that a person means by `text`: a folder of this machine, unless it is one already."""
-    return text.rstrip("/") if "://" in text else f"file://{Path(text).absolute()}"
+    return text.rstrip("/") if "://" in text else layout.folder(str(Path(text).absolute()))
 
 
 def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> Store:
