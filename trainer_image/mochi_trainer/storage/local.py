@@ -17,6 +17,7 @@ from mochi_trainer.errors import (
     InvalidInputError,
     MissingObjectError,
     StorageError,
+    TrainerError,
     disk_full,
 )
 from mochi_trainer.movement import PROCESS
@@ -162,9 +163,23 @@ class LocalStore:
                 action=f"let the user {os.getuid()}, as whom this process runs, read (and where results go, write) it",
             ) from error
         except OSError as error:
-            if disk_full(error):
-                raise DiskFullError(f"no space left for {self.address(key)}") from error
-            raise StorageError(f"{self.address(key)}: {error}") from error
+            raise self._explained(error, key) from error
+
+    def _explained(self, error: OSError, key: str) -> TrainerError:
+        if disk_full(error):
+            return DiskFullError(
+                f"no space left for {self.address(key)}",
+                action=f"make room on the volume of {self.address()}",
+            )
+        if error.errno == errno.EROFS:
+            return AccessDeniedError(
+                f"{self.address(key)} lies on a file system that is mounted for reading only",
+                action=f"mount the volume of {self.address()} for writing, or write the results elsewhere",
+            )
+        return StorageError(
+            f"{self.address(key)}: {error}",
+            action=f"look at the volume of {self.address()}, and at the node's log",
+        )
 
 
 def _created(target: Path, data: bytes) -> bool:
