@@ -11,6 +11,7 @@ import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,30 @@ def test_a_wrong_key_is_asked_with_once_or_so_and_nothing_is_written(tmp_path: P
         list(captions(wanted(tmp_path, *map(str, range(200))), endpoint(script), at_once=2))
     assert len(script.requests) < 50
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nobody_has_ever_answered_few_clips_are_asked_for(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    nobody = Endpoint(url=url, model="m", tries=2, pause=0.01)
+    told: list[Captioned] = []
+    with pytest.raises(
+        EndpointError, match=r"8 clips in a row, from the first on, without an answer: .*refused"
+    ):
+        told.extend(captions(wanted(tmp_path, *map(str, range(50))), nobody, at_once=1))
+    assert len(told) == 7
+
+
+def test_an_endpoint_that_has_answered_may_be_silent_for_a_while(tmp_path: Path) -> None:
+    def gone(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.connection.close()
+
+    names = [str(number) for number in range(12)]
+    with serving(GOOD, *[gone] * 10, GOOD) as script:
+        found = list(captions(wanted(tmp_path, *names), endpoint(script, tries=1), at_once=1))
+    assert [bool(each.caption) for each in found] == [True, *[False] * 10, True]
 
 
 def test_leaving_early_ends_the_waiting(tmp_path: Path) -> None:

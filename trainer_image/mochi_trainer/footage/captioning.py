@@ -45,12 +45,18 @@ _THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
 """Up to its end: some servers leave out where it begins."""
 _THINKING = "<think>"
 PATH = "/chat/completions"
+SILENT = 8
+"""Clips without an answer after which nobody is thought to be there, if nobody ever was."""
 SECRET = 8
 """Characters from which on a key may be one; servers on a workstation take `none` and the like."""
 
 
 class CaptionError(Exception):
     """One clip got no caption."""
+
+
+class SilenceError(CaptionError):
+    """Nothing came of any try."""
 
 
 class EndpointError(Exception):
@@ -118,18 +124,30 @@ class Captioned:
     name: str
     caption: str = ""
     error: str = ""
+    silent: bool = False
+    """Whether the endpoint has not answered at all."""
 
 
 def captions(wanted: Sequence[Wanted], endpoint: Endpoint, *, at_once: int) -> Iterator[Captioned]:
     """Ask for `at_once` clips at a time and write what comes, in the order in which it comes.
 
-    Raises EndpointError as soon as it is clear that no clip will get an answer; nothing is asked after that.
+    Raises EndpointError as soon as it is clear that no clip will get an answer; nothing is asked after that. An endpoint that
+    has answered before may be silent for a while.
     """
     stop = threading.Event()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="caption")
+    silent = 0
     try:
-        for done in as_completed([pool.submit(_captioned, each, endpoint, stop) for each in wanted]):
-            yield done.result()
+        for number, done in enumerate(
+            as_completed([pool.submit(_captioned, each, endpoint, stop) for each in wanted]), 1
+        ):
+            result = done.result()
+            silent += result.silent
+            if silent == number == SILENT:
+                raise EndpointError(
+                    f"{silent} clips in a row, from the first on, without an answer: {result.error}"
+                )
+            yield result
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -143,7 +161,8 @@ def _captioned(wanted: Wanted, endpoint: Endpoint, stop: threading.Event) -> Cap
     except EndpointError:
         raise
     except Exception as error:  # one clip's failure, whatever it is
-        return Captioned(name=wanted.name, error=str(error) or type(error).__name__)
+        silent = isinstance(error, SilenceError)
+        return Captioned(name=wanted.name, error=str(error) or type(error).__name__, silent=silent)
     if not write_caption(wanted.path, text):
         return Captioned(name=wanted.name, error="a caption has been written meanwhile, it is left as it is")
     return Captioned(name=wanted.name, caption=text)
@@ -164,18 +183,18 @@ def _answered(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Eve
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
-    problem, pause = "", endpoint.pause
+    problem, pause, silent = "", endpoint.pause, False
     for number in range(endpoint.tries):
         if number and stop.wait(pause):
             break
         try:
             answer = post(endpoint.address, body, headers, seconds=endpoint.seconds)
         except NoAnswerError as error:
-            problem, pause = str(error), endpoint.pause * 2**number
+            problem, pause, silent = str(error), endpoint.pause * 2**number, True
             continue
         if answer.status == 200:
             return caption_of(answer.body)
-        problem = _refused(answer)
+        problem, silent = _refused(answer), False
         if answer.status not in AGAIN:
             raise CaptionError(problem)
         pause = endpoint.pause * 2**number if answer.retry_after is None else answer.retry_after
@@ -183,7 +202,8 @@ def _answered(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Eve
             raise CaptionError(
                 f"{problem}; it asks to wait {pause:.0f} s, at most {endpoint.longest_pause:.0f} are waited"
             )
-    raise CaptionError(f"{problem or 'stopped'}, {endpoint.tries} tries")
+    kind = SilenceError if silent else CaptionError
+    raise kind(f"{problem or 'stopped'}, {endpoint.tries} tries")
 
 
 def question(pictures: Sequence[bytes], endpoint: Endpoint) -> dict[str, Any]:
