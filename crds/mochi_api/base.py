@@ -88,13 +88,14 @@ class Pattern:
         """The keyword of a JSON schema that says the same, and the parts of this for who makes more of it."""
         return {"pattern": f"^({self.looks_like})$", PATTERN_KEY: asdict(self)}
 
-    def _checked(self, text: str) -> str:
+    def checked(self, text: str) -> str:
+        """`text`, if the whole of it looks like this; raises the error of a value that does not."""
         if not self.matches(text):
             raise refused(self.words, text)
         return text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+        return core_schema.no_info_after_validator_function(self.checked, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler

@@ -71,7 +71,7 @@ CLIP_TABLE: tuple[ClipRow, ...] = (
     ),
     ClipRow(
         _R.UNREADABLE,
-        "the storage does not give out the clip or its caption: refused, archived, or gone since the folder was listed",
+        "the storage does not give out the clip or its caption: refused, archived, or gone or replaced since the folder was listed",
         "let the credentials read it, restore it from the archive, or leave it out",
     ),
 )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from mochi_api.base import Pattern
+from mochi_api.base import PATTERN_KEY, Pattern
 
 _BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-_DNS_NAME = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]"
+_POSITIVE = r"0*[1-9][0-9]*"
+_THREE_DIGITS = "[1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]"
+_DNS_PART = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DNS_NAME = rf"{_DNS_PART}(\.{_DNS_PART})*"
 _DNS_WORDS = (
-    "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
+    "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit, "
+    "between dots too"
 )
+_LABEL_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = rf"({_DNS_NAME}/)?{_LABEL_NAME}"
+_LABEL_KEY_WORDS = "must be a key of a label such as team or company.example/team"
+_PATH_PART = r"[^/\x00-\x1f]*[^/.\x00-\x1f][^/\x00-\x1f]*|\.|\.\.\.+"
+"""What may stand between two slashes of a path: not `..`."""
 
 Uri = Annotated[
     str,
@@ -35,14 +46,14 @@ OptionalLoraUri = Annotated[
 Folder = Annotated[
     str,
     Field(max_length=512),
-    Pattern(looks_like=r"/[^\x00-\x1f]*", words="must be a path that starts with /"),
+    Pattern(looks_like=rf"(/({_PATH_PART})?)+", words="must be a path that starts with /, without .."),
 ]
 Endpoint = Annotated[
     str,
     Field(max_length=512),
     Pattern(
-        looks_like=r"(https?://[^\s/]+/?)?",
-        words="must be http://host:port or https://host:port without a path, or empty",
+        looks_like=rf"(https?://({_HOST})(:[0-9]{{1,5}})?/?)?",
+        words="must be http://host:port or https://host:port without a path or a user, or empty",
     ),
 ]
 Region = Annotated[
@@ -54,24 +65,32 @@ DnsName = Annotated[str, Field(max_length=253), Pattern(looks_like=_DNS_NAME, wo
 OptionalDnsName = Annotated[
     str, Field(max_length=253), Pattern(looks_like=rf"({_DNS_NAME})?", words=f"{_DNS_WORDS}, or be empty")
 ]
-Quantity = Annotated[
+CpuQuantity = Annotated[
     str,
     Field(max_length=24),
     Pattern(
-        looks_like=r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?",
-        words="must be a quantity such as 8, 500m or 64Gi, or empty",
+        looks_like=rf"(({_POSITIVE})m|{_POSITIVE}(\.[0-9]{{1,3}})?|0|0\.({_THREE_DIGITS}))?",
+        words="must be a number of processors such as 8, 0.5 or 500m, or empty",
+    ),
+]
+SizeQuantity = Annotated[
+    str,
+    Field(max_length=24),
+    Pattern(
+        looks_like=rf"({_POSITIVE}(\.[0-9]+)?(M|G|T|Mi|Gi|Ti)|0\.[0-9]*[1-9][0-9]*(G|T|Gi|Ti)|[1-9][0-9]{{3,}}(k|Ki)|[1-9][0-9]{{6,}}|0)?",
+        words="must be a size with its unit such as 512Mi or 64Gi (a number without one is bytes), or empty",
     ),
 ]
 ResourceName = Annotated[
     str,
     Field(max_length=128),
-    Pattern(looks_like=r"[a-z0-9.-]+/[a-zA-Z0-9._-]+", words="must be domain/name such as nvidia.com/gpu"),
+    Pattern(looks_like=rf"{_DNS_NAME}/{_LABEL_NAME}", words="must be domain/name such as nvidia.com/gpu"),
 ]
 GpuProduct = Annotated[
     str,
     Field(max_length=63),
     Pattern(
-        looks_like=r"[A-Za-z0-9._-]+",
+        looks_like=_LABEL_NAME,
         words="must be a product as the nodes' label names it, such as NVIDIA-H100-80GB-HBM3",
     ),
 ]
@@ -84,7 +103,7 @@ DataKey = Annotated[
     str,
     Field(max_length=253),
     Pattern(
-        looks_like=r"[-._a-zA-Z0-9]+",
+        looks_like=r"\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*",
         words="must be a key of a ConfigMap or Secret such as ca.crt",
     ),
 ]
@@ -96,7 +115,18 @@ EnvName = Annotated[
         words="must hold only letters, digits and '_', and start with no digit",
     ),
 ]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
+_LABEL_KEY_SHAPE = Pattern(looks_like=_LABEL_KEY, words=_LABEL_KEY_WORDS)
+LabelKey = Annotated[
+    str,
+    Field(min_length=1, max_length=317, json_schema_extra={PATTERN_KEY: asdict(_LABEL_KEY_SHAPE)}),
+    AfterValidator(_LABEL_KEY_SHAPE.checked),
+]
+"""A key of a map: with the keyword `pattern` pydantic would write the map in a form that no CRD can hold."""
+OptionalLabelKey = Annotated[
+    str,
+    Field(max_length=317),
+    Pattern(looks_like=rf"({_LABEL_KEY})?", words=f"{_LABEL_KEY_WORDS}, or empty"),
+]
 LabelValue = Annotated[
     str,
     Field(max_length=63),

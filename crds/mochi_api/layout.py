@@ -44,6 +44,11 @@ def join(base: str, *parts: str) -> str:
     return "/".join(part for part in (base.rstrip("/"), *(part.strip("/") for part in parts)) if part)
 
 
+def folder(path: str) -> str:
+    """The address of an absolute folder. Who opens one takes `%20` in it for a blank, so a `%` of its name is written out."""
+    return "file://" + path.replace("%", "%25")
+
+
 def cache_root(output_uri: str, cache_uri: str) -> str:
     """The address below which embeddings are shared by all runs that name it."""
     return join(cache_uri or output_uri, "cache")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mochi_api.base import UNSTORED, ApiModel
 from mochi_api.fields import (
+    CpuQuantity,
     DataKey,
     DnsName,
     EnvName,
@@ -16,30 +17,31 @@ from mochi_api.fields import (
     LabelKey,
     LabelValue,
     OptionalDnsName,
-    Quantity,
+    OptionalLabelKey,
     ResourceName,
+    SizeQuantity,
 )
 
 
 class ResourcesSpec(ApiModel):
     """What every container of the run asks for besides GPUs; requests equal limits."""
 
-    cpu: Quantity = ""
+    cpu: CpuQuantity = ""
     """CPU cores, such as `8` or `500m`; empty: no request."""
-    memory: Quantity = ""
+    memory: SizeQuantity = ""
     """Memory, such as `64Gi`; empty: no request."""
-    ephemeral_storage: Quantity = ""
+    ephemeral_storage: SizeQuantity = ""
     """Disk for weights and clips, such as `200Gi`; empty: no request."""
 
 
 class TolerationSpec(ApiModel):
     """A toleration as in a pod's spec."""
 
-    key: str = Field(default="", max_length=317)
+    key: OptionalLabelKey = ""
     """Key of the taint; empty matches all keys with operator Exists."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How key and value are compared."""
-    value: str = Field(default="", max_length=63)
+    value: LabelValue = ""
     """Value of the taint."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Effect of the taint; empty matches all."""
@@ -48,9 +50,7 @@ class TolerationSpec(ApiModel):
 class PodTemplateSpec(ApiModel):
     """What is merged into every pod of the run."""
 
-    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
-        default_factory=dict, max_length=16
-    )
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=16)
     """Labels a node must have."""
     tolerations: list[TolerationSpec] = Field(default_factory=list, max_length=16)
     """Taints the pods tolerate."""
@@ -112,7 +112,7 @@ class WorkersSpec(ApiModel):
     """Trainer image; empty: the chart's."""
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     """CPU, memory and disk of each pod."""
-    shm_size: Quantity = "64Gi"
+    shm_size: SizeQuantity = "64Gi"
     """Largest size of `/dev/shm`, which NCCL uses."""
     env: list[EnvSpec] = Field(default_factory=list, max_length=32, json_schema_extra=UNSTORED)
     """Environment variables of every pod of the run, such as `NCCL_DEBUG`, `HTTPS_PROXY` or the trainer's `MOCHI_...`. Names that the operator sets itself are refused."""

@@ -74,7 +74,7 @@ def _said(node: Mapping[str, Any]) -> Schema:
             found["description"] = f"{node['description']} {pattern.note}"
     validations += [_decimal_bound(*limit) for limit in node.get(BOUNDS_KEY, ())]
     if "propertyNames" in node:
-        validations.append(_keys(node["propertyNames"]))
+        validations += _keys(node["propertyNames"])
     return {**found, "x-kubernetes-validations": validations} if validations else found
 
 
@@ -116,13 +116,23 @@ def _decimal_bound(words: str, sign: str, bound: int) -> dict[str, str]:
     }
 
 
-def _keys(limits: Mapping[str, int]) -> dict[str, str]:
-    """The CEL form of the length of a map's keys, for which a structural schema has no keyword."""
+def _keys(limits: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The CEL form of the length and the shape of a map's keys, for which a structural schema has no keyword."""
     least, most = limits["minLength"], limits["maxLength"]
-    return {
+    length = {
         "rule": f"self.all(key, size(key) >= {least} && size(key) <= {most})",
         "message": f"must have keys of {least} to {most} characters",
     }
+    if PATTERN_KEY not in limits:
+        return [length]
+    pattern = Pattern(**limits[PATTERN_KEY])
+    others = f"self.filter(key, !{pattern.cel('key')})"
+    shape = {
+        "rule": f"self.all(key, {pattern.cel('key')})",
+        "message": f"each key {pattern.words}",
+        "messageExpression": f"{cel_text(f'each key {pattern.words}, got ')} + {others}[0]",
+    }
+    return [length, shape]
 
 
 def _with_defaults(schema: Schema) -> Schema:

@@ -90,7 +90,7 @@ class Container:
     exit_code: int | None = None
     """None while it has not ended."""
     ended_reason: str = ""
-    """`OOMKilled`, `Error`, `Completed`."""
+    """`OOMKilled`, `Error`, `Completed`, `StartError`, `ContainerStatusUnknown`."""
     termination_message: str = ""
 
 

@@ -33,10 +33,30 @@ _CLIPS = "the next run would take these results for clips"
 _ONE_GPU = "spec.workers.replicas x gpusPerPod must be 1 with mode lora and limits Guide (limits: Memory allows more)"
 _BATCH = "spec.training.globalBatchSize must be a multiple of the 8 GPUs of training (workers.replicas x gpusPerPod ="
 
+_LABEL_KEY = "must be a key of a label such as team or company.example/team"
+_SIZE_WORDS = "must be a size with its unit such as 512Mi or 64Gi (a number without one is bytes), or empty"
+_CPU_WORDS = "must be a number of processors such as 8, 0.5 or 500m, or empty"
 _BUCKETS, _SIZE = "spec.preprocessing.buckets", "(frames x width x height)"
 _STILLS = {"frames": 1, "width": 848, "height": 480}
 
 RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
+    *(
+        (
+            f"a toleration of {key}={value} that {operator}",
+            {"workers.podTemplate": {"tolerations": [{"key": "ok", "value": "x"}, {"key": key, "operator": operator, "value": value}]}},
+            "spec.workers.podTemplate.tolerations must have no value with operator Exists, and a key with operator Equal, "
+            f"got {key}={value}",
+        )
+        for key, operator, value in (("a", "Exists", "b"), ("", "Equal", "b"), ("", "Equal", ""))
+    ),
+    *(
+        (
+            f"the label {key} of controllers",
+            {"workers.podTemplate": {"labels": {"team": "films", key: "x"}}},
+            "spec.workers.podTemplate.labels must leave to Jobs and PyTorchJobs what they set themselves",
+        )
+        for key in ("job-name", "controller-uid", "batch.kubernetes.io/job-name", "training.kubeflow.org/replica-type")
+    ),
     (
         "frames 86 with lora",
         {"preprocessing.frames": 91},
@@ -218,6 +238,19 @@ LEGAL: list[tuple[str, dict[str, Any]]] = [
         {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "key"}}}]}),
     ("samples between checkpoints", {"sampling.everySteps": 300}),
     ("samples only at the end, said", {"sampling.everySteps": 0}),
+    *((f"folder {path}", {"dataset.source": {"pvc": {"claimName": "clips", "path": path}}})
+      for path in ("/", "/a", "/a/", "//a", "/a..b/..c/d..", "/.../.x", "/./a", "/my clips/100%25")),
+    ("labels and taints of all forms", {"workers.podTemplate": {
+        "labels": {"team": "films", "company.example/team_1": "", "a" * 63: "b"}, "annotations": {"sidecar.istio.io/inject": "a b"},
+        "nodeSelector": {"topology.kubernetes.io/zone": "eu-1a", "pool": ""},
+        "tolerations": [{"operator": "Exists"}, {"key": "nvidia.com/gpu", "operator": "Exists"}, {"key": "a", "value": "b"}]}}),
+    *((f"memory {size!r}", {"workers.resources": {"memory": size, "ephemeralStorage": size}, "workers.shmSize": size})
+      for size in ("", "0", "64Gi", "1.5Ti", "0.5Gi", "64G", "512Mi", "68719476736", "67108864Ki", "064Gi")),
+    *((f"processors {count!r}", {"workers.resources": {"cpu": count}})
+      for count in ("", "0", "8", "0.5", "0.05", "0.005", "1.25", "500m", "16.0")),
+    *((f"endpoint {endpoint!r}", {"storage.s3.endpoint": endpoint})
+      for endpoint in ("", "http://minio", "https://minio.storage.svc.cluster.local:9000/", "http://10.0.0.1:80", "http://[fd00::1]:9000",
+                       "https://S3.Company.Example", "http://a")),
     ("a part of the clips", {"preprocessing.startSeconds": "1.5", "preprocessing.cropX": "0", "preprocessing.cropY": "1"}),
 ]  # fmt: skip
 """Name and changes of specs that look wrong and are not."""
@@ -266,7 +299,7 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 """Name, changes, words that the API server's message must hold."""
 
-_DNS = "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit"
+_DNS = "must hold only lower-case letters, digits, '-' and '.', and start and end with a letter or digit, between dots too"
 _LABEL = (
     "must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty"
 )
@@ -282,9 +315,13 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("LoRA that is a pickle", "training.lora", {"startFrom": "s3://runs/a/lora.pt"},
      "must be s3://bucket/path/of/a/file.safetensors or s3://bucket/folder/, or empty, got s3://runs/a/lora.pt"),
     ("endpoint without scheme", "storage.s3.endpoint", "minio:9000",
-     "must be http://host:port or https://host:port without a path, or empty, got minio:9000"),
+     "must be http://host:port or https://host:port without a path or a user, or empty, got minio:9000"),
     ("endpoint with a path", "storage.s3.endpoint", "https://minio/s3",
-     "must be http://host:port or https://host:port without a path, or empty, got https://minio/s3"),
+     "must be http://host:port or https://host:port without a path or a user, or empty, got https://minio/s3"),
+    *((f"endpoint {endpoint}", "storage.s3.endpoint", endpoint,
+       f"must be http://host:port or https://host:port without a path or a user, or empty, got {endpoint}")
+      for endpoint in ("http://me:secret@minio:9000", "http://s3_data:9000", "http://minio:port", "http://minio?x=1",
+                       "http://-minio", "https://", "http://mi nio", "http://[::1", "http://minio:900000")),
     ("region with a blank", "storage.s3.region", "EU west",
      "must be a region such as us-east-1, in lower case, got EU west"),
     ("no region", "storage.s3.region", "", "must be a region such as us-east-1, in lower case, got "),
@@ -294,13 +331,32 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
     ("ConfigMap in capitals", "storage.s3", {"caBundle": {"configMapName": "CA"}}, f"{_DNS}, or be empty, got CA"),
     ("resumed from a folder of this machine", "training.resumeFrom", "/runs/4f2c",
      "must be s3://bucket/prefix, or empty, got /runs/4f2c"),
+    ("secret with two dots", "storage.s3.credentialsSecretName", "a..b", f"{_DNS}, or be empty, got a..b"),
+    ("service account with a hyphen before a dot", "workers.podTemplate", {"serviceAccountName": "a-.b"}, f"{_DNS}, or be empty, got a-.b"),
+    *((f"key {key} of a Secret", "workers.env", [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": key}}}],
+       f"must be a key of a ConfigMap or Secret such as ca.crt, got {key}") for key in ("..", ".", "..a")),
+    *((f"folder {path}", "dataset.source", {"pvc": {"claimName": "clips", "path": path}},
+       f"must be a path that starts with /, without .., got {path}") for path in ("/..", "/a/../b", "/../", "a/../b")),
+    *((f"GPU resource {name}", "workers.gpuResourceName", name, f"must be domain/name such as nvidia.com/gpu, got {name}")
+      for name in ("a../b", "nvidia.com/-gpu", "nvidia.com/", f"a/{'b' * 64}")),
+    *((f"GPU product {name}", "workers.gpuProducts", [name],
+       f"must be a product as the nodes' label names it, such as NVIDIA-H100-80GB-HBM3, got {name}") for name in ("-x", "x.")),
+    *((f"{field} {key}", "workers.podTemplate", {field: {key: "x"}}, f"{_LABEL_KEY}, got {key}")
+      for field in ("labels", "annotations", "nodeSelector") for key in ("a b", "a/b/c", "-a", "A/b", "a" * 64)),
+    ("value of a node's label", "workers.podTemplate", {"nodeSelector": {"pool": "gpu pool"}},
+     "must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty, got gpu pool"),
+    ("key of a taint", "workers.podTemplate", {"tolerations": [{"key": "a b", "operator": "Exists"}]}, f"{_LABEL_KEY}, or empty, got a b"),
+    ("value of a taint", "workers.podTemplate", {"tolerations": [{"key": "a", "value": "a b"}]},
+     "must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty, got a b"),
     ("claim in capitals", "dataset.source", {"pvc": {"claimName": "Clips"}}, f"{_DNS}, got Clips"),
     ("folder that is relative", "dataset.source", {"pvc": {"claimName": "clips", "path": "train"}},
-     "must be a path that starts with /, got train"),
-    ("memory in words", "workers.resources", {"memory": "64 GB"},
-     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64 GB"),
-    ("shared memory in small letters", "workers.shmSize", "64gi",
-     "must be a quantity such as 8, 500m or 64Gi, or empty, got 64gi"),
+     "must be a path that starts with /, without .., got train"),
+    *((f"memory {size!r}", "workers.resources", {"memory": size}, f"{_SIZE_WORDS}, got {size}")
+      for size in ("64 GB", "64GiB", "64gi", "64", "0Gi", "0.0Gi", "100m", "64k", "-1Gi", "1e3", "999999")),
+    *((f"processors {count!r}", "workers.resources", {"cpu": count}, f"{_CPU_WORDS}, got {count}")
+      for count in ("0m", "0.0", "8Gi", "8k", "-1", "1e3", "0.0005", "eight", ".5")),
+    ("disk without a unit", "workers.resources", {"ephemeralStorage": "200"}, f"{_SIZE_WORDS}, got 200"),
+    ("shared memory in small letters", "workers.shmSize", "64gi", f"{_SIZE_WORDS}, got 64gi"),
     ("image with a blank", "workers.image", "registry/ trainer",
      "must be a reference without blanks, or empty, got registry/ trainer"),
     ("GPU resource without domain", "workers.gpuResourceName", "gpu",

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -135,6 +136,16 @@ def test_the_run_file_is_readable_and_holds_no_secret(name, stage):
     text = config_map(recipe(SPECS[name], stage))["data"]["run.yaml"]
     assert parse(text).stage == stage
     assert "AWS_SECRET" not in text
+
+
+@pytest.mark.parametrize("path", ["/my%20clips", "/100%", "/a b", "/%2e%2e", "/", "/a/"])
+def test_a_folder_of_a_volume_may_have_any_name(path):
+    claim = {"pvc": {"claimName": "clips", "path": path}}
+    made = recipe({**PUBLISHED, "dataset": {"source": claim}, "model": {"source": claim}}, "train")
+    text = manifests(made)[0]["data"]["run.yaml"]
+    locations = parse(text, strict=False, defaults=1).locations
+    for address, mount in ((locations.dataset, "dataset"), (locations.model, "model")):
+        assert unquote(address) == f"file:///mnt/mochi/{mount}{path}".rstrip("/")
 
 
 @pytest.mark.parametrize(("name", "stage"), CASES)

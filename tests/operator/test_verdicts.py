@@ -79,6 +79,9 @@ def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, re
     )  # fmt: skip
 
 
+_OCI = "failed to create containerd task: OCI runtime create failed: runc create failed: unable to start container process:"
+
+
 @pytest.mark.parametrize(
     ("given", "reason", "message"),
     [
@@ -113,6 +116,55 @@ def view(*pods: Pod, now=START, expected: int = 1, policy=None, workers=None, re
             "low on ephemeral-storage",
         ),
         (failed(ended(None), message="Pod was rejected"), Reason.UNKNOWN, "Pod was rejected"),
+        (
+            failed(
+                ended(None),
+                message="Pod was rejected: Allocate failed due to requested number of devices unavailable for "
+                "nvidia.com/gpu. Requested: 1, Available: 0, which is unexpected",
+            ),
+            Reason.DEVICE_UNAVAILABLE,
+            "p: Pod was rejected: Allocate failed",
+        ),
+        (
+            failed(ended(137, why="ContainerStatusUnknown", message="The container could not be located")),
+            Reason.NODE_LOST,
+            "p: its node has lost the container: The container could not be located",
+        ),
+        (
+            failed(
+                ended(137, why="ContainerStatusUnknown"), disruption="TerminationByKubelet", message="evicted"
+            ),
+            Reason.PREEMPTED,
+            "p: evicted",
+        ),
+        *(
+            (
+                failed(ended(128, why="StartError", message=said)),
+                reason,
+                f"p: the container cannot be started: {said}",
+            )
+            for said, reason in (
+                (
+                    f'{_OCI} exec: "python": executable file not found in $PATH: unknown',
+                    Reason.IMAGE_UNAVAILABLE,
+                ),
+                ("exec /usr/local/bin/python: exec format error", Reason.IMAGE_UNAVAILABLE),
+                (
+                    f"{_OCI} nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown",
+                    Reason.DEVICE_UNAVAILABLE,
+                ),
+                (
+                    f"{_OCI} container init was OOM-killed (memory limit too low?): unknown",
+                    Reason.POD_REFUSED,
+                ),
+                (f'{_OCI} error mounting "/dev/shm": no such file or directory: unknown', Reason.UNKNOWN),
+            )
+        ),
+        (
+            failed(ended(127, why="ContainerCannotRun", message="exec: python")),
+            Reason.IMAGE_UNAVAILABLE,
+            "exec: python",
+        ),
         (
             failed(ended(1, message='{"reason": "OutOfPatience", "message": "too slow"}')),
             Reason.UNKNOWN,
@@ -157,6 +209,8 @@ def test_among_equals_the_first_failure_is_the_cause():
         (waits("ImagePullBackOff", "x"), "image", Reason.IMAGE_UNAVAILABLE, 180),
         (waits("ErrImagePull"), "image", Reason.IMAGE_UNAVAILABLE, 180),
         (waits("InvalidImageName"), "image", Reason.IMAGE_UNAVAILABLE, 180),
+        (waits("ImageInspectError"), "image", Reason.IMAGE_UNAVAILABLE, 180),
+        (waits("SignatureValidationFailed", "x"), "image", Reason.IMAGE_UNAVAILABLE, 180),
         (waits("CreateContainerConfigError", 'secret "s3" not found'), "object", Reason.MISSING_OBJECT, 60),
         (waits("CreateContainerConfigError", 'configmap "r" not found'), "object", Reason.MISSING_OBJECT, 60),
         (
@@ -167,6 +221,7 @@ def test_among_equals_the_first_failure_is_the_cause():
         ),
         (waits("CreateContainerConfigError", "runAsNonRoot"), "object", Reason.POD_REFUSED, 60),
         (waits("RunContainerError"), "create", Reason.POD_REFUSED, 180),
+        (waits("PostStartHookError"), "create", Reason.POD_REFUSED, 180),
         (waits("ContainerCreating"), "", None, 0),
         (waits("PodInitializing"), "", None, 0),
     ],

@@ -78,6 +78,8 @@ class Shaped:
     bytes_per_second: float = 0
     hide: tuple[str, ...] = ()
     """Headers that are left out."""
+    say: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    """Headers, in lower case, that are said otherwise."""
 
 
 Fault = Answer | Cut | Lost | Shaped
@@ -194,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             if name.lower() not in {"transfer-encoding", "connection", "server", "date", *shaped.hide}:
-                self.send_header(name, value)
+                self.send_header(name, shaped.say.get(name.lower(), str)(value))
         if chunked:
             self.send_header("Content-Length", str(len(whole)))
         self.end_headers()

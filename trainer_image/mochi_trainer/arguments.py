@@ -164,7 +164,7 @@ def _preprocess_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _cache_arguments(command: argparse.ArgumentParser) -> None:
-    text = "outputURI or cacheURI of the runs: what lies above cache/; a folder as file:///folder"
+    text = "outputURI or cacheURI of the runs: what lies above cache/; or a folder"
     command.add_argument("address", metavar="ADDRESS", help=text)
     text = "another outputURI whose runs share this cache; can be repeated; by default ADDRESS itself"
     command.add_argument("--runs", action="append", default=[], metavar="ADDRESS", help=text)

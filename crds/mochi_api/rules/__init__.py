@@ -14,12 +14,13 @@ from mochi_api.rules.env import ENV
 from mochi_api.rules.gpus import GPUS
 from mochi_api.rules.naming import NAME_LIMIT, NAME_RULES, name_problem
 from mochi_api.rules.places import PLACES
+from mochi_api.rules.pods import PODS
 from mochi_api.rules.rule import Rule
 from mochi_api.rules.sampling import SAMPLING
 from mochi_api.rules.training import MODES, TRAINING
 from mochi_api.spec import FineTuneSpec
 
-RULES: Sequence[Rule] = (*PLACES, *CLIPS, *BUCKETS, *MODES, *GPUS, *TRAINING, *ENV, *SAMPLING)
+RULES: Sequence[Rule] = (*PLACES, *CLIPS, *BUCKETS, *MODES, *GPUS, *TRAINING, *ENV, *PODS, *SAMPLING)
 
 IMMUTABLE = (
     "mode",

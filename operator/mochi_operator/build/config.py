@@ -17,8 +17,7 @@ def address(source: Source, mount: str) -> str:
     """Where the pod finds a source: its S3 address, or the folder its volume is mounted on, whose name may have a `%`."""
     if source.s3 is not None:
         return source.s3.uri
-    path = source.pvc.path if source.pvc is not None else "/"
-    return layout.join(f"file://{mount}", path.replace("%", "%25"))
+    return layout.folder(layout.join(mount, source.pvc.path if source.pvc is not None else "/"))
 
 
 CA_FILE = "ca.crt"

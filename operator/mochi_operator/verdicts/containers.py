@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -19,6 +20,18 @@ _KIND = "failed"
 _OUT_OF_MEMORY = "OOMKilled"
 _KILLED = 137
 """Exit code of a program that was killed."""
+_FORGOTTEN = "ContainerStatusUnknown"
+_NEVER_RAN = ("StartError", "ContainerCannotRun")
+_RUNTIME: Sequence[tuple[re.Pattern[str], Reason]] = (
+    (re.compile(r"nvidia|nvml|cdi device|libcuda", re.IGNORECASE), Reason.DEVICE_UNAVAILABLE),
+    (re.compile(r"exec: |exec format error|exec /|chdir to cwd"), Reason.IMAGE_UNAVAILABLE),
+    (
+        re.compile(r"memory limit|memory\.(max|limit)|cpu\.(max|cfs)|cannot allocate memory", re.IGNORECASE),
+        Reason.POD_REFUSED,
+    ),
+)
+"""What container runtimes say of a GPU, of an image without our program or for other processors, and of odd limits."""
+_NO_DEVICE = "Allocate failed"
 
 
 def one_failed(view: View) -> Finding | None:
@@ -113,6 +126,23 @@ def _from_deletion(pod: Pod) -> Finding | None:
     return _failure(pod, Reason.PREEMPTED, f"{pod.name}: the pod was deleted")
 
 
+def _from_runtime(pod: Pod) -> Finding | None:
+    """The container was made and could not be started, or nobody knows any more what became of it."""
+    if pod.main.ended_reason == _FORGOTTEN:
+        return _failure(pod, Reason.NODE_LOST, f"{pod.name}: its node has lost the container: {_said(pod)}")
+    if pod.main.ended_reason not in _NEVER_RAN:
+        return None
+    reason = next((reason for pattern, reason in _RUNTIME if pattern.search(_said(pod))), Reason.UNKNOWN)
+    return _failure(pod, reason, f"{pod.name}: the container cannot be started: {_said(pod)}")
+
+
+def _from_admission(pod: Pod) -> Finding | None:
+    """The node has taken the pod and has no device for it: a plugin that restarts, or a GPU that has failed."""
+    if pod.main.exit_code is not None or _NO_DEVICE not in pod.message:
+        return None
+    return _failure(pod, Reason.DEVICE_UNAVAILABLE, f"{pod.name}: {pod.message}")
+
+
 def _from_code(pod: Pod) -> Finding | None:
     row = row_of_exit_code(pod.main.exit_code) if pod.main.exit_code else None
     if row is None or row.reason == Reason.UNKNOWN:
@@ -136,6 +166,8 @@ _POD_CHECKS: Sequence[Callable[[Pod], Finding | None]] = (
     _from_kernel,
     _from_disruption,
     _from_deletion,
+    _from_runtime,
+    _from_admission,
     _from_code,
     _from_foreign,
 )
@@ -144,6 +176,11 @@ _POD_CHECKS: Sequence[Callable[[Pod], Finding | None]] = (
 def last_line(container: Container) -> str:
     """The last line that a container left for its termination message."""
     return next(reversed(container.termination_message.strip().splitlines()), "")
+
+
+def _said(pod: Pod) -> str:
+    """What the runtime has left, on one line."""
+    return " ".join(pod.main.termination_message.split()) or pod.message or pod.main.ended_reason
 
 
 def _failure(pod: Pod, reason: Reason, message: str) -> Finding:

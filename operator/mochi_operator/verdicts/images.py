@@ -23,9 +23,18 @@ _IMAGE_REASONS = (
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
+    "ImageInspectError",
     "RegistryUnavailable",
+    "SignatureValidationFailed",
 )
-_CREATE_REASONS = ("CreateContainerError", "RunContainerError", "CrashLoopBackOff")
+_CREATE_REASONS = (
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+    "PreCreateHookError",
+    "PreStartHookError",
+    "PostStartHookError",
+)
 _MISSING = re.compile(r"""(?:secret|configmap|persistentvolumeclaim) "[^"]+" not found|couldn't find key""")
 
 

@@ -46,6 +46,13 @@ def test_check_tells_of_each_clip_and_keeps_nothing(folder: Path, capsys: pytest
     assert sorted(folder.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["my clips", "my%20clips", "100%", "%41", "#1?"])
+def test_a_folder_may_have_any_name(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = folder.rename(folder.parent / name)
+    assert main(["preprocess", str(odd), "--check", *SIZE]) == 0
+    assert set(lines(capsys)) == {"bunny.mp4", "carphone.MOV"}
+
+
 def test_check_fails_like_the_stage_where_too_many_clips_do(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

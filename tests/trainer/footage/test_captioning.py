@@ -8,12 +8,15 @@ import os
 import socket
 import threading
 import time
+import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from mochi_api.spec import S3Spec
 from mochi_trainer.footage.captioning import (
     LONGEST,
     PROMPT,
@@ -28,10 +31,13 @@ from mochi_trainer.footage.captioning import (
     write_caption,
 )
 from mochi_trainer.footage.chat import LARGEST, NoAnswerError, post
-from tests.trainer.footage.chat_server import Scripted, completion, said, serving, status
+from tests.trainer.fault_proxy import fault_proxy
+from tests.trainer.footage.chat_server import Reply, Scripted, completion, said, serving, status
+from tests.trainer.storage.test_s3_trust import Authority
 
 TEXT = "A red bus drives down a wet street at dusk."
 GOOD = said(TEXT)
+KEY = "key-of-mine"
 
 
 def endpoint(script: Scripted, **more) -> Endpoint:
@@ -159,7 +165,83 @@ def test_only_http_is_spoken(url: str) -> None:
         post(url, b"", {}, seconds=1)
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("localhost:8000/v1", "must begin with http:// or https://"),
+        ("http://me:key-first@host/v1", "has a user before the host host"),
+        ("http://host:port/v1", "Port could not be cast"),
+        ("http://host:99999/v1", "Port out of range"),
+        ("http://ho st/v1", "has a blank"),
+        ("http://host/v1\n", "has a blank"),
+        ("http://[::1/v1", "Invalid IPv6 URL"),
+    ],
+)
+def test_an_address_of_no_endpoint_is_refused_before_anything_is_asked(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        Endpoint(url=url, model="m")
+    assert "key-first" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("after", "path"),
+    [
+        ("", "/v1/chat/completions"),
+        ("/", "/v1/chat/completions"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("?api-version=2", "/v1/chat/completions?api-version=2"),
+        ("/chat/completions/?api-version=2#top", "/v1/chat/completions?api-version=2"),
+    ],
+)
+def test_the_base_address_and_the_whole_one_are_taken(after: str, path: str) -> None:
+    with serving(GOOD) as script:
+        assert asked(script, url=script.url + after) == TEXT
+        assert script.paths == [path]
+
+
+@pytest.mark.parametrize(
+    "key", ["key-first\nkey-second", "key-first key-second", "key-first…", "key-first\x00"]
+)
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ValueError, match="at position 10 of") as caught:
+        Endpoint(url="http://host/v1", model="m", key=key)
+    assert "key-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        status(401, b"Incorrect API key provided: key-of-mine"),
+        status(400, b"key-of-mine is bad"),
+        status(500, b"key-of-mine is odd"),
+        status(200, b"key-of-mine"),
+        status(302, Location="http://elsewhere/?key-of-mine"),
+        said(None, message={"refusal": "not for key-of-mine"}),
+        said("I cannot help key-of-mine"),
+    ],
+)
+def test_the_key_is_never_shown(reply: Reply) -> None:
+    with serving(reply) as script, pytest.raises((CaptionError, EndpointError)) as caught:
+        asked(script, key=KEY, tries=2)
+    assert "(hidden)" in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert KEY not in repr(endpoint(script, key=KEY))
+
+
+def test_a_certificate_that_is_not_trusted_is_the_same_for_all_clips(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    with (
+        fault_proxy(
+            S3Spec(endpoint="http://127.0.0.1:1"), lambda _: None, tls=authority.server("IP:127.0.0.1")
+        ) as proxy,
+        pytest.raises(
+            EndpointError, match=r"the certificate of 127\.0\.0\.1 is not trusted: .*SSL_CERT_FILE"
+        ),
+    ):
+        ask([], Endpoint(url=f"{proxy.spec.endpoint}/v1", model="m"), threading.Event())
+
+
+@pytest.mark.parametrize("code", [401, 402, 403, 404, 407])
 def test_what_is_wrong_for_all_clips_ends_at_once(code: int) -> None:
     with (
         serving(status(code, b"no such model")) as script,
@@ -210,6 +292,13 @@ def test_a_request_that_is_wrong_is_one_clips_failure() -> None:
         (completion("I'm sorry, but I can't help with that."), "the model refuses: I'm sorry"),
         (completion("I cannot describe this image."), "the model refuses"),
         (completion("As an AI, I have no eyes."), "the model refuses"),
+        (completion("I apologize, but I can't see it."), "the model refuses"),
+        (completion("Sorry, I can't help."), "the model refuses"),
+        (completion("I won’t describe people."), "the model refuses"),
+        (completion("I don't see any image."), "the model refuses"),
+        (completion("No images were provided."), "the model refuses"),
+        (completion("<think>A man who"), "before the model has thought to the end"),
+        (completion("A man.</think> <think>or"), "before the model has thought to the end"),
     ],
 )
 def test_what_is_no_caption_is_none(body: bytes, words: str) -> None:
@@ -223,6 +312,8 @@ def test_what_is_no_caption_is_none(body: bytes, words: str) -> None:
     [
         ("  A man\n\nsits.  ", "A man sits."),
         ("<think>I see a man.</think>\n\nA man sits.", "A man sits."),
+        ("I see a man.\n</think>\n\nA man sits.", "A man sits."),
+        ("No people are to be seen: a street at night.", "No people are to be seen: a street at night."),
         ("I can see a man. Sorry is written on his hat.", "I can see a man. Sorry is written on his hat."),
         ("Ein Mann sitzt; 男人坐着 👩‍🚀", "Ein Mann sitzt; 男人坐着 👩‍🚀"),
     ],
@@ -292,6 +383,30 @@ def test_a_wrong_key_is_asked_with_once_or_so_and_nothing_is_written(tmp_path: P
         list(captions(wanted(tmp_path, *map(str, range(200))), endpoint(script), at_once=2))
     assert len(script.requests) < 50
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nobody_has_ever_answered_few_clips_are_asked_for(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    nobody = Endpoint(url=url, model="m", tries=2, pause=0.01)
+    told: list[Captioned] = []
+    with pytest.raises(
+        EndpointError, match=r"8 clips in a row, from the first on, without an answer: .*refused"
+    ):
+        told.extend(captions(wanted(tmp_path, *map(str, range(50))), nobody, at_once=1))
+    assert len(told) == 7
+
+
+def test_an_endpoint_that_has_answered_may_be_silent_for_a_while(tmp_path: Path) -> None:
+    def gone(handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.connection.close()
+
+    names = [str(number) for number in range(12)]
+    with serving(GOOD, *[gone] * 10, GOOD) as script:
+        found = list(captions(wanted(tmp_path, *names), endpoint(script, tries=1), at_once=1))
+    assert [bool(each.caption) for each in found] == [True, *[False] * 10, True]
 
 
 def test_leaving_early_ends_the_waiting(tmp_path: Path) -> None:

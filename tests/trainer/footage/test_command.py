@@ -139,10 +139,30 @@ def test_a_wrong_key_ends_the_command_and_is_not_shown(films: Path) -> None:
     assert "k-secret" not in command.said  # type: ignore[attr-defined]
 
 
+ASKED = ["--caption-model", "eye", "--caption-url"]
+
+
+def test_a_key_broken_over_two_lines_is_refused_and_not_shown(films: Path) -> None:
+    command(films, *ASKED, "http://127.0.0.1:1", code=2, MOCHI_CAPTION_KEY="k-first\nk-second")
+    assert "the key has a line break" in command.said  # type: ignore[attr-defined]
+    assert "k-first" not in command.said  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (["--caption-url", "http://127.0.0.1:1/v1"], 2, "--caption-url and --caption-model go together"),
+        (
+            [*ASKED, "http://127.0.0.1:port/v1"],
+            2,
+            "--caption-url, or the key in MOCHI_CAPTION_KEY: Port could not be",
+        ),
+        ([*ASKED, "ftp://host"], 2, "must begin with http:// or https://"),
+        (
+            [*ASKED, "http://host", "--caption-key-variable", "NO_KEY"],
+            2,
+            "there is no variable NO_KEY in the environment",
+        ),
         (["--drop-duplicates"], 2, "--drop-duplicates needs --out"),
         (["--seconds", "0"], 2, "must be positive, got 0, 4, 4"),
         (["--count", "0"], 2, "must be positive, got 2.5, 0, 4"),

@@ -7,13 +7,25 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
+from uuid import uuid4
 
 import pytest
 
 from mochi_trainer.graph import Claims, Made, Units, ahead, complete, making, unit_key
 from mochi_trainer.graph.making import UPLOADS
 from mochi_trainer.movement import Movement
-from mochi_trainer.storage import Store, find_manifest, get_entry, read_manifest, write_manifest
+from mochi_trainer.storage import (
+    ObjectInfo,
+    Store,
+    find_manifest,
+    get_entry,
+    open_store,
+    read_manifest,
+    write_manifest,
+)
+from tests.trainer.conftest import BUCKET, Server
+from tests.trainer.fault_proxy import Answer, always, fault_proxy
 
 KEYS = [unit_key("test", 1, number=number) for number in range(40)]
 
@@ -221,6 +233,45 @@ def test_a_damaged_claim_is_overtaken(store: Store) -> None:
     assert not taken(mine, "ab")
     clock.sleep(60)
     assert taken(mine, "ab")
+
+
+def test_keys_that_may_delete_nothing_are_enough(s3_server: Server) -> None:
+    """The claims stay, and say that they are nobody's: whoever comes next waits for nobody."""
+    refusal = Answer(status=403, code="AccessDenied")
+    with fault_proxy(s3_server.spec, always(lambda r: r.method == "DELETE", refusal)) as proxy:
+        store = open_store(f"s3://{BUCKET}/{uuid4().hex}/", proxy.spec)
+        for number, first in enumerate((0, 20)):
+            clock, work = Clock(), Work()
+            claims = claims_of(store, f"run-{number}", clock)
+            done = complete(units_of(store), claims, KEYS[: first + 20], work, at_once=8, sleep=clock.sleep)
+            assert (set(done.units), done.made, clock.now) == (set(KEYS[: first + 20]), 20, 0)
+        again = claims_of(store, "run-2")
+        assert taken(again, KEYS[0])
+        assert not taken(claims_of(store, "run-3"), KEYS[0])
+        again.release(KEYS[0][:2])
+        assert taken(claims_of(store, "run-3"), KEYS[0])
+        assert proxy.methods().count("DELETE") < 10, "who was refused does not ask again"
+
+
+def test_the_newest_claim_counts_in_whichever_order_a_store_lists(store: Store) -> None:
+    """Directory buckets list in no order at all."""
+
+    class Backwards:
+        def __getattr__(self, name: str) -> object:
+            return getattr(store, name)
+
+        def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+            yield from reversed(list(store.list(prefix)))
+
+    for number in range(3):
+        claims = Claims(
+            cast(Store, Backwards()),
+            "test/claims/family",
+            f"run-{number}",
+            movement=Movement(),
+            void=lambda _: True,
+        )
+        assert taken(claims, "ab"), "else what two dead ones have claimed is nobody's for ever"
 
 
 def test_a_process_in_which_nothing_moves_has_no_pulse(store: Store) -> None:

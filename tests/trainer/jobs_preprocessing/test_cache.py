@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mochi_api.outcomes import Outcome, Reason
+from mochi_api.outcomes import Outcome, Reason, StageResult
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.graph.keeping import usage
 from mochi_trainer.jobs import cache, trim
 from mochi_trainer.report.record import StageRecord, write_record
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import ObjectInfo, open_store
 from tests.trainer.preprocessing_runs import run_file, write_source
 
 LATER = 8 * cache.DAY
@@ -101,3 +102,58 @@ def test_what_is_not_the_caches_own_is_never_touched(root: Path) -> None:
         (root / "cache" / name).exists()
         for name in ("trim/notes.txt", "videos/mine/clip.mp4", "other/file", "trim/units/readme")
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "why"),
+    [
+        ("stages/trim.json", b"{", "its record of trim cannot be read"),
+        ("stages/trim.json", b'{"stage": "trim"}', "its record of trim cannot be read"),
+        ("stages/videos-rank-1.json", b"", "its record of videos cannot be read"),
+        ("attempts/a000001.json", b"{}", "it has trained and has no record of captions"),
+        ("checkpoints/step-000100/manifest.json", b"{}", "it has trained and has no record of captions"),
+    ],
+)
+def test_nothing_is_removed_while_a_run_does_not_say_what_it_uses(
+    key: str, content: bytes, why: str, root: Path
+) -> None:
+    """Its training may read what would go."""
+    path = root / "runs" / "first" / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert f"{root}/runs/first ({why})" in look(root)
+    with pytest.raises(InvalidInputError, match="not every run says what it uses") as caught:
+        look(root, remove=True)
+    assert "delete the folders of these runs" in (caught.value.action or "")
+    assert clips(root) == 2
+
+
+def test_a_run_that_has_trained_and_says_what_it_used_is_no_hindrance(root: Path) -> None:
+    for stage in ("captions", "videos"):
+        outcome = Outcome(reason=Reason.COMPLETED, stage_result=StageResult(cache_key="0" * 32))
+        record = StageRecord(stage=stage, outcome=outcome, started="2026-11-25T00:00:00+00:00", seconds=1)
+        write_record(open_store(f"file://{root}/runs/first", S3Spec()), record)
+    (root / "runs" / "first" / "attempts").mkdir()
+    (root / "runs" / "first" / "attempts" / "a000001.json").write_text("{}")
+    assert "removed 0 objects" in look(root, remove=True)
+
+
+@pytest.mark.parametrize("days", [-1.0, float("nan"), float("inf")])
+def test_an_age_that_is_none_is_refused(days: float, root: Path) -> None:
+    shutil.rmtree(root / "runs" / "first")
+    with pytest.raises(InvalidInputError, match="--young-days must be a number of at least 0"):
+        look(root, remove=True, young_days=days)
+    assert clips(root) == 2
+
+
+def test_what_has_no_date_counts_as_young(root: Path) -> None:
+    objects = [ObjectInfo(f"trim/{'0' * 32}/manifest.json", 1, "1", 0.0)]
+    (found, *_) = usage(objects, {}, (), young_after=later())
+    assert not found.unused
+
+
+def test_a_folder_is_an_address(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    for address in (".", str(root), f"{root}/"):
+        request = cache.Request(address=address, runs=[address], remove=True)
+        assert "2 runs are kept" in cache.look(request, S3Spec(), now=later)

@@ -324,3 +324,8 @@ def test_results_are_looked_for_just_where_they_lie_below_the_dataset(
 def test_a_folder_of_a_run_given_by_hand_is_left_out_alone() -> None:
     locations = Locations(dataset="file:///data", cache="file:///cache", run="file:///data/my-run")
     assert results_below(open_store("file:///data", S3Spec()), locations, S3Spec()) == ["my-run/"]
+
+
+@given(st.lists(st.sampled_from(["a.mp4", "a.txt", "b.MOV", "sub/a.mp4", "sub/a.txt", "B.mov"]), max_size=20))
+def test_a_listing_in_any_order_that_repeats_objects_is_the_same_dataset(keys: list[str]) -> None:
+    assert source_clips(_objects(*keys)) == source_clips(_objects(*sorted(set(keys))))

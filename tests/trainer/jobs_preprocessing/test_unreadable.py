@@ -11,7 +11,9 @@ import pytest
 from mochi_api.clips import ClipReason
 from mochi_trainer.jobs import trim, videos
 from mochi_trainer.jobs.finished import Finished
-from mochi_trainer.storage import open_store, read_manifest
+from mochi_trainer.storage import Store, open_store, read_manifest
+from mochi_trainer.storage.local import LocalStore
+from mochi_trainer.storage.s3 import S3Store
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
 from tests.trainer.preprocessing_runs import run_file, write_source
@@ -69,6 +71,35 @@ def test_a_clip_that_is_not_given_out_is_left_out_until_it_is(
     cache = open_store(f"file://{tmp_path}/cache", s3_server.spec)
     listed = read_manifest(cache, f"trim/{first.result.cache_key}").details["clips"]
     assert [clip["source"] for clip in listed] == ["carphone.MOV"], "the first run's list is as it was"
+
+
+@pytest.mark.parametrize("when", ["before it is read", "while it is read"])
+@pytest.mark.parametrize("place", ["s3", "folder"])
+def test_a_clip_that_is_replaced_since_the_listing_is_no_unit_of_what_was_listed(
+    place: str, when: str, dataset: str, s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept under the old clip's ETag would be the new one's frames, for every run that has the old one again."""
+    address = dataset if place == "s3" else f"file://{tmp_path}/source"
+    old, new = real_clip("bigbuckbunny.mp4"), real_clip("bikes.mp4")
+    kind = S3Store if place == "s3" else LocalStore
+    get = kind.get
+
+    def replaced(self: Store, key: str, to: Path) -> None:
+        if self.address().rstrip("/") != address or key != "bunny.mp4":
+            return get(self, key, to)
+        if when == "while it is read":
+            get(self, key, to)
+        open_store(address, s3_server.spec).put(new, key)
+        return None if when == "while it is read" else get(self, key, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "get", replaced)
+        first = trim.execute(run_file(tmp_path, source=address, s3=s3_server.spec, maxFailedItemsPercent=50))
+    assert [(item.clip, item.reason) for item in first.failures] == [("bunny.mp4", ClipReason.UNREADABLE)]
+    assert "it was replaced since the folder was listed" in first.failures[0].message
+    other = trim.execute(run_file(tmp_path, source=address, s3=s3_server.spec, uid="0-2"))
+    assert (other.result.items_done, other.failures) == (2, [])
+    assert old.stat().st_size != new.stat().st_size
 
 
 @pytest.mark.parametrize("kind", ["refused", "archived"])

@@ -119,8 +119,6 @@ class TestEveryCall:
         page = Answer(
             status=200, body=b"<html><body>Welcome</body></html>", headers={"Content-Type": "text/html"}
         )
-        if name in {"write_bytes", "delete"}:
-            return  # what S3 itself answers has no body either
         error, _ = refusal(s3_server, page, name, tmp_path)
         assert isinstance(error, InvalidInputError)
         assert "is no S3 server" in str(error)

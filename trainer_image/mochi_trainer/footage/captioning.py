@@ -15,11 +15,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from mochi_trainer.footage.chat import Answer, NoAnswerError, post
+from mochi_trainer.footage.chat import Answer, NoAnswerError, UntrustedError, post, require_address
 
 PROMPT = (
     "These are frames of one video clip in order. Describe the clip in one to three plain sentences: subject, action, "
@@ -31,18 +32,31 @@ LONGEST = 1500
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same question may be answered."""
 
-FOR_ALL = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
+FOR_ALL = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407})
 """Statuses that will be the same for every clip."""
 
 _REFUSAL = re.compile(
-    r"(i['’]?m|i am) (sorry|unable|not able)|sorry[,.]|i (can['’]?t|cannot|can not) |as an ai\b|unfortunately, i ",
+    r"(i['’]?m|i am) (sorry|unable|not able)|(i )?apologi|(my apologies|sorry)[,.]|sorry,? (but )?i |as an ai\b|"
+    r"i (can['’]?t|cannot|can not|won['’]?t|will not|do not|don['’]?t) |unfortunately,? (i |no |there )|"
+    r"no (image|picture|frame|video)s? (was|were|is|are|has|have) ",
     re.IGNORECASE,
 )
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_THOUGHT = re.compile(r"^.*</think>", re.DOTALL)
+"""Up to its end: some servers leave out where it begins."""
+_THINKING = "<think>"
+PATH = "/chat/completions"
+SILENT = 8
+"""Clips without an answer after which nobody is thought to be there, if nobody ever was."""
+SECRET = 8
+"""Characters from which on a key may be one; servers on a workstation take `none` and the like."""
 
 
 class CaptionError(Exception):
     """One clip got no caption."""
+
+
+class SilenceError(CaptionError):
+    """Nothing came of any try."""
 
 
 class EndpointError(Exception):
@@ -54,11 +68,11 @@ class Endpoint:
     """Who is asked, and how."""
 
     url: str
-    """Base address, such as http://127.0.0.1:8000/v1."""
+    """Base address, such as http://127.0.0.1:8000/v1, or that of `/chat/completions` itself; a query stays behind it."""
 
     model: str
     prompt: str = PROMPT
-    key: str = ""
+    key: str = field(default="", repr=False)
     seconds: float = 120.0
     """For one answer."""
 
@@ -68,6 +82,27 @@ class Endpoint:
 
     longest_pause: float = 60.0
     """A server that asks for more is not waited for."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an address or a key that no request can be sent with; what the key is is not told."""
+        require_address(self.url)
+        odd = [place for place, character in enumerate(self.key, 1) if not "!" <= character <= "~"]
+        if odd:
+            raise ValueError(
+                f"the key has a line break, a blank or another character that is no key's at position {odd[0]} of "
+                f"{len(self.key)}"
+            )
+
+    @property
+    def address(self) -> str:
+        """Where questions go."""
+        parts = urlsplit(self.url)
+        path = parts.path.rstrip("/")
+        return parts._replace(path=path if path.endswith(PATH) else path + PATH, fragment="").geturl()
+
+    def hidden(self, text: str) -> str:
+        """`text` without the key, which servers repeat when it is wrong."""
+        return text.replace(self.key, "(hidden)") if len(self.key) >= SECRET else text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,18 +124,30 @@ class Captioned:
     name: str
     caption: str = ""
     error: str = ""
+    silent: bool = False
+    """Whether the endpoint has not answered at all."""
 
 
 def captions(wanted: Sequence[Wanted], endpoint: Endpoint, *, at_once: int) -> Iterator[Captioned]:
     """Ask for `at_once` clips at a time and write what comes, in the order in which it comes.
 
-    Raises EndpointError as soon as it is clear that no clip will get an answer; nothing is asked after that.
+    Raises EndpointError as soon as it is clear that no clip will get an answer; nothing is asked after that. An endpoint that
+    has answered before may be silent for a while.
     """
     stop = threading.Event()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="caption")
+    silent = 0
     try:
-        for done in as_completed([pool.submit(_captioned, each, endpoint, stop) for each in wanted]):
-            yield done.result()
+        for number, done in enumerate(
+            as_completed([pool.submit(_captioned, each, endpoint, stop) for each in wanted]), 1
+        ):
+            result = done.result()
+            silent += result.silent
+            if silent == number == SILENT:
+                raise EndpointError(
+                    f"{silent} clips in a row, from the first on, without an answer: {result.error}"
+                )
+            yield result
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
@@ -114,7 +161,8 @@ def _captioned(wanted: Wanted, endpoint: Endpoint, stop: threading.Event) -> Cap
     except EndpointError:
         raise
     except Exception as error:  # one clip's failure, whatever it is
-        return Captioned(name=wanted.name, error=str(error) or type(error).__name__)
+        silent = isinstance(error, SilenceError)
+        return Captioned(name=wanted.name, error=str(error) or type(error).__name__, silent=silent)
     if not write_caption(wanted.path, text):
         return Captioned(name=wanted.name, error="a caption has been written meanwhile, it is left as it is")
     return Captioned(name=wanted.name, caption=text)
@@ -122,24 +170,31 @@ def _captioned(wanted: Wanted, endpoint: Endpoint, stop: threading.Event) -> Cap
 
 def ask(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) -> str:
     """The caption for JPEG files; raise CaptionError when there is none after all tries, EndpointError for good."""
+    try:
+        return _answered(pictures, endpoint, stop)
+    except UntrustedError as error:
+        raise EndpointError(str(error)) from error
+    except (CaptionError, EndpointError) as error:
+        raise type(error)(endpoint.hidden(str(error))) from None
+
+
+def _answered(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) -> str:
     body = json.dumps(question(pictures, endpoint)).encode()
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
-    problem, pause = "", endpoint.pause
+    problem, pause, silent = "", endpoint.pause, False
     for number in range(endpoint.tries):
         if number and stop.wait(pause):
             break
         try:
-            answer = post(
-                f"{endpoint.url.rstrip('/')}/chat/completions", body, headers, seconds=endpoint.seconds
-            )
+            answer = post(endpoint.address, body, headers, seconds=endpoint.seconds)
         except NoAnswerError as error:
-            problem, pause = str(error), endpoint.pause * 2**number
+            problem, pause, silent = str(error), endpoint.pause * 2**number, True
             continue
         if answer.status == 200:
             return caption_of(answer.body)
-        problem = _refused(answer)
+        problem, silent = _refused(answer), False
         if answer.status not in AGAIN:
             raise CaptionError(problem)
         pause = endpoint.pause * 2**number if answer.retry_after is None else answer.retry_after
@@ -147,7 +202,8 @@ def ask(pictures: Sequence[bytes], endpoint: Endpoint, stop: threading.Event) ->
             raise CaptionError(
                 f"{problem}; it asks to wait {pause:.0f} s, at most {endpoint.longest_pause:.0f} are waited"
             )
-    raise CaptionError(f"{problem or 'stopped'}, {endpoint.tries} tries")
+    kind = SilenceError if silent else CaptionError
+    raise kind(f"{problem or 'stopped'}, {endpoint.tries} tries")
 
 
 def question(pictures: Sequence[bytes], endpoint: Endpoint) -> dict[str, Any]:
@@ -182,7 +238,10 @@ def caption_of(body: bytes) -> str:
         raise CaptionError(f"the answer has no text but {type(text).__name__}")
     if choice.get("finish_reason") == "length":
         raise CaptionError("the answer was cut off at the model's limit of tokens")
-    return _checked(" ".join(_THOUGHT.sub("", text).split()))
+    text = _THOUGHT.sub("", text)
+    if _THINKING in text:
+        raise CaptionError("the answer ends before the model has thought to the end")
+    return _checked(" ".join(text.split()))
 
 
 def _checked(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,12 +18,17 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
+KINDS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 LARGEST = 1_000_000
 """Bytes of an answer; a caption and what comes with it take a few thousand."""
 
 
 class NoAnswerError(Exception):
     """Nothing came, not in time, or too much; another try may help. The message says which."""
+
+
+class UntrustedError(Exception):
+    """The certificate of the server is not trusted, for any question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +44,39 @@ class Answer:
     """Where it says that the thing has moved to."""
 
 
+def require_address(url: str) -> None:
+    """Raise ValueError for an address of another kind; a password in it is not repeated."""
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(
+            f"the address has a user before the host {parts.hostname}: a key goes with --caption-key-variable"
+        )
+    if parts.scheme not in KINDS or not parts.hostname:
+        raise ValueError(f"the address must begin with http:// or https:// and name a host, got {url}")
+    if not url.isascii() or any(character <= " " for character in url):
+        raise ValueError(f"the address has a blank or a letter that no address has in it, got {url}")
+    _ = parts.port  # raises for what is none
+
+
 def post(url: str, body: bytes, headers: Mapping[str, str], *, seconds: float) -> Answer:
     """Send `body` to an http or https address; redirects are not followed, for they would take the key elsewhere.
 
-    Raises NoAnswerError, ValueError for another kind of address.
+    Raises NoAnswerError, UntrustedError, ValueError for another kind of address.
     """
+    require_address(url)
     parts = urlsplit(url)
-    kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
-    if parts.scheme not in kinds or not parts.hostname:
-        raise ValueError(f"the address must begin with http:// or https:// and name a host, got {url}")
-    connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=seconds)
+    connection = KINDS[parts.scheme](parts.hostname or "", parts.port, timeout=seconds)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     late = threading.Event()
     try:
         with _watched(connection, seconds, late):
             connection.request("POST", target, body, dict(headers))
             answer = _read(connection.getresponse())
+    except ssl.SSLCertVerificationError as error:
+        raise UntrustedError(
+            f"the certificate of {parts.hostname} is not trusted: {error.verify_message}; SSL_CERT_FILE names a file with "
+            "that of its authority"
+        ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         if late.is_set() or isinstance(error, TimeoutError):
             raise NoAnswerError(f"no whole answer within {seconds:g} s") from error

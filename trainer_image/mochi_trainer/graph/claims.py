@@ -4,7 +4,8 @@
 <prefix>/<bucket>/000001.json    who makes the units of this bucket; the highest number counts
 <prefix>/pulse/<owner>.json      changes while its owner lives and gets on
 ```
-A claim is written only where none is. One whose owner's pulse has stood still for longer than a dead one's would is
+A claim is written only where none is, and deleted when its bucket is done; where nothing may be deleted the next number says
+that it is nobody's. One whose owner's pulse has stood still for longer than a dead one's would is
 overtaken by the next number. Time is that of the one who waits: no clock of another machine is read. Claims save work, no
 more: two makers of one unit harm nobody, since units are immutable.
 """
@@ -17,7 +18,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mochi_api import layout
@@ -67,8 +68,10 @@ class Claims:
         """Last pulse seen of another owner, and since when it is that."""
         self._seen: dict[str, tuple[int, str]] = {}
         """The newest claim of each bucket at the last look: its number and key."""
-        self._owners: dict[str, str] = {}
-        """Whose a claim is, by its key: that never changes."""
+        self._owners: dict[str, str | None] = {}
+        """Whose a claim is, by its key, None for nobody's: that never changes."""
+        self._keeps = False
+        """Whether the store lets nothing be deleted."""
         self._asked: set[str] = set()
         """Owners whose pulse was felt since the last look."""
         self._beat = 0
@@ -93,8 +96,9 @@ class Claims:
         self._asked.clear()
         for info in self._store.list(f"{self._prefix}/"):
             match = _CLAIM.fullmatch(info.key.removeprefix(f"{self._prefix}/"))
-            if match is not None:  # in the order of their keys
-                self._seen[match[1]] = (int(match[2]), info.key)
+            if match is not None:
+                found = (int(match[2]), info.key)
+                self._seen[match[1]] = max(found, self._seen.get(match[1], found))
 
     @property
     def beside(self) -> bool:
@@ -128,16 +132,29 @@ class Claims:
     def release(self, bucket: str) -> None:
         """Let a bucket go, with the claims of the dead before."""
         number = self._held.pop(bucket)
-        self._store.delete([self._key(bucket, each) for each in range(max(1, number - 3), number + 1)])
+        if not self._deleted([self._key(bucket, each) for each in range(max(1, number - 3), number + 1)]):
+            self._store.write_bytes(self._key(bucket, number + 1), json.dumps({"owner": None}).encode())
+
+    def _deleted(self, keys: Sequence[str]) -> bool:
+        """Whether the store deletes: permissions to do so are not needed, and once it has refused it is not asked again."""
+        if self._keeps:
+            return False
+        try:
+            self._store.delete(keys)
+        except TrainerError as error:
+            log.warning("claims stay, nothing can be deleted: %s", error)
+            self._keeps = True
+        return not self._keeps
 
     def _newest(self, bucket: str) -> tuple[int, str | None]:
-        """The highest number of a claim on the bucket, and whose it is; (0, None) where there is none."""
+        """The highest number of a claim on the bucket, and whose it is, None for nobody; 0 where there is none."""
         if bucket not in self._seen:
             return 0, None
         number, key = self._seen[bucket]
         if key not in self._owners:
             try:
-                self._owners[key] = str(json.loads(self._store.read_bytes(key))["owner"])
+                owner = json.loads(self._store.read_bytes(key))["owner"]
+                self._owners[key] = None if owner is None else str(owner)
             except MissingObjectError:
                 return 0, None
             except (ValueError, KeyError, TypeError):
@@ -182,7 +199,7 @@ class Claims:
         try:
             for bucket in list(self._held):
                 self.release(bucket)
-            self._store.delete([self._pulse_key(self._owner)])
+            self._deleted([self._pulse_key(self._owner)])
         except TrainerError as error:
             log.warning("claims of this process stay until they are overtaken: %s", error)
 

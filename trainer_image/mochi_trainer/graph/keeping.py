@@ -66,7 +66,7 @@ def usage(
     kept = {directory for directory in lists if directory in named} | {
         f"{match[1]}/{match[2]}"
         for info in objects
-        if info.modified >= young_after and (match := _LIST.fullmatch(info.key))
+        if _young(info, young_after) and (match := _LIST.fullmatch(info.key))
     }
     units = {_unit(key) for directory in kept for key in lists.get(directory, ())} - {None}
     return [_of_stage(stage, objects, kept, units, young_after) for stage in STAGES]
@@ -87,7 +87,7 @@ def _of_stage(
         needed = _needed(info.key, kept, units)
         if needed is None:
             continue
-        (used if needed or info.modified >= young_after else unused).append(info)
+        (used if needed or _young(info, young_after) else unused).append(info)
     return Usage(
         stage=stage,
         lists=sum(directory.startswith(f"{stage}/") for directory in kept),
@@ -95,6 +95,11 @@ def _of_stage(
         used=used,
         unused=unused,
     )
+
+
+def _young(info: ObjectInfo, young_after: float) -> bool:
+    """Also of an object of which the store does not say when it was written."""
+    return info.modified >= young_after or not info.modified
 
 
 def _needed(key: str, kept: Collection[str], units: Collection[str | None]) -> bool | None:

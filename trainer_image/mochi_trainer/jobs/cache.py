@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from mochi_api import layout
+from mochi_api.runfile import PREPROCESSING
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.graph.keeping import Usage, read_lists, usage
-from mochi_trainer.report.record import read_records
-from mochi_trainer.storage import Store, open_store
+from mochi_trainer.report.record import StageRecord, read_records
+from mochi_trainer.storage import Store, address_by_hand, open_store
 
 DAY = 86_400.0
+_RECORD = re.compile(r"stages/([a-z]+)(-rank-\d+)?\.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +26,7 @@ class Request:
     """What is asked of a cache."""
 
     address: str
-    """`outputURI` or `cacheURI` of the runs: the address above `cache/`."""
+    """`outputURI` or `cacheURI` of the runs, or a folder: what lies above `cache/`."""
     runs: Sequence[str] = ()
     """Addresses above `runs/`; where none is given the cache's own."""
     young_days: float = 7.0
@@ -32,36 +37,88 @@ class Request:
 def look(request: Request, s3: S3Spec, *, now: Callable[[], float] = time.time) -> str:
     """A table of what is used and what is not; with `remove` the rest is deleted.
 
-    Raises InvalidInputError when no run is found and something should be removed, and what the stores raise.
+    Raises InvalidInputError when something should be removed and no run is found, or one does not say what it uses, and what
+    the stores raise.
     """
-    cache = open_store(layout.cache_root(request.address, ""), s3)
-    named, runs = _named(request.runs or [request.address], s3)
-    if request.remove and not runs:
-        raise InvalidInputError(
-            f"no run is stored below {', '.join(request.runs or [request.address])}, so nothing would count as used; "
-            "name every outputURI whose runs share this cache with --runs"
-        )
+    if not (math.isfinite(request.young_days) and request.young_days >= 0):
+        raise InvalidInputError(f"--young-days must be a number of at least 0, got {request.young_days:g}")
+    address = address_by_hand(request.address)
+    cache = open_store(layout.cache_root(address, ""), s3)
+    runs = _runs([address_by_hand(each) for each in request.runs] or [address], s3)
+    if request.remove:
+        _require_known(runs, request)
     objects = list(cache.list())
-    found = usage(objects, read_lists(cache, objects), named, young_after=now() - request.young_days * DAY)
+    found = usage(
+        objects, read_lists(cache, objects), runs.named, young_after=now() - request.young_days * DAY
+    )
     if request.remove:
         _remove(cache, found)
     return _table(cache, found, runs, request)
 
 
-def _named(addresses: Sequence[str], s3: S3Spec) -> tuple[set[str], int]:
-    """The outputs of stages that the records of runs name, and how many runs there are."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Runs:
+    """What the runs that are kept say."""
+
+    count: int
+    named: Collection[str]
+    """Outputs of stages that they use."""
+    silent: Sequence[str]
+    """Those that do not say what they use, and why."""
+
+
+def _runs(addresses: Sequence[str], s3: S3Spec) -> _Runs:
     named: set[str] = set()
-    runs = 0
+    silent: list[str] = []
+    count = 0
     for address in addresses:
         root = open_store(layout.join(address, "runs"), s3)
-        uids = {info.key.partition("/")[0] for info in root.list() if "/stages/" in info.key}
-        runs += len(uids)
-        for uid in sorted(uids):
-            for record in read_records(open_store(layout.run_root(address, uid), s3)):
-                result = record.outcome.stage_result
-                if result is not None and result.cache_key:
-                    named.add(f"{record.stage}/{result.cache_key}")
-    return named, runs
+        keys: dict[str, list[str]] = defaultdict(list)
+        for info in root.list():
+            uid, _, key = info.key.partition("/")
+            keys[uid].append(key)
+        for uid, there in sorted(keys.items()):
+            where = layout.run_root(address, uid)
+            records = read_records(open_store(where, s3))
+            count += bool(records)
+            named |= _named(records)
+            if why := _silence(there, records):
+                silent.append(f"{where} ({why})")
+    return _Runs(count=count, named=named, silent=silent)
+
+
+def _named(records: Sequence[StageRecord]) -> set[str]:
+    """The outputs of stages in the cache that records of one run name."""
+    results = ((record.stage, record.outcome.stage_result) for record in records)
+    return {
+        f"{stage}/{result.cache_key}" for stage, result in results if result is not None and result.cache_key
+    }
+
+
+def _silence(keys: Iterable[str], records: Sequence[StageRecord]) -> str:
+    """Why a run with these objects does not say all that it uses of the cache; empty when it does."""
+    there = {key.partition("/")[0] for key in keys}
+    files = {match[1] for key in keys if (match := _RECORD.fullmatch(key))}
+    lacking = [stage for stage in PREPROCESSING if stage not in {record.stage for record in records}]
+    if damaged := [stage for stage in lacking if stage in files]:
+        return f"its record of {damaged[0]} cannot be read"
+    if lacking and there & {"attempts", "checkpoints"}:
+        return f"it has trained and has no record of {lacking[0]}"
+    return ""
+
+
+def _require_known(runs: _Runs, request: Request) -> None:
+    """Raise InvalidInputError unless it is known what is used."""
+    if not runs.count:
+        raise InvalidInputError(
+            f"no run is stored below {', '.join(request.runs or [request.address])}, so nothing would count as used; "
+            "name every outputURI whose runs share this cache with --runs"
+        )
+    if runs.silent:
+        raise InvalidInputError(
+            f"nothing is removed, since not every run says what it uses: {'; '.join(runs.silent[:3])}",
+            action="delete the folders of these runs if you do not need them any more, and try again",
+        )
 
 
 def _remove(cache: Store, found: Sequence[Usage]) -> None:
@@ -72,8 +129,9 @@ def _remove(cache: Store, found: Sequence[Usage]) -> None:
     )
 
 
-def _table(cache: Store, found: Sequence[Usage], runs: int, request: Request) -> str:
-    lines = [f"{cache.address()}: {runs} runs are kept", ""]
+def _table(cache: Store, found: Sequence[Usage], runs: _Runs, request: Request) -> str:
+    lines = [f"{cache.address()}: {runs.count} runs are kept", ""]
+    lines += [f"does not say what it uses, so --remove refuses: {each}" for each in runs.silent]
     lines.append(f"{'stage':<10}{'outputs':>9}{'units':>9}{'used':>12}{'unused':>12}")
     for stage in found:
         used, unused = (sum(info.size for info in part) for part in (stage.used, stage.unused))

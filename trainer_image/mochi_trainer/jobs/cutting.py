@@ -29,7 +29,7 @@ from mochi_trainer.jobs.placing import starts
 from mochi_trainer.jobs.source_clips import SourceClip
 from mochi_trainer.jobs.units import MAKER
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import Store
+from mochi_trainer.storage import ObjectInfo, Store
 from mochi_trainer.video import Cut, Limits, Readers
 from mochi_trainer.video.buckets import bucket_of_clip
 
@@ -134,9 +134,11 @@ class Cutter:
         local.parent.mkdir()
         try:
             self._source.get(clip.source.key, local)
+            now = self._source.head(clip.source.key)
         except (AccessDeniedError, MissingObjectError) as error:
             raise ClipError(str(error), ClipReason.UNREADABLE) from error
         try:
+            _require_listed(clip.source, now)
             return self._pieces(key, local, folder)
         finally:
             shutil.rmtree(local.parent)
@@ -205,6 +207,24 @@ def local_name(key: str) -> str:
     name = key.rpartition("/")[2]
     fits = len(os.fsencode(name)) <= LONGEST_NAME and "\0" not in name
     return name if fits else f"clip{suffix(key)}"
+
+
+def _require_listed(listed: ObjectInfo, now: ObjectInfo | None) -> None:
+    """Raise ClipError unless what was read is what was listed: a unit is kept for all runs under what the listing said.
+
+    Some servers give an object another ETag in a listing; one with its size and its time is taken for it. Their answers
+    about one object know whole seconds only.
+    """
+    if now is None:
+        raise ClipError("it is gone since the folder was listed", ClipReason.UNREADABLE)
+    whole = now.modified.is_integer()
+    same_time = now.modified == (float(int(listed.modified)) if whole else listed.modified)
+    if now.size != listed.size or (now.etag != listed.etag and not same_time):
+        raise ClipError(
+            f"it was replaced since the folder was listed: it had {listed.size} bytes and has {now.size}; the next run takes "
+            "it as it is then",
+            ClipReason.UNREADABLE,
+        )
 
 
 def _exact(spec: PreprocessingSpec) -> bool:

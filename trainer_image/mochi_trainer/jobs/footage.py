@@ -28,6 +28,9 @@ RECONSTRUCTION = ".recon"
 SHOWN = 4
 """Pictures of a clip that the captioning model sees."""
 
+KEY_VARIABLE = "MOCHI_CAPTION_KEY"
+"""Of the environment: the key of the endpoint, if it wants one."""
+
 SHOWN_WIDTH = 768
 """Pixels."""
 
@@ -60,7 +63,7 @@ class Request:
     caption_prompt: str = ""
     """Empty: the usual one."""
 
-    caption_key_variable: str = "MOCHI_CAPTION_KEY"
+    caption_key_variable: str = KEY_VARIABLE
     at_once: int = 4
 
 
@@ -109,6 +112,8 @@ def _check(request: Request) -> None:
         raise InvalidInputError(
             "--caption-url and --caption-model go together: who is asked, and for which model"
         )
+    if request.caption_url:
+        _endpoint(request)
     if request.drop_duplicates and request.out is None:
         raise InvalidInputError(
             "--drop-duplicates needs --out: it leaves out clips there, no film is ever deleted"
@@ -192,12 +197,7 @@ def _write(film: Path, segment: Stretch, readers: Readers, clip: Path) -> None:
 
 
 def _caption(clips: Sequence[Path], request: Request, readers: Readers, table: Table) -> None:
-    endpoint = Endpoint(
-        url=request.caption_url,
-        model=request.caption_model,
-        key=os.environ.get(request.caption_key_variable, ""),
-        prompt=request.caption_prompt or PROMPT,
-    )
+    endpoint = _endpoint(request)
     wanted = [
         Wanted(name=clip.name, path=clip.with_suffix(".txt"), pictures=_Pictures(clip, readers))
         for clip in clips
@@ -207,9 +207,24 @@ def _caption(clips: Sequence[Path], request: Request, readers: Readers, table: T
         for done in captions(wanted, endpoint, at_once=request.at_once):
             table.caption(done)
     except EndpointError as error:
-        raise InvalidInputError(str(error)) from error
+        raise InvalidInputError(
+            str(error), action="correct --caption-url, --caption-model, or the key of the endpoint"
+        ) from error
+
+
+def _endpoint(request: Request) -> Endpoint:
+    variable = request.caption_key_variable
+    if variable != KEY_VARIABLE and variable not in os.environ:
+        raise InvalidInputError(f"--caption-key-variable: there is no variable {variable} in the environment")
+    try:
+        return Endpoint(
+            url=request.caption_url,
+            model=request.caption_model,
+            key=os.environ.get(variable, "").strip(),
+            prompt=request.caption_prompt or PROMPT,
+        )
     except ValueError as error:
-        raise InvalidInputError(f"--caption-url: {error}") from error
+        raise InvalidInputError(f"--caption-url, or the key in {variable}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

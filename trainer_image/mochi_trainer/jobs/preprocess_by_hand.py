@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -33,7 +33,7 @@ from mochi_trainer.jobs.source_captions import lacks, no_words, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import open_store
+from mochi_trainer.storage import address_by_hand, open_store
 from mochi_trainer.storage.file_names import key_of
 from mochi_trainer.video import Readers
 
@@ -147,7 +147,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
         raise InvalidInputError(
             f"{option(str(first['loc'][-1]))}: {first['msg']}, got {first['input']}"
         ) from error
-    cache = _address(out)
+    cache = address_by_hand(out)
     return RunFile.model_validate(
         {
             "stage": "trim",
@@ -160,7 +160,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             "sampling": {},
             "s3": s3,
             "locations": {
-                "dataset": _address(request.clips),
+                "dataset": address_by_hand(request.clips),
                 "model": _model(request.model, s3),
                 "cache": f"{cache}/cache",
                 "run": f"{cache}/runs/{UID}",
@@ -174,15 +174,10 @@ def _model(text: str | None, s3: S3Spec) -> str | None:
     if text is None:
         return None
     if not text.startswith("hf://"):
-        return _address(text)
+        return address_by_hand(text)
     from mochi_trainer.weights import open_source  # with torch, which --check does without
 
-    return _address(str(open_source(text, s3)))
-
-
-def _address(text: str) -> str:
-    """Of a folder its path with what has a meaning in addresses written out, such as `%` and bytes that are no UTF-8."""
-    return text.rstrip("/") if "://" in text else f"file://{quote(os.fsencode(Path(text).absolute()))}"
+    return address_by_hand(str(open_source(text, s3)))
 
 
 def _check(run: RunFile) -> None:

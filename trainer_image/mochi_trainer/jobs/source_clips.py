@@ -60,11 +60,12 @@ def source_clips(
     """The video files among `objects` in the order of their keys, the first `most` of them unless 0.
 
     With `stills` still images count too, but for one beside a video of its name: that is a picture of it.
+    An object that a listing repeats, as some servers do between two pages, is one.
     Files in sub-folders count; hidden ones, the system's and what other tools made do not. Videos of another container
     are listed with their problem, unless the same clip lies beside them as MP4 or MOV: those are counted in `left_out`.
     Of clips that claim one caption the first has it.
     """
-    own = [info for info in objects if why_no_clip(info.key) is None]
+    own = list({info.key: info for info in objects if why_no_clip(info.key) is None}.values())
     captions = Captions([info for info in own if suffix(info.key) == CAPTION])
     converted = left_out if left_out is not None else LeftOut()
     wanted = CLIPS | OTHER_VIDEO | (STILLS if stills else frozenset())

@@ -17,7 +17,7 @@ from mochi_trainer.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from mochi_trainer.storage.opening import open_store
+from mochi_trainer.storage.opening import address_by_hand, open_store
 from mochi_trainer.storage.s3_connection import Connection, Patience
 from mochi_trainer.storage.s3_counts import counts
 from mochi_trainer.storage.space import require_space
@@ -36,6 +36,7 @@ __all__ = [
     "Piece",
     "Pieces",
     "Store",
+    "address_by_hand",
     "counts",
     "entry_bytes",
     "file_sha256",

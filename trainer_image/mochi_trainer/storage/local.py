@@ -17,6 +17,7 @@ from mochi_trainer.errors import (
     InvalidInputError,
     MissingObjectError,
     StorageError,
+    TrainerError,
     disk_full,
 )
 from mochi_trainer.movement import PROCESS
@@ -25,6 +26,8 @@ from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
 COPY_BYTES = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links say: exFAT, many network and FUSE ones."""
 
 _HUB_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
 """Where a file of a Hugging Face hub cache links to: large files lie under their sha256."""
@@ -84,6 +87,10 @@ class LocalStore:
                 os.link(partial, target)
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return _created(target, data)
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -156,17 +163,36 @@ class LocalStore:
                 action=f"let the user {os.getuid()}, as whom this process runs, read (and where results go, write) it",
             ) from error
         except OSError as error:
-            if disk_full(error):
-                raise DiskFullError(f"no space left for {self.address(key)}") from error
-            if error.errno == errno.EROFS:
-                raise AccessDeniedError(
-                    f"no permission for {self.address(key)}: {error.strerror}",
-                    action="let results go to a folder that can be written, or mount this one so",
-                ) from error
-            raise StorageError(
-                f"{self.address(key)}: {error}",
-                action=f"look at {key_of(str(self._root))}: the file system says what the message has",
-            ) from error
+            raise self._explained(error, key) from error
+
+    def _explained(self, error: OSError, key: str) -> TrainerError:
+        if disk_full(error):
+            return DiskFullError(
+                f"no space left for {self.address(key)}",
+                action=f"make room on the volume of {self.address()}",
+            )
+        if error.errno == errno.EROFS:
+            return AccessDeniedError(
+                f"{self.address(key)} lies on a file system that is mounted for reading only",
+                action=f"mount the volume of {self.address()} for writing, or write the results elsewhere",
+            )
+        return StorageError(
+            f"{self.address(key)}: {error}",
+            action=f"look at the volume of {self.address()}, and at the node's log",
+        )
+
+
+def _created(target: Path, data: bytes) -> bool:
+    """Write a file where there is none, on a file system without links: for a moment it is there and not whole."""
+    try:
+        with target.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
@@ -11,6 +12,14 @@ from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.storage.s3 import S3Store
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.store import Store
+
+
+def address_by_hand(text: str) -> str:
+    """The address that a person means by `text`: a folder of this machine, unless it is one already.
+
+    What has a meaning in addresses is written out, such as `%`, and bytes that are no UTF-8.
+    """
+    return text.rstrip("/") if "://" in text else f"file://{quote(os.fsencode(Path(text).absolute()))}"
 
 
 def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> Store:

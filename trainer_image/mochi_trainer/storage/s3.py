@@ -17,9 +17,17 @@ from botocore.exceptions import ClientError
 
 from mochi_trainer.errors import StorageError
 from mochi_trainer.movement import PROCESS
+from mochi_trainer.storage.s3_answers import plain_etag
 from mochi_trainer.storage.s3_calls import called
 from mochi_trainer.storage.s3_connection import Connection
-from mochi_trainer.storage.s3_faults import BODILESS, EXISTS, MISSING, CutShortError, NotS3Error, code_of
+from mochi_trainer.storage.s3_faults import (
+    BODILESS,
+    EXISTS,
+    MISSING,
+    CutShortError,
+    code_of,
+    knows_no_conditions,
+)
 from mochi_trainer.storage.s3_transfers import PIECE_BYTES, ChangedError, Download, upload, upload_pieces
 from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 
@@ -93,7 +101,7 @@ class S3Store:
             bucket=self._bucket,
             key=self._prefix + key,
             size=found["ContentLength"],
-            etag=found["ETag"],
+            etag=plain_etag(found["ETag"]),
             called=lambda act: self._called(key, act),
         )
 
@@ -116,6 +124,8 @@ class S3Store:
             try:
                 s3.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
             except ClientError as error:
+                if knows_no_conditions(error):
+                    return self._written_where_none_is(key, data)
                 if code_of(error) not in EXISTS:
                     raise
                 again = tries > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
@@ -124,6 +134,13 @@ class S3Store:
 
         return self._called(key, write)
 
+    def _written_where_none_is(self, key: str, data: bytes) -> bool:
+        """For a server that knows no conditions: between look and write another one may write too."""
+        if self.exists(key):
+            return False
+        self.write_bytes(key, data)
+        return True
+
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         token = ""
         while True:
@@ -131,7 +148,7 @@ class S3Store:
             for found in page.get("Contents", []):
                 key = found["Key"].removeprefix(self._prefix)
                 if key and not key.endswith("/"):
-                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'), _modified(found))
+                    yield ObjectInfo(key, found["Size"], plain_etag(found["ETag"]), _modified(found))
             before, token = token, page.get("NextContinuationToken", "")
             if not page.get("IsTruncated"):
                 return
@@ -145,7 +162,7 @@ class S3Store:
         found = self._found(key)
         if found is None:
             return None
-        return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'), _modified(found))
+        return ObjectInfo(key, found["ContentLength"], plain_etag(found["ETag"]), _modified(found))
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
@@ -168,10 +185,7 @@ class S3Store:
         further = {"ContinuationToken": token} if token else {}
 
         def ask(s3: S3Client) -> ListObjectsV2OutputTypeDef:
-            page = s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **further)  # type: ignore[arg-type]  # one optional argument
-            if not page.keys() & {"KeyCount", "IsTruncated", "Name", "Contents"}:
-                raise NotS3Error("it lists no objects")
-            return page
+            return s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **further)  # type: ignore[arg-type]  # one optional argument
 
         return self._called(prefix, ask)
 
@@ -189,13 +203,11 @@ class S3Store:
     def _head(self, s3: S3Client, key: str) -> HeadObjectOutputTypeDef:
         """The answer to HEAD has no body, so 404 may also stand for an unknown bucket, 400 for keys that have expired; a listing tells."""
         try:
-            answer = s3.head_object(Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED")
+            return s3.head_object(Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED")
         except ClientError as error:
             if code_of(error) in BODILESS:
                 s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + key, MaxKeys=1)
             raise
-        _require_etag(answer)
-        return answer
 
     def _called(self, key: str, act: Callable[[S3Client], T]) -> T:
         return called(self._connection, self.address(key), self._bucket, act)
@@ -204,11 +216,6 @@ class S3Store:
 def _modified(found: Mapping[str, Any]) -> float:
     when = found.get("LastModified")
     return when.timestamp() if isinstance(when, datetime) else 0.0
-
-
-def _require_etag(answer: object) -> None:
-    if not isinstance(answer, dict) or not answer.get("ETag"):
-        raise NotS3Error("an answer without an ETag")
 
 
 def _as_asked(data: bytes, content_range: str, length: int) -> bytes:
@@ -222,7 +229,7 @@ def _as_asked(data: bytes, content_range: str, length: int) -> bytes:
 
 def _digest(found: HeadObjectOutputTypeDef) -> Digest | None:
     """The SHA-256 of the whole object, or the ETag where that is its MD5: one part, and no key of its own."""
-    sha256, etag = found.get("ChecksumSHA256", ""), found["ETag"].strip('"')
+    sha256, etag = found.get("ChecksumSHA256", ""), plain_etag(found["ETag"])
     if sha256 and "-" not in sha256 and found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
         return Digest("sha256", base64.b64decode(sha256).hex(), "ChecksumSHA256 of the object")
     own_key = found.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in found
@@ -235,7 +242,6 @@ def _whole(answer: GetObjectOutputTypeDef) -> bytes:
     """The content; botocore compares its length, and its checksum where there is one, at the end."""
     pieces = []
     with closing(answer["Body"]) as body:
-        _require_etag(answer)
         while piece := body.read(PIECE_BYTES):
             pieces.append(piece)
             PROCESS.moved(len(piece))

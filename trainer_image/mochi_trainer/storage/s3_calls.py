@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import ClientError
 
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.s3_faults import (
     FAILURES,
     RENEWABLE,
+    NotS3Error,
     asked_to_wait,
     code_of,
     passing,
     wants_md5,
 )
-from mochi_trainer.storage.s3_reasons import Place, explained
+from mochi_trainer.storage.s3_reasons import Place, explained, foreign
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -55,14 +57,15 @@ def called(connection: Connection, address: str, bucket: str, act: Callable[[S3C
         try:
             client = connection.client
             keys = connection.keys()
-            found = act(client)
+            result = act(client)
         except FAILURES as error:
             if not _again(connection, error, address, course, keys):
                 place = Place(address, bucket, connection.spec, connection.answered)
-                raise explained(error, place, seconds=course.seconds) from error
+                found = explained(error, place, seconds=course.seconds)
+                raise type(found)(connection.without_keys(str(found)), action=found.action) from error
         else:
             connection.answered = True
-            return found
+            return result
 
 
 def _again(
@@ -75,7 +78,15 @@ def _again(
     if code_of(error) in RENEWABLE:
         course.renewals += 1
         return course.renewals <= 2 and connection.renewed(keys)
-    return passing(error) and _waited(connection, error, address, course)
+    instead = connection.answered and _from_another(
+        error
+    )  # an ingress without its backend, a portal: for now
+    return (passing(error) or instead) and _waited(connection, error, address, course)
+
+
+def _from_another(error: Exception) -> bool:
+    """Whether it is no S3 server that has answered."""
+    return isinstance(error, NotS3Error) or (isinstance(error, ClientError) and foreign(error))
 
 
 def _waited(connection: Connection, error: Exception, address: str, course: _Course) -> bool:
@@ -88,7 +99,7 @@ def _waited(connection: Connection, error: Exception, address: str, course: _Cou
     log.warning(
         "%s: %s; tried again in %.1f s (%.0f of %.0f s)",
         address,
-        " ".join(str(error).split())[:300],
+        connection.without_keys(" ".join(str(error).split()))[:300],
         wait,
         course.seconds,
         limit,

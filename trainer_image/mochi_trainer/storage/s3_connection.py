@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -22,15 +23,23 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import where
 from botocore.loaders import Loader, create_loader
-from botocore.utils import parse_timestamp
+from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url, parse_timestamp
 
 from mochi_api.identity import CA_ENV, CREDENTIALS_ENV
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.storage.s3_answers import checked
 from mochi_trainer.storage.s3_counts import counted
-from mochi_trainer.storage.s3_credentials import MountedSecret, MountedSecretProvider
+from mochi_trainer.storage.s3_credentials import (
+    MountedSecret,
+    MountedSecretProvider,
+    UnusableKeysError,
+    hidden,
+    require_sent_whole,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -72,13 +81,16 @@ class Connection:
 
     @property
     def client(self) -> S3Client:
-        """Raises what boto3 raises when it cannot be made, InvalidInputError when the CA bundle cannot be used."""
+        """Raises what boto3 raises when it cannot be made, InvalidInputError for an endpoint or a CA bundle of no use."""
         with self._lock:
             if self._client is None:
+                _require_endpoint(self.spec.endpoint)
                 self._session = _session()
                 self._client = _client(self._session, self.spec, self.patience)
                 events = self._client.meta.events
                 counted(events)
+                events.register_last("after-call.s3", checked)
+                events.register("before-send.s3", require_sent_whole)
                 for operation in ("PutObject", "UploadPart"):
                     events.register(f"before-call.s3.{operation}", self._with_md5)
                 if self.spec.endpoint:
@@ -89,6 +101,12 @@ class Connection:
         """Those of the mounted Secret now; None when there is none."""
         secret = self._secret()
         return None if secret is None else secret.get_frozen_credentials()
+
+    def without_keys(self, text: str) -> str:
+        """`text` as it may be shown and logged."""
+        with suppress(BotoCoreError, UnusableKeysError):
+            return hidden(text, None if self._session is None else self._session.get_credentials())
+        return text
 
     def renewed(self, before: ReadOnlyCredentials | None) -> bool:
         """Whether the mounted Secret has other keys than `before`, or gets them in time, if they ever worked."""
@@ -130,6 +148,28 @@ def _session() -> botocore.session.Session:
     if file := ca_file():
         session.set_config_variable("ca_bundle", _trusted(file))  # of the clients of identities too
     return session
+
+
+def _require_endpoint(endpoint: str) -> None:
+    """Raise InvalidInputError for an address that no request can be sent to; a password in it is not repeated."""
+    if not endpoint:
+        return
+    action = "correct storage.s3.endpoint: http://host:port or https://host:port, with nothing behind it"
+    try:
+        parts = urlsplit(endpoint)
+        known = {"http", "https"} & {parts.scheme} and (parts.port is None or parts.port > 0)
+    except ValueError:  # of a port that is none, of brackets that are not closed
+        raise InvalidInputError(f"storage.s3.endpoint is no address: {endpoint}", action=action) from None
+    if parts.username is not None or parts.password is not None:
+        raise InvalidInputError(
+            f"storage.s3.endpoint has a user before the host {parts.hostname}: keys belong into the Secret",
+            action=action,
+        )
+    if not known or not (is_valid_endpoint_url(endpoint) or is_valid_ipv6_endpoint_url(endpoint)):
+        raise InvalidInputError(
+            f"storage.s3.endpoint is no address with a host of letters, digits, '-' and '.': {endpoint}",
+            action=action,
+        )
 
 
 def _client(session: botocore.session.Session, spec: S3Spec, patience: Patience) -> S3Client:

@@ -5,19 +5,37 @@ from __future__ import annotations
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import (
     BotoCoreError,
+    ChecksumError,
     ClientError,
+    ConfigNotFound,
+    ConfigParseError,
     CredentialRetrievalError,
+    EndpointProviderError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    InvalidChecksumConfigError,
+    InvalidConfigError,
+    InvalidDefaultsMode,
+    InvalidEndpointConfigurationError,
+    InvalidProxiesConfigError,
+    InvalidRetryConfigurationError,
+    InvalidS3AddressingStyleError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
     ResponseStreamingError,
     SSLError,
+    UnknownCredentialError,
+    ValidationError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 from urllib3.exceptions import HTTPError
+
+from mochi_trainer.storage.s3_credentials import UnusableKeysError
 
 
 class NotS3Error(Exception):
@@ -29,8 +47,14 @@ class CutShortError(OSError):
 
 
 FAILURES = (ClientError, BotoCoreError, Boto3Error, RetriesExceededError, S3DownloadFailedError, HTTPError, OSError, NotS3Error,
-            ResponseParserError)  # fmt: skip
+            ResponseParserError, UnusableKeysError)  # fmt: skip
 """What boto3 and the streams that it gives raise."""
+
+CONFIGURATION = (ProfileNotFound, ConfigParseError, ConfigNotFound, InvalidConfigError, InvalidDefaultsMode,
+                 InvalidChecksumConfigError, InvalidEndpointConfigurationError, InvalidProxiesConfigError,
+                 InvalidRetryConfigurationError, InvalidS3AddressingStyleError, EndpointProviderError, UnknownCredentialError,
+                 ParamValidationError, ValidationError)  # fmt: skip
+"""What boto3 says of a value, a variable or a file before it asks anybody."""
 
 MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
@@ -61,7 +85,8 @@ def passing(error: BaseException) -> bool:
     if isinstance(error, SSLError):
         return not about_trust(error)
     lasting = (NoCredentialsError, PartialCredentialsError)
-    broken = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError)
+    broken = (NoConnectionError, HTTPClientError, IncompleteReadError, ResponseStreamingError, ChecksumError,
+              FlexibleChecksumError)  # fmt: skip
     own = (ConnectionError, TimeoutError, CutShortError)
     transfer = (Boto3Error, RetriesExceededError, S3DownloadFailedError, HTTPError, CredentialRetrievalError)
     return isinstance(error, (*broken, *own, *transfer)) and not isinstance(error, lasting)
@@ -72,6 +97,11 @@ def wants_md5(error: BaseException) -> bool:
     return isinstance(error, ClientError) and (
         code_of(error) == "MissingContentMD5" or "content-md5" in said_by(error).lower()
     )
+
+
+def knows_no_conditions(error: ClientError) -> bool:
+    """Whether a server refuses to write only where nothing is, because it cannot."""
+    return code_of(error) in {"NotImplemented", "501"}
 
 
 def asked_to_wait(error: BaseException) -> float:

@@ -37,7 +37,9 @@ from mochi_trainer.errors import (
     TrainerError,
     disk_full,
 )
+from mochi_trainer.storage.s3_credentials import UnusableKeysError
 from mochi_trainer.storage.s3_faults import (
+    CONFIGURATION,
     MISSING,
     NotS3Error,
     about_trust,
@@ -49,7 +51,11 @@ from mochi_trainer.storage.s3_faults import (
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
-_ELSEWHERE = {"PermanentRedirect", "IllegalLocationConstraintException", "AuthorizationHeaderMalformed"}
+_ELSEWHERE = {"PermanentRedirect", "IllegalLocationConstraintException"}
+_MALFORMED = "AuthorizationHeaderMalformed"
+"""Of another region, or of keys that are none."""
+_FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage",
+         "InsufficientCapacity", "StorageQuotaExceeded", "507"}  # fmt: skip
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DENIED = {
     "403", "401", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch",
@@ -104,7 +110,29 @@ def _unanswered(error: BaseException, place: Place) -> TrainerError | None:
         return _untrusted(error, place)
     if isinstance(error, OSError) and disk_full(error):
         return DiskFullError(f"no space left on the local disk for {place.address}")
+    return _unasked(error, place)
+
+
+def _unasked(error: BaseException, place: Place) -> TrainerError | None:
+    """What ended a call before anybody was asked."""
+    if isinstance(error, UnusableKeysError):
+        return _unusable(error, place)
+    if isinstance(error, CONFIGURATION):
+        return InvalidInputError(
+            f"nobody can be asked for {place.address} with the settings of S3 that are given: {_one_line(error)}",
+            action="correct storage.s3, or the variable (AWS_...) or the file that the message is about",
+        )
     return None
+
+
+def _unusable(error: UnusableKeysError, place: Place) -> TrainerError:
+    name = place.spec.credentials_secret_name
+    return AccessDeniedError(
+        f"{place.address}: the keys of {place.keys} cannot be used: {error}",
+        action=f"correct Secret {name}: each key as it was given out, without quotes or line breaks"
+        if name
+        else "correct the variables or the file that the keys come from",
+    )
 
 
 def _answered(error: ClientError, place: Place) -> TrainerError:
@@ -131,7 +159,7 @@ def _missing(error: ClientError, place: Place) -> TrainerError | None:
 
 
 def _denied(error: ClientError, place: Place) -> TrainerError | None:
-    if code_of(error) not in _DENIED:
+    if code_of(error) not in _DENIED and code_of(error) != _MALFORMED:
         return None
     return AccessDeniedError(
         f"{place.address} refused with the credentials of {place.keys} ({said_by(error)})"
@@ -168,7 +196,8 @@ def _archived(error: ClientError, place: Place) -> TrainerError | None:
 
 
 def _elsewhere(error: ClientError, place: Place) -> TrainerError | None:
-    if code_of(error) not in _ELSEWHERE and status_of(error) not in _REDIRECTS:
+    other_region = code_of(error) == _MALFORMED and "region" in said_by(error).lower()
+    if not other_region and code_of(error) not in _ELSEWHERE and status_of(error) not in _REDIRECTS:
         return None
     details: dict[str, Any] = dict(error.response.get("Error", {}))
     region = details.get("Region") or headers_of(error).get("x-amz-bucket-region", "")
@@ -210,7 +239,25 @@ def _clock(error: ClientError, place: Place) -> TrainerError | None:
     )
 
 
-_CHECKS = (_foreign, _missing, _archived, _elsewhere, _expired, _clock, _denied)
+def _full(error: ClientError, place: Place) -> TrainerError | None:
+    if code_of(error) not in _FULL:
+        return None
+    return StorageError(
+        f"{place.address} at {place.endpoint}: there is no room left for it ({said_by(error)})",
+        action=f"make room in bucket {place.bucket}, or raise its quota; `python -m mochi_trainer cache` lists what no run uses",
+    )
+
+
+def _locked(error: ClientError, place: Place) -> TrainerError | None:
+    if not code_of(error).startswith("KMS"):
+        return None
+    return AccessDeniedError(
+        f"{place.address}: the key that the bucket is encrypted with cannot be used ({said_by(error)})",
+        action=f"let the credentials of {place.keys} use the KMS key of bucket {place.bucket}, and enable it",
+    )
+
+
+_CHECKS = (_foreign, _missing, _archived, _elsewhere, _expired, _clock, _full, _locked, _denied)
 """What an answer may say, in the order in which it is asked."""
 
 

@@ -45,6 +45,7 @@ class Download:
     key: str
     size: int
     etag: str
+    """Without quotes."""
     called: Called
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -68,7 +69,7 @@ class Download:
         """Write the bytes from `start` up to `end` to their place."""
         try:
             answer = s3.get_object(
-                Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self.etag
+                Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{self.etag}"'
             )
         except ClientError as error:
             if code_of(error) in CHANGED:

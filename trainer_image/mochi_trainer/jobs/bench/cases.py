@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from mochi_api import layout
 from mochi_api.runfile import RunFile
 from mochi_api.spec import Mode, Preset
 from mochi_trainer.errors import InvalidInputError
@@ -73,9 +74,9 @@ def run_of(case: Case, preset: Preset, folder: Path, *, gpus: int) -> RunFile:
             "sampling": {},
             "s3": {},
             "locations": {
-                "dataset": f"file://{folder}/clips",
-                "cache": f"file://{folder}/cache",
-                "run": f"file://{folder}/run",
+                "dataset": layout.folder(f"{folder}/clips"),
+                "cache": layout.folder(f"{folder}/cache"),
+                "run": layout.folder(f"{folder}/run"),
             },
             "keys": {"captions": KEY, "videos": KEY},
             "world": {"replicas": 1, "gpusPerPod": gpus},
