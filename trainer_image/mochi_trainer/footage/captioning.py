@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mochi_trainer.documents import json_of
 from mochi_trainer.footage.chat import Answer, NoAnswerError, post
 
 PROMPT = (
@@ -170,7 +171,7 @@ def _refused(answer: Answer) -> str:
 def caption_of(body: bytes) -> str:
     """The caption in an answer, on one line; raise CaptionError for what is none."""
     try:
-        choice = json.loads(body)["choices"][0]
+        choice = json_of(body)["choices"][0]
         message = choice["message"]
         text = message["content"]
     except (ValueError, LookupError, TypeError) as error:

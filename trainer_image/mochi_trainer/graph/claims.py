@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError, TrainerError
 from mochi_trainer.movement import PROCESS, Movement
 from mochi_trainer.storage import Store
@@ -137,7 +138,7 @@ class Claims:
         number, key = self._seen[bucket]
         if key not in self._owners:
             try:
-                self._owners[key] = str(json.loads(self._store.read_bytes(key))["owner"])
+                self._owners[key] = str(json_of(self._store.read_bytes(key))["owner"])
             except MissingObjectError:
                 return 0, None
             except (ValueError, KeyError, TypeError):

@@ -92,13 +92,14 @@ def _by_place(tensors: Mapping[str, Tensor]) -> dict[Place, Matrices]:
 def _found(place: Place, matrices: Matrices, scales: Scales, said: Stacked) -> Iterator[Found]:
     a, b = _halves(place, matrices)
     scale = _alpha(matrices["alpha"]) / len(a) if "alpha" in matrices else scales.of(place, rank=len(a))
+    if scale != 1:
+        b = _finite(Named(f"{matrices['B'].name} times its scale {scale:.6g}", b * scale))
     if place.fused:
-        for target, own_a, own_b in separated(place.layer, a, b if scale == 1 else b * scale, said):
+        for target, own_a, own_b in separated(place.layer, a, b, said):
             yield Found(place.block, target, own_a, own_b)
         return
     target = BY_DIFFUSERS[place.layer]
-    rows = in_order(b, PROJECTIONS[target])
-    yield Found(place.block, target, a, rows if scale == 1 else scale * rows)
+    yield Found(place.block, target, a, in_order(b, PROJECTIONS[target]))
 
 
 def _halves(place: Place, matrices: Matrices) -> tuple[Tensor, Tensor]:
