@@ -288,5 +288,5 @@ class Session:
         if step > self._held_step and self.position.good and not self.training.group.any(late):
             self._save(wait=True)
         raise PreemptedError(
-            f"stopped by SIGTERM after step {step}, saved at step {self._held_step}", step=step
+            f"stopped by {self.preemption.name} after step {step}, saved at step {self._held_step}", step=step
         )
