@@ -195,6 +195,7 @@ REFUSED = {
     "no adapter": (["--lora", f"{NANO_FOLDER}/dit.safetensors"], 2, "is no adapter of this model"),
     "no model": (["--model", "/nowhere"], 3, "/nowhere/t5/config.json does not exist"),
     "no prompts": (["--prompts", "absent.txt"], 3, "absent.txt does not exist"),
+    "no UTF-8": (["--prompt", "caf\udce9"], 2, r"a prompt must be text in UTF-8, got 'caf"),
     "run too": (["--run", "run.yaml"], 2, "--run and --prompt exclude each other"),
 }
 
@@ -207,6 +208,14 @@ def test_what_cannot_be_used_is_named_before_any_work(
     assert main(["sample", "--prompt", PROMPT, *SMALL, "--out", str(tmp_path / "out"), *arguments]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_prompts_may_begin_as_windows_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(f"\ufeff{PROMPT}\u2028\r\n\r\n".encode())
+    assert main(["sample", "--prompts", str(tmp_path / "prompts.txt"), *SMALL, "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == PROMPT
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(

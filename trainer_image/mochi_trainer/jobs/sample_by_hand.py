@@ -89,7 +89,7 @@ def _texts(request: Request) -> list[str]:
     texts = list(request.prompt)
     if request.prompts is not None:
         try:
-            lines = request.prompts.read_text(encoding="utf-8").splitlines()
+            lines = request.prompts.read_text(encoding="utf-8-sig").split("\n")
         except FileNotFoundError as error:
             raise MissingObjectError(f"{request.prompts} does not exist") from error
         except (OSError, UnicodeDecodeError) as error:
@@ -97,6 +97,10 @@ def _texts(request: Request) -> list[str]:
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise InvalidInputError("there must be at least one prompt, got none: use --prompt or --prompts")
+    if wrong := next(
+        (text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)), None
+    ):
+        raise InvalidInputError(f"a prompt must be text in UTF-8, got {wrong[:60]!r}")
     return texts
 
 
