@@ -233,9 +233,11 @@ WRONG = {
     "no number": ('{"lora_alpha": NaN}', "lora_alpha must be a finite number, got nan"),
     "endless": ('{"lora_alpha": 1e400}', "lora_alpha must be a finite number, got inf"),
     "too large for a float": ('{"lora_alpha": 1%s}' % ("0" * 400), "lora_alpha must be a finite number, got 1000"),
-    "no number for one layer": ('{"alpha_pattern": {"to_q": NaN}}', "alpha_pattern to_q must be a finite number"),
-    "patterns in a list": ('{"alpha_pattern": [1]}', "'list' object has no attribute 'items'"),
+    "no number for one layer": ('{"lora_alpha": 4, "alpha_pattern": {"to_q": NaN}}', "alpha_pattern to_q must be a finite number"),
+    "patterns in a list": ('{"lora_alpha": 4, "alpha_pattern": [1]}', "'list' object has no attribute 'items'"),
     "too large for float32": ('{"lora_alpha": 3e38}', r"lora_B.weight times its scale 7.5e\+37 has \d+ of 384 numbers"),
+    "no alpha": ('{"r": 4}', "it must have lora_alpha there"),
+    "alpha of nothing": ('{"lora_alpha": null}', "it must have lora_alpha there"),
     "nested too deeply": ("[" * 100_000, "adapter_config.json cannot be read: it is nested too deeply"),
 }  # fmt: skip
 

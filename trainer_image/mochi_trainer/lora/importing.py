@@ -60,15 +60,22 @@ def imported(
     for why in (config_refusal(config), lookalike(places, config)):
         if why is not None:
             raise ValueError(str(why))
-    if not beside and (name := next((name for name in tensors if name.startswith(PEFT)), None)):
-        raise ValueError(
-            f"{name} is of peft, which keeps alpha in {CONFIG}: it must lie beside the file, and does not"
-        )
+    if name := next((name for name in tensors if name.startswith(PEFT)), None):
+        _check_alpha(name, beside)
     scales, said = Scales(config, metadata), stacked(metadata)
     found: list[Found] = []
     for place, matrices in sorted(places.items()):
         found += _found(place, matrices, scales, said)
     return assembled(found)
+
+
+def _check_alpha(name: str, beside: Mapping[str, Any]) -> None:
+    if not beside:
+        raise ValueError(
+            f"{name} is of peft, which keeps alpha in {CONFIG}: it must lie beside the file, and does not"
+        )
+    if beside.get("lora_alpha") is None:
+        raise ValueError(f"{name} is of peft, which keeps alpha in {CONFIG}: it must have lora_alpha there")
 
 
 def _by_place(tensors: Mapping[str, Tensor]) -> dict[Place, Matrices]:
