@@ -6,6 +6,7 @@ It is immutable and carries no secrets; S3 credentials come through the environm
 
 from __future__ import annotations
 
+import reprlib
 from decimal import Decimal
 from typing import Annotated, Literal
 
@@ -132,8 +133,8 @@ def parse(text: str, *, strict: bool = True, defaults: int = DEFAULTS) -> RunFil
     would do something else.
     """
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        raw = yaml_of(text)
+    except ValueError as error:
         raise RunFileError(f"the run file is not YAML: {error}") from error
     try:
         run = RunFile.model_validate(raw)
@@ -172,6 +173,22 @@ def _unknown(raw: object) -> list[tuple[str, ...]]:
     return []
 
 
+def yaml_of(text: str) -> object:
+    """What one document of YAML says. Raises ValueError, whatever it is that PyYAML cannot read."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # !!bool x, 2026-13-01
+        raise ValueError(str(error)) from error
+
+
 def explain(error: ValidationError) -> str:
     """All problems of a validation error on one line: field, what is wrong, value."""
     parts = []
@@ -180,5 +197,18 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == REFUSED:
             parts.append(f"{path} {problem['msg']}")
         else:
-            parts.append(f"{path}: {problem['msg'].lower()}, got {problem['input']!r:.80}")
+            parts.append(f"{path}: {problem['msg'].lower()}, got {_shown(problem['input'])}")
     return "; ".join(parts)
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxstring = _SHOWN.maxother = _SHOWN.maxlong = 80
+_SHOWN.maxlevel = 3
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value, which may refer to itself again and again (aliases of YAML)."""
+    try:
+        return f"{value!r:.80}" if isinstance(value, str) else f"{_SHOWN.repr(value):.80}"
+    except ValueError:  # Python writes no number of thousands of digits
+        return "a number too large to be shown"

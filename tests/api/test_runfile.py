@@ -90,3 +90,38 @@ def test_defaults_are_left_out() -> None:
 def test_what_is_not_yaml_is_refused() -> None:
     with pytest.raises(runfile.RunFileError, match="not YAML"):
         runfile.parse("a: [")
+
+
+NO_YAML = {
+    "nested too deeply": "[" * 100_000,
+    "no date": "stage: 2026-13-45",
+    "no boolean": "stage: !!bool x",
+    "no time": "stage: !!timestamp x",
+    "no number": "stage: !!int x",
+    "code": "!!python/object/apply:os.system ['true']",
+    "two documents": "a: 1\n---\na: 2\n",
+    "a list for a key": "? [1]\n: 2\n",
+}
+
+
+@pytest.mark.parametrize("case", NO_YAML)
+def test_whatever_cannot_be_read_as_yaml_is_refused(case: str) -> None:
+    with pytest.raises(runfile.RunFileError, match="the run file is not YAML"):
+        runfile.parse(NO_YAML[case])
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "\n".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)
+)
+ODD = {
+    "aliases of aliases": ALIASES,
+    "itself": "a: &a [*a]",
+    "a number of 40,000 bits": f"mode: 0x{'f' * 10_000}",
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_the_words_about_a_field_are_short_whatever_its_value_is(case: str) -> None:
+    with pytest.raises(runfile.RunFileError) as caught:
+        runfile.parse(ODD[case])
+    assert len(str(caught.value)) < 3000

@@ -1,6 +1,6 @@
 """The prediction of `mochi_api.prediction` beside the real step, traced without memory: `python tests/bench/prediction.py`.
 
-Thirty-three trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there,
+Thirty-six trainings of the published model, 48 blocks, in bfloat16; mode full is sharded by FSDP2 over ranks that are not there,
 in one copy of the weights or several, and some let several ranks share each clip.
 For each: the most bytes of tensors that live at once, and the operations executed. Numbers on the command line choose some of
 them. The result is a table in Markdown; the exit code says whether every line is within the bounds. Each line is traced in a
@@ -65,6 +65,23 @@ SPECS: tuple[dict, ...] = (
     {"mode": "lora", "frames": 163, "world": 4, "context": 4},
     {"mode": "lora", "frames": 85, "world": 8, "context": 2, "rank": 64, "targets": ATTENTION, "alone": 8},
     {"mode": "lora", "frames": 85, "world": 2, "context": 2, "narrow": True, "swapped": 30, "alone": 1},
+    {"mode": "lora", "frames": 7, "size": (320, 192), "narrow": True},
+    {
+        "mode": "lora",
+        "frames": 7,
+        "size": (320, 192),
+        "world": 2,
+        "rank": 256,
+        "targets": tuple(TARGET_LAYERS),
+    },
+    {
+        "mode": "lora",
+        "frames": 7,
+        "size": (480, 480),
+        "rank": 256,
+        "targets": tuple(TARGET_LAYERS),
+        "alone": 48,
+    },
 )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,10 +22,18 @@ LATENT_SHAPE = (12, 2, 4, 6)
 TEXT_WIDTH = 64
 
 
-def write_dataset(root: Path, *, clips: int = 3, seed: int = 1, spread: float = 0.1) -> None:
+def write_dataset(
+    root: Path,
+    *,
+    clips: int = 3,
+    seed: int = 1,
+    spread: float = 0.1,
+    others: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({}),
+) -> None:
     """Latents with a strong common pattern, so that there is something to learn, and made-up caption features.
 
-    A clip differs from the pattern by `spread`. The first clips are the same however many there are.
+    A clip differs from the pattern by `spread`. The first clips are the same however many there are. `others` has by clip
+    tensors in place of its own.
     """
     store = LocalStore(root / "cache")
     draws = torch.Generator().manual_seed(seed)
@@ -41,6 +50,9 @@ def write_dataset(root: Path, *, clips: int = 3, seed: int = 1, spread: float = 
         name: {"features": torch.randn(5 + index, TEXT_WIDTH, generator=draws)}
         for index, name in enumerate(names)
     }
+    for name, tensors in others.items():
+        for key, tensor in tensors.items():
+            (features if key == "features" else latents)[name][key] = tensor
     features["_empty"] = {"features": torch.zeros(0, TEXT_WIDTH)}
     _write_stage(store, "videos", latents, {"clips": names})
     _write_stage(store, "captions", features, {"captions": {name: f"caption of {name}" for name in names}})

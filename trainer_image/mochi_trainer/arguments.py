@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -49,7 +51,7 @@ def command_line() -> argparse.ArgumentParser:
             _sample_arguments(command)
     text = "tell what a safetensors file is, whether it is whole, and what to do with it"
     command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
-    command.add_argument("file", type=Path, metavar="FILE", help="or a folder with one such file")
+    command.add_argument("file", type=_file, metavar="FILE", help="or a folder with one such file")
     text = "turn a LoRA or a transformer into the form that another tool takes"
     _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
     text = "look at a folder of clips, or turn it into what training reads, without a run file"
@@ -67,9 +69,27 @@ def command_line() -> argparse.ArgumentParser:
     return parser
 
 
+def _file(text: str) -> Path:
+    """A file of this machine; of an address the words say what to do."""
+    return Path(_file_text(text))
+
+
+def _file_text(text: str) -> str:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise argparse.ArgumentTypeError(f"must be a file on this machine, got {text}: download it first")
+    return text
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text}")
+    return number
+
+
 def _plan_arguments(command: argparse.ArgumentParser) -> None:
     text = "a MochiFineTune as it is applied, or a run file"
-    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help=text)
+    command.add_argument("file", nargs="?", type=_file, metavar="FILE", help=text)
     command.add_argument("--run", type=Path, metavar="FILE", help="the same")
     text = "only this product, as the node label nvidia.com/gpu.product names it"
     command.add_argument("--gpu", default="", metavar="PRODUCT", help=text)
@@ -93,7 +113,7 @@ def _footage_arguments(command: argparse.ArgumentParser) -> None:
     text = "cuts: segments inside shots, never over a change (the default); even: evenly over the film"
     command.add_argument("--segments", choices=("cuts", "even"), default="cuts", help=text)
     command.add_argument(
-        "--seconds", type=float, default=2.5, metavar="N", help="of a segment, by default 2.5"
+        "--seconds", type=_finite, default=2.5, metavar="N", help="of a segment, by default 2.5"
     )
     command.add_argument(
         "--count", type=int, default=4, metavar="N", help="segments of a film at most, by default 4"
@@ -128,7 +148,7 @@ EXPORTS = {
 
 def _export_arguments(command: argparse.ArgumentParser) -> None:
     text = "a LoRA of this or another tool, or its folder (several, times WEIGHT, add up), or a transformer (file or folder)"
-    command.add_argument("files", nargs="+", metavar="FILE[:WEIGHT]", help=text)
+    command.add_argument("files", nargs="+", type=_file_text, metavar="FILE[:WEIGHT]", help=text)
     text = "; ".join(f"{name}: {what}" for name, what in EXPORTS.items())
     command.add_argument("--to", choices=EXPORTS, required=True, help=text)
     text = "folder to make, with the model card README.md"
@@ -169,7 +189,7 @@ def _cache_arguments(command: argparse.ArgumentParser) -> None:
     text = "another outputURI whose runs share this cache; can be repeated; by default ADDRESS itself"
     command.add_argument("--runs", action="append", default=[], metavar="ADDRESS", help=text)
     text = "leave alone what is younger; by default 7"
-    command.add_argument("--young-days", type=float, default=7.0, metavar="DAYS", help=text)
+    command.add_argument("--young-days", type=_finite, default=7.0, metavar="DAYS", help=text)
     text = "delete what no run that is kept uses"
     command.add_argument("--remove", action="store_true", help=text)
     text = "an S3 server that is not AWS"
@@ -190,7 +210,9 @@ def _sample_arguments(command: argparse.ArgumentParser) -> None:
         help="folder, s3://bucket/prefix or hf://owner/name with the published files or those of Diffusers",
     )
     text = "of this or another tool, or its folder; can be repeated, effects times WEIGHT add up"
-    group.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]", help=text)
+    group.add_argument(
+        "--lora", action="append", type=_file_text, default=[], metavar="FILE[:WEIGHT]", help=text
+    )
     group.add_argument("--seed", type=int, metavar="N", help="the same seed makes the same video")
     group.add_argument("--steps", type=int, metavar="N", help="by default 64")
     group.add_argument("--guidance", type=float, metavar="X", help="by default 6.0")

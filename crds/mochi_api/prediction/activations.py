@@ -78,9 +78,19 @@ def _exchanged(work: Work) -> int:
 
 
 def temporaries(work: Work, index: int) -> int:
-    """The most that a block holds besides what is kept, in the backward pass of its last norm: gradients in both types."""
+    """The most that a block holds besides what is kept: in the backward pass of its last norm gradients in both types.
+
+    Of small clips with a narrow base it is more in that of its largest matrix, which is widened there, with the gradients of
+    what goes through it.
+    """
     widths = 18 if work.full else 22
-    return max(stream.tokens * widths * stream.width for stream in streams(work, index))
+    norm = max(stream.tokens * widths * stream.width for stream in streams(work, index))
+    return max(norm, _widened(work, index)) if work.narrow else norm
+
+
+def _widened(work: Work, index: int) -> int:
+    largest = max(layer.weights for layer in work.network.layers(index))
+    return COMPUTE * largest + 3 * work.network.width * work.own_tokens
 
 
 def rotation(work: Work) -> int:
@@ -114,7 +124,7 @@ def _of_adapters(work: Work, index: int) -> int:
     """Per token: the input, once for all that read it, and what lies between the matrices; with dropout each has its own.
 
     A mask of dropout is counted in the compute type, as on a CPU; on a GPU it has half of that. The input of the output
-    projections is the attention's output, which is kept already.
+    projections is the attention's output, which is kept already. And the matrices themselves in the compute type.
     """
     found, read = 0, {"attn.proj_x", "attn.proj_y"}
     for part in adapted(work.network, index, work.targets):
@@ -124,6 +134,6 @@ def _of_adapters(work: Work, index: int) -> int:
             found += tokens * 2 * COMPUTE * part.inputs
         elif layer not in read:
             found += tokens * COMPUTE * part.inputs
-        found += tokens * COMPUTE * work.rank
+        found += COMPUTE * work.rank * (tokens + part.inputs + part.outputs)
         read.add(layer)
     return found

@@ -1,14 +1,14 @@
 """Memory of a GPU during a step, by what it is for, at the moment when it is largest.
 
 That moment is looked for at the start of every block's backward pass, when all that was kept up to it is still there,
-and at its end, when its gradients are. With mode full the weights, their average, gradients and moments are in equal parts on
+and at its end, when its gradients are; with adapters on several ranks also where their gradients are averaged. With mode full the weights, their average, gradients and moments are in equal parts on
 all ranks, or on those of one copy (FSDP2), and the whole weights of two blocks and the gradients of a third are there besides;
 all gradients are whole where they are summed once over the ranks for several clips.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 
@@ -41,7 +41,7 @@ class Memory:
     working: int
     """The block at hand: what is computed again, and what its backward pass needs."""
     gathered: int
-    """Whole weights of blocks, and gradients on their way to the other ranks; nothing with mode lora."""
+    """Whole weights of blocks, and gradients on their way to the other ranks; with mode lora these at the end of a step only."""
     inputs: int
     """The clip, its noise and its caption."""
 
@@ -63,11 +63,13 @@ class Memory:
 def memory(work: Work, policy: Policy) -> Memory:
     """The largest of all moments of a step."""
     kept = list(accumulate(_kept(work, policy, index) for index in range(work.network.depth)))
-    moments = (
+    moments = [
         moment
         for index in range(work.network.depth)
         for moment in (_at_start(work, policy, index, kept), _at_end(work, index, kept))
-    )
+    ]
+    if not work.full and work.world > 1:
+        moments.append(_averaging(work))
     return max(moments, key=lambda found: found.peak)
 
 
@@ -110,6 +112,12 @@ def _at_start(work: Work, policy: Policy, index: int, kept: list[int]) -> Memory
 def _at_end(work: Work, index: int, kept: list[int]) -> Memory:
     own = COMPUTE * work.network.block_parameters(index) if work.full else 0
     return _moment(work, index, kept=kept[index - 1] if index else 0, working=0, own=own)
+
+
+def _averaging(work: Work) -> Memory:
+    """All gradients of the adapters once more, in the one piece in which they are averaged over the ranks."""
+    found = _moment(work, -1, kept=0, working=0, own=0)
+    return replace(found, gathered=WIDE * all_trained(work))
 
 
 def _moment(work: Work, index: int, *, kept: int, working: int, own: int) -> Memory:

@@ -196,3 +196,34 @@ def test_sigterm_ends_a_stage_cleanly_with_143_and_json_logs(tmp_path: Path) -> 
     lines = [json.loads(line) for line in log.splitlines() if not line.startswith(LINE_PREFIX)]
     assert lines[-1]["message"].startswith("Preempted: stopped by SIGTERM")
     assert "Stopped: Preempted" in (tmp_path / "runs" / "0-1" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", "s3://bucket/lora.safetensors"],
+        ["export", "https://example.org/lora.safetensors:0.5", "--to", "native", "--out", "out"],
+        ["plan", "s3://bucket/run.yaml"],
+        ["sample", "--prompt", "x", "--lora", "hf://owner/name/lora.safetensors"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_address_in_the_place_of_a_file_is_told(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "must be a file on this machine, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["footage", ".", "--seconds"], ["cache", "file:///x", "--young-days"]],
+    ids=lambda words: words[0],
+)
+def test_a_number_that_is_not_finite_is_told(arguments: list[str], number: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments[:-1], f"{arguments[-1]}={number}"])
+    assert caught.value.code == 2

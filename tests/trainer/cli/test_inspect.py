@@ -185,8 +185,18 @@ def test_names_of_another_model_are_no_part_of_this_one() -> None:
 
 
 WHOLE = (NANO_FOLDER / "encoder.safetensors").read_bytes()
-SHORT = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}).encode()
-OUTSIDE = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-4, 4]}}).encode()
+
+
+def lying(header: object, numbers: int = 8) -> bytes:
+    """A file with this header and as many bytes of numbers."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + b"\0" * numbers
+
+
+def listed(first: object, last: object, *shape: object) -> dict[str, object]:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [first, last]}
+
+
 BROKEN = {
     "empty": (b"", 2, "is empty"),
     "text": (b"hello, this is a note\n", 2, "is no safetensors file"),
@@ -195,16 +205,27 @@ BROKEN = {
     "zip": (b"PK\x03\x04" + b"\0" * 40, 2, "is a zip archive, as torch.save writes it"),
     "no json": ((4).to_bytes(8, "little") + b"{abc", 2, "its header cannot be read"),
     "no offsets": ((13).to_bytes(8, "little") + b'{"a":{"b":1}}', 2, "its header cannot be read"),
-    "other length": (
-        len(SHORT).to_bytes(8, "little") + SHORT + b"\0" * 4,
+    "other length": (lying({"a": listed(0, 4, 2)}, 4), 2, "a has 4 bytes, [2] in F32 is 8"),
+    "outside": (lying({"a": listed(-4, 4, 2)}, 4), 2, "a has no possible place or shape"),
+    "overlapping": (
+        lying({"a": listed(0, 8, 2), "b": listed(4, 8, 1)}),
         2,
-        "a has 4 bytes, [2] in F32 is 8",
+        "b overlaps with the tensor before it",
     ),
-    "outside": (
-        len(OUTSIDE).to_bytes(8, "little") + OUTSIDE + b"\0" * 4,
+    "with a gap": (
+        lying({"a": listed(0, 4, 1), "b": listed(8, 12, 1)}, 12),
         2,
-        "a has no possible place or shape",
+        "b leaves a gap after the tensor before it",
     ),
+    "infinite": (lying({"a": listed(0, 1e999, 2)}), 2, "inf is no number of bytes"),
+    "a text for a number": (lying({"a": listed(0, "8", 2)}), 2, "'8' is no number of bytes"),
+    "half a row": (lying({"a": listed(0, 8, 2.0)}), 2, "a has no possible place or shape"),
+    "metadata of numbers": (
+        lying({"__metadata__": {"steps": 3}, "a": listed(0, 8, 2)}),
+        2,
+        "steps must have a text",
+    ),
+    "nested too deeply": (lying(b'{"a":' + b"[" * 100_000, 0), 2, "it is nested too deeply"),
     "cut in the header": (WHOLE[:500], 2, "is truncated in its header: it has 500 bytes"),
     "cut in the data": (WHOLE[:-9], 2, f"it has {len(WHOLE) - 9} bytes, its header says {len(WHOLE)}"),
     "too long": (WHOLE + b"\0", 2, "is too long"),
@@ -222,6 +243,13 @@ def test_a_file_that_is_no_whole_safetensors_file_ends_with_the_code_of_the_tabl
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+
+
+def test_a_file_without_a_tensor_is_of_no_kind(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "nothing.safetensors")
+    assert report(tmp_path / "nothing.safetensors").startswith(
+        "nothing.safetensors: a file without tensors\n"
+    )
 
 
 def test_a_file_that_is_not_there_ends_with_the_code_of_the_table(

@@ -162,12 +162,14 @@ def test_the_parts_of_the_memory_add_up() -> None:
     [
         ("kind: MochiFineTune\nspec: {mode: lora, wrong: 1}", "wrong"),
         ("kind: MochiFineTune\nspec: [", "cannot be read"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ("kind: MochiFineTune\nspec: {mode: 2026-13-45}", "month must be in 1..12"),
         (
             LORA.read_text().replace("frames: 37", "frames: 91"),
             "frames must be at most 85 with mode lora",
         ),
     ],
-    ids=["field", "YAML", "rule"],
+    ids=["field", "YAML", "depth", "date", "rule"],
 )
 def test_a_file_that_is_wrong_is_said(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "wrong.yaml"
@@ -179,6 +181,10 @@ def test_a_file_that_is_wrong_is_said(tmp_path: Path, text: str, words: str) -> 
 def test_an_unknown_product_is_said() -> None:
     with pytest.raises(InvalidInputError, match=r"--gpu must be one of NVIDIA-B200, .*, got H100"):
         answer(LORA, gpu="H100")
+
+
+def test_a_product_is_known_in_any_case() -> None:
+    assert answer(LORA, gpu="nvidia-h200") == answer(LORA, gpu="NVIDIA-H200")
 
 
 def test_both_ways_to_name_the_file_are_one_too_many() -> None:

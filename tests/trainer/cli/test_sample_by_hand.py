@@ -182,13 +182,20 @@ def test_weighted_loras_of_other_ranks_and_targets_add_up() -> None:
 REFUSED = {
     "frames": (["--frames", "8"], 2, "frames must be 1 more than a multiple of 6, got 8"),
     "width": (["--width", "40"], 2, "width must be a multiple of 16, got 40"),
-    "steps": (["--steps", "0"], 2, "steps cannot be 0"),
+    "steps": (["--steps", "0"], 2, "--steps: input should be greater than or equal to 1, got 0"),
+    "one step": (["--steps", "6", "--fast"], 2, "steps cannot be 6"),
+    "seed": (["--seed", "-1"], 2, "--seed: input should be greater than or equal to 0, got -1"),
+    "large seed": (["--seed", str(1 << 31)], 2, "--seed: input should be less than or equal to 2147483647"),
+    "guidance": (["--guidance", "nan"], 2, "--guidance"),
+    "endless guidance": (["--guidance", "inf"], 2, "--guidance"),
+    "large guidance": (["--guidance", "101"], 2, "--guidance"),
     "fps": (["--fps", "0"], 2, "fps must be at least 1, got 0"),
     "weight": (["--lora", "absent.safetensors:heavy"], 2, "must be FILE or FILE:WEIGHT"),
     "no lora": (["--lora", "absent.safetensors:0.5"], 3, "absent.safetensors does not exist"),
     "no adapter": (["--lora", f"{NANO_FOLDER}/dit.safetensors"], 2, "is no adapter of this model"),
     "no model": (["--model", "/nowhere"], 3, "/nowhere/t5/config.json does not exist"),
     "no prompts": (["--prompts", "absent.txt"], 3, "absent.txt does not exist"),
+    "no UTF-8": (["--prompt", "caf\udce9"], 2, r"a prompt must be text in UTF-8, got 'caf"),
     "run too": (["--run", "run.yaml"], 2, "--run and --prompt exclude each other"),
 }
 
@@ -201,6 +208,35 @@ def test_what_cannot_be_used_is_named_before_any_work(
     assert main(["sample", "--prompt", PROMPT, *SMALL, "--out", str(tmp_path / "out"), *arguments]) == code
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_prompts_may_begin_as_windows_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(f"\ufeff{PROMPT}\u2028\r\n\r\n".encode())
+    assert main(["sample", "--prompts", str(tmp_path / "prompts.txt"), *SMALL, "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == PROMPT
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere"), Path("x" * 300)):
+        assert main(["sample", "--prompt", PROMPT, *SMALL, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"--out must be a folder that can be written, got {out}" in error
+        assert "video 1 of 1" not in error
+        assert "storage.s3" not in error
+
+
+def test_a_video_that_is_no_number_is_none(
+    tmp_path: Path, loras: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    strong = f"{loras['diffusers']}:1e30"
+    assert main(["sample", "--prompt", PROMPT, *SMALL, "--lora", strong, "--out", str(tmp_path)]) == 8
+    assert "video 1 of 1 is not finite after 3 steps with guidance 6" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lora_of_another_size_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,13 @@ def on_server(root: Path, server: Server, name: str, **options: Any) -> RunFile:
     return run.model_copy(update={"s3": server.spec, "locations": run.locations.model_copy(update=places)})
 
 
-def stopped(run: RunFile, folder: Path, ready: Callable[[subprocess.Popen[bytes]], bool]) -> tuple[int, str]:
-    """Exit code and reason of a training that gets SIGTERM as soon as `ready`."""
+def stopped(
+    run: RunFile,
+    folder: Path,
+    ready: Callable[[subprocess.Popen[bytes]], bool],
+    numbers: Sequence[signal.Signals] = (signal.SIGTERM,),
+) -> tuple[int, str]:
+    """Exit code and reason of a training that gets SIGTERM, or the signals `numbers`, as soon as `ready`."""
     folder.mkdir()
     (folder / "run.yaml").write_text(run.to_yaml())
     environment = {
@@ -70,7 +76,9 @@ def stopped(run: RunFile, folder: Path, ready: Callable[[subprocess.Popen[bytes]
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < end
                 time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
+            for number in numbers:
+                process.send_signal(number)
+                time.sleep(0.1)
             code = process.wait(timeout=SECONDS)
         finally:
             process.kill()
@@ -145,3 +153,28 @@ def test_sigterm_is_heard_while_clips_do_not_come_and_the_steps_before_are_saved
         assert stopped(slow, tmp_path / "pod", stands) == (143, "Preempted")
     (saved,) = (s3_server.folder / run.run.name / "run").glob("checkpoints/*/manifest.json")
     assert json.loads(saved.read_text())["details"]["position"]["step"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_training_by_hand_that_is_stopped_saves_the_step_at_hand(
+    root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = run_file(root, name=f"by-hand-{number.name}", steps=50_000, checkpoint={"everySteps": 50_000})
+    folder = tmp_path / "first"
+    found = stopped(run, folder, lambda _: "step 1 of 50000: loss" in (folder / "log").read_text(), [number])
+    assert found == (143, "Preempted")
+    told = re.search(
+        rf"stopped by {number.name} after step (\d+), saved at step (\d+)", (folder / "log").read_text()
+    )
+    assert told is not None
+    assert told[1] == told[2]
+    again = tmp_path / "again"
+    stopped(run, again, lambda _: f"resumed after step {told[1]} of" in (again / "log").read_text())
+
+
+def test_a_second_interruption_waits_for_nothing(root: Path, tmp_path: Path) -> None:
+    run = run_file(root, name="impatient", steps=50_000, checkpoint={"everySteps": 50_000})
+    folder = tmp_path / "first"
+    signals = [signal.SIGINT] * 2
+    code, _ = stopped(run, folder, lambda _: "step 1 of 50000: loss" in (folder / "log").read_text(), signals)
+    assert code in (143, -signal.SIGINT)

@@ -74,6 +74,31 @@ def test_a_rank_that_does_not_compare_asks_for_two_lists_only(tmp_path: Path, s3
         assert [request.path.rpartition("/")[2] for request in proxy.seen] == ["manifest.json"] * 2
 
 
+STRANGE = {
+    "no frame": ("mean", (12, 0, 4, 6), r"latents clip-1.safetensors: mean must have 12 channels, .*, got \[12, 0, 4, 6\]"),
+    "no column": ("mean", (12, 2, 4, 0), "mean must have 12 channels"),
+    "a channel too few": ("mean", (11, 2, 4, 6), "mean must have 12 channels"),
+    "half a patch": ("mean", (12, 2, 4, 7), "columns that are multiples of 2"),
+    "no batch": ("mean", (1, 12, 2, 4, 6), "mean must have 12 channels"),
+    "another logvar": ("logvar", (12, 1, 4, 6), "logvar must have the shape of mean"),
+    "features of another encoder": ("features", (5, 4096), "features clip-1.safetensors: features must have 64 numbers a token"),
+    "features of one token": ("features", (64,), r"features must have 64 numbers a token, got \[64\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_latents_and_features_of_another_model_are_refused_by_clip_before_anything_computes(
+    case: str, tmp_path: Path
+) -> None:
+    tensor, shape, words = STRANGE[case]
+    write_dataset(tmp_path, others={"clip-1": {tensor: torch.zeros(shape)}})
+    with Dataset.open(run_file(tmp_path)) as dataset:
+        dataset.sample(0)
+        with pytest.raises(InvalidInputError, match=words) as caught:
+            dataset.sample(1)
+    assert "cachePolicy: Refresh" in (caught.value.action or "")
+
+
 def test_an_object_that_goes_later_is_named(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     with Dataset.open(run_file(tmp_path)) as dataset:

@@ -101,11 +101,39 @@ def test_one_step_is_counted_however_late_it_is() -> None:
     assert row["steps"] == 1
 
 
-@pytest.mark.parametrize("text", ["lora", "lora:12", "lora:", "both:37", "full:-5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lora",
+        "lora:12",
+        "lora:",
+        "both:37",
+        "full:-5",
+        "lora:1",
+        "full:169",
+        "lora:1000003",
+        "lora:\uff11\uff13",
+        f"lora:{'9' * 5000}",
+    ],
+)
 def test_a_case_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     assert main(["bench", "--case", text, "--out", str(tmp_path / "out")]) == 2
-    assert main(["bench", "--minutes", "0", "--out", str(tmp_path / "out")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_time_that_is_none_is_refused(minutes: str, tmp_path: Path) -> None:
+    assert main(["bench", "--minutes", minutes, "--out", str(tmp_path / "out")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        assert main(["bench", "--preset", "nano", "--out", str(out)]) == 2
+        assert f"--out must be a folder that can be written, got {out}" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_into_a_gpu_is_told_with_both_numbers() -> None:

@@ -169,6 +169,16 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(
     assert "checkpoints/step-000004 is not used" in caplog.text
 
 
+def test_a_run_that_has_more_steps_than_are_asked_for_is_not_cut_short_in_silence(
+    root: Path, lora: tuple[RunFile, Finished]
+) -> None:
+    copied_up_to(root, "lora", "lora-shorter", 6)
+    with pytest.raises(
+        InvalidInputError, match=r"training.steps must be at least the 6 that .*step-000006 has, got 4"
+    ):
+        train.execute(run_file(root, name="lora-shorter", steps=4))
+
+
 def test_old_checkpoints_go(root: Path) -> None:
     train.execute(run_file(root, name="few", steps=3, checkpoint={"everySteps": 1, "keepLast": 2}))
     kept = sorted(path.name for path in (root / "runs/few/checkpoints").iterdir() if any(path.iterdir()))

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mochi_trainer.data import split
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.jobs import train
 from tests.trainer.distributed import free_port, run_distributed
-from tests.trainer.training_runs import KEY, run_file, write_dataset
+from tests.trainer.training_runs import KEY, LATENT_SHAPE, run_file, write_dataset
 
 OPTIONS: dict[str, Any] = {"steps": 4, "checkpoint": {"everySteps": 4}}
 
@@ -55,6 +56,20 @@ def test_evaluating_more_often_changes_no_bit_of_what_is_trained(root: Path) -> 
     found = held_out_losses(root, "often")
     assert list(found) == [0, 1, 2, 3, 4]
     assert held_out_losses(root, "seldom") == {0: found[0], 4: found[4]}
+
+
+def test_a_held_out_clip_whose_loss_is_not_finite_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dataset(tmp_path, clips=6, others={"clip-3": {"mean": torch.full(LATENT_SHAPE, float("nan"))}})
+    clips = [f"clip-{index}" for index in range(6)]
+    asked = next(count for count in range(1, 6) if 3 in split(clips, count).held_out)
+    run(tmp_path, "unsound", clips=asked)
+    assert "loss of the clip clip-3 is not finite at" in caplog.text
+    assert [line["heldOutLoss"] for line in lines(tmp_path, "unsound") if "heldOutLoss" in line] == [
+        None,
+        None,
+    ]
 
 
 def test_a_held_out_clip_does_not_touch_the_training(root: Path, tmp_path: Path) -> None:

@@ -12,15 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import DeloraConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file as read_tensors
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mochi_trainer.__main__ import main
+from mochi_trainer.jobs.inspection import inspected
 from mochi_trainer.lora import LoraParams, imported, load_file, read_file
 from mochi_trainer.lora.merging import changes
 from mochi_trainer.lora.targets import PARTS
+from mochi_trainer.weights.stored import Header, Listed
 from tests.trainer.numerics import TINY, difference, draw, tiny_dit
 from tests.trainer.tiny_of_diffusers import diffusers_dit
 
@@ -215,11 +220,74 @@ def test_a_file_of_peft_without_its_configuration_is_refused(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"which keeps alpha in adapter_config.json: it must lie beside"):
         read_file(tmp_path)
     (tmp_path / "adapter_config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"adapter_config.json must hold an object, got list"):
+    with pytest.raises(
+        ValueError, match=r"adapter_config.json cannot be read: an object is needed, got list"
+    ):
         read_file(tmp_path)
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": "much"}')
     with pytest.raises(ValueError, match=r"peft's configuration cannot be read: could not convert"):
         read_file(tmp_path)
+
+
+WRONG = {
+    "no number": ('{"lora_alpha": NaN}', "lora_alpha must be a finite number, got nan"),
+    "endless": ('{"lora_alpha": 1e400}', "lora_alpha must be a finite number, got inf"),
+    "too large for a float": ('{"lora_alpha": 1%s}' % ("0" * 400), "lora_alpha must be a finite number, got 1000"),
+    "no number for one layer": ('{"lora_alpha": 4, "alpha_pattern": {"to_q": NaN}}', "alpha_pattern to_q must be a finite number"),
+    "patterns in a list": ('{"lora_alpha": 4, "alpha_pattern": [1]}', "'list' object has no attribute 'items'"),
+    "too large for float32": ('{"lora_alpha": 3e38}', r"lora_B.weight times its scale 7.5e\+37 has \d+ of 384 numbers"),
+    "no alpha": ('{"r": 4}', "it must have lora_alpha there"),
+    "alpha of nothing": ('{"lora_alpha": null}', "it must have lora_alpha there"),
+    "nested too deeply": ("[" * 100_000, "adapter_config.json cannot be read: it is nested too deeply"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_configuration_of_peft_that_makes_no_finite_adapter_is_refused(case: str, tmp_path: Path) -> None:
+    content, words = WRONG[case]
+    a, b = diffusers_modules()["transformer_blocks.0.attn1.to_q"]
+    save_file({f"base_model.model.transformer_blocks.0.attn1.to_q.lora_{half}.weight": matrix for half, matrix in (("A", a), ("B", 10 * b))}, tmp_path / "adapter_model.safetensors")  # fmt: skip
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_file(tmp_path)
+    assert main(["inspect", str(tmp_path)]) in (0, 2)  # it tells what it is, or that it cannot be read
+
+
+def test_a_folder_in_the_place_of_the_configuration_is_told(tmp_path: Path) -> None:
+    get_peft_model(diffusers_dit(), copy.deepcopy(PEFT["alpha is not the rank"])).save_pretrained(
+        str(tmp_path)
+    )
+    (tmp_path / "adapter_config.json").unlink()
+    (tmp_path / "adapter_config.json").mkdir()
+    with pytest.raises(ValueError, match=r"adapter_config.json cannot be read: it is a folder"):
+        read_file(tmp_path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)  # of Python, which writes and reads NaN and Infinity too
+KEYS = st.sampled_from(
+    ["lora_alpha", "alpha_pattern", "use_rslora", "peft_type", "use_dora", "init_lora_weights",
+     "layers_to_transform", "qkv_proj_lora_alpha", "qkv_proj_lora_rank"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=st.dictionaries(KEYS, JSON | st.dictionaries(st.just("qkv_x"), JSON), max_size=4) | JSON)
+def test_whatever_a_file_says_about_itself_its_adapters_are_finite_or_it_is_refused(config: object) -> None:
+    module = "blocks.0.attn.qkv_x"
+    tensors = MANNERS["the published fine-tuner"](module, *fused_modules()[module])
+    listed = {name: Listed("F32", tuple(tensor.shape)) for name, tensor in tensors.items()}
+    for key in ("kwargs", "lora_adapter_metadata"):
+        metadata = {key: json.dumps(config)}
+        inspected(Header(listed, metadata, 0), "lora.safetensors")
+        try:
+            state, _ = imported(tensors, metadata)
+        except ValueError:
+            continue
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
 
 
 METHODS = {

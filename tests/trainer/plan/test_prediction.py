@@ -23,6 +23,7 @@ from mochi_trainer.plan import trace_step
 DEPTH = 4
 LORA = Work(mode="lora", network=Network(depth=DEPTH), frames=37, width=848, height=480)
 FULL = replace(LORA, mode="full", world=8)
+SMALL = replace(LORA, width=320, height=192, frames=7)
 ATTENTION = ("query", "key", "value", "output")
 
 
@@ -44,6 +45,26 @@ ATTENTION = ("query", "key", "value", "output")
         ),
         pytest.param(replace(LORA, swapped=3), 1, id="lora with blocks that wait"),
         pytest.param(replace(LORA, swapped=3, narrow=True), 1, id="lora with narrow blocks that wait"),
+        pytest.param(
+            replace(SMALL, targets=tuple(TARGET_LAYERS), rank=256),
+            DEPTH,
+            id="lora of high rank, small clip, all left alone",
+        ),
+        pytest.param(
+            replace(SMALL, targets=tuple(TARGET_LAYERS), rank=256, world=2),
+            0,
+            id="lora of high rank on two GPUs",
+        ),
+        pytest.param(
+            replace(SMALL, targets=tuple(TARGET_LAYERS), rank=64, world=8, context=4, share=3),
+            1,
+            id="lora of high rank, several clips, each on four",
+        ),
+        pytest.param(replace(SMALL, narrow=True), 0, id="narrow lora of a small clip"),
+        pytest.param(
+            replace(SMALL, narrow=True, text=0), DEPTH, id="narrow lora of a small clip without words"
+        ),
+        pytest.param(replace(SMALL, narrow=True, frames=37), 1, id="narrow lora of a longer small clip"),
         pytest.param(FULL, 0, id="full"),
         pytest.param(replace(FULL, frames=85, share=2), 2, id="full, two clips"),
         pytest.param(replace(FULL, share=2, synchronise_once=True), 0, id="full, two clips summed once"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,30 @@ def test_neighbours_with_a_longer_name_do_not_count(store: Store) -> None:
     put_bytes_entry(store, "step-12", b"longer", "a")
     assert find_manifest(store, "step-1") is not None
     assert find_manifest(store, "step-12") is None
+
+
+LINE = {"name": "a.bin", "size": 1, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "[]",
+        "null",
+        "[" * 100_000,
+        json.dumps({"version": 1, "entries": 3, "details": {}}),
+        json.dumps({"version": 1, "entries": [3], "details": {}}),
+        *(
+            json.dumps({"version": 1, "entries": [{**LINE, name: value}], "details": {}})
+            for name in LINE
+            for value in (None, [], 1.5)
+        ),
+    ],
+    ids=lambda text: text[:70] or "empty",
+)
+def test_what_is_no_manifest_makes_no_directory(store: Store, text: str) -> None:
+    store.write_bytes("stage/key/manifest.json", text.encode())
+    with pytest.raises(MissingObjectError, match="is not a manifest"):
+        read_manifest(store, "stage/key")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.train.evaluation import Losses
 from mochi_trainer.train.series import Series
@@ -90,3 +92,34 @@ def test_uploads_keep_their_distance(tmp_path: Path) -> None:
         series.upload_if_due()
         stored.append(len(lines(tmp_path)))
     assert sorted(set(stored)) == [1, 21, 41]
+
+
+DAMAGED = {
+    "no UTF-8": b"\xff\xfe",
+    "no JSON": b"{",
+    "no object": b"[1]",
+    "nested too deeply": b"[" * 100_000,
+    "no step": b'{"loss": 1.0}',
+    "a text for a step": b'{"step": "2", "loss": 1.0}',
+    "a text for a loss": b'{"step": 2, "loss": "1.0"}',
+    "no number": b'{"step": 2, "heldOutLoss": NaN}',
+    "too large a number": b'{"step": 2, "loss": 1%s}' % (b"0" * 400),
+    "a number for a list": b'{"step": 2, "lossBySigma": 3}',
+    "texts in a list": b'{"step": 2, "heldOutBySigma": ["a"]}',
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_line_is_left_out_and_the_others_stay(case: str, tmp_path: Path) -> None:
+    first = Series(LocalStore(tmp_path))
+    for step in (1, 3):
+        first.add(record(step, float(step)))
+    first.upload()
+    whole = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([whole[0], DAMAGED[case], whole[1]]))
+    series = Series(LocalStore(tmp_path))
+    series.resume(3)
+    series.upload()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+    assert series.losses == [1.0, 3.0]
+    assert series.seconds == 1.0

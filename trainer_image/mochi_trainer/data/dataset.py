@@ -13,6 +13,8 @@ from mochi_api.sizes import Bucket
 from mochi_trainer.data.embeddings import Sample, TextFeatures, latents_in, text_in
 from mochi_trainer.data.fetching import Fetching
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.model import DiTParams
+from mochi_trainer.presets import preset_named
 from mochi_trainer.storage import Manifest, Store, entry_bytes, open_store, read_list, read_manifest
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,16 @@ class Dataset:
     wrote down.
     """
 
-    def __init__(self, store: Store, videos: Manifest, captions: Manifest, *, room: int = KEPT_BYTES) -> None:
-        self._store, self._videos, self._captions = store, videos, captions
+    def __init__(
+        self,
+        store: Store,
+        videos: Manifest,
+        captions: Manifest,
+        *,
+        params: DiTParams,
+        room: int = KEPT_BYTES,
+    ) -> None:
+        self._store, self._videos, self._captions, self._params = store, videos, captions, params
         texts: dict[str, str] = captions.details["captions"]
         self.clips = tuple(sorted(set(videos.details["clips"]) & set(texts)))
         """Names, in order; an index means this order."""
@@ -60,7 +70,7 @@ class Dataset:
         store = open_store(run.locations.cache, run.s3)
         videos = _stage_manifest(store, "videos", run.keys.videos, compared)
         captions = _stage_manifest(store, "captions", run.keys.captions, compared)
-        dataset = cls(store, videos, captions, room=room)
+        dataset = cls(store, videos, captions, params=preset_named(run.model.preset).dit, room=room)
         if not dataset.clips:
             raise InvalidInputError(f"no clip has both latents and caption features in {store.address()}")
         log.info("dataset: %d clips in %s", len(dataset), store.address())
@@ -73,17 +83,17 @@ class Dataset:
         """Latents and caption features of one clip, on the CPU.
 
         Raises MissingObjectError when an object of it is gone, DamagedObjectError when one is not what was stored,
-        InvalidInputError when it has not the tensors, and what the store raises.
+        InvalidInputError when it has not the tensors, or of other sizes than the model's, and what the store raises.
         """
-        return _sample(self._files.one(index))
+        return self._sample(self._files.one(index))
 
     def samples(self, indices: Iterable[int]) -> Iterator[Sample]:
         """The clips of `indices`, which may be long, in their order; the coming ones are read meanwhile. Raises as `sample`."""
-        return map(_sample, self._files.in_order(indices))
+        return map(self._sample, self._files.in_order(indices))
 
     def empty_text(self) -> TextFeatures:
         """Features of the empty prompt, which caption dropout and guidance use."""
-        return text_in(entry_bytes(self._store, self._captions, EMPTY_PROMPT), EMPTY_PROMPT)
+        return text_in(entry_bytes(self._store, self._captions, EMPTY_PROMPT), EMPTY_PROMPT, self._params)
 
     def close(self) -> None:
         """Read nothing more."""
@@ -108,14 +118,15 @@ class Dataset:
         )
         return Files(clip, video, caption)
 
+    def _sample(self, files: Files) -> Sample:
+        name, params = _file(files.clip), self._params
+        latents = latents_in(files.video, f"latents {name}", params)
+        text = text_in(files.caption, f"features {name}", params)
+        return Sample(clip=files.clip, latents=latents, text=text)
+
 
 def _file(clip: str) -> str:
     return f"{clip}.safetensors"
-
-
-def _sample(files: Files) -> Sample:
-    name = _file(files.clip)
-    return Sample(clip=files.clip, latents=latents_in(files.video, name), text=text_in(files.caption, name))
 
 
 def _stage_manifest(store: Store, stage: str, key: str, compared: bool) -> Manifest:

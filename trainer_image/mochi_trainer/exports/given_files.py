@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mochi_trainer import lora
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import AccessDeniedError, InvalidInputError, MissingObjectError
 from mochi_trainer.lora.combination import Weighted
 from mochi_trainer.presets.catalogue import PresetName
@@ -29,6 +30,8 @@ def weighted(text: str, option: str = "--lora") -> tuple[Path, Weighted]:
             path, weight = Path(before), float(after)
         except ValueError as error:
             raise InvalidInputError(f"{option} must be FILE or FILE:WEIGHT, got {text}") from error
+    if not math.isfinite(weight):
+        raise InvalidInputError(f"the weight of {option} must be a finite number, got {text}")
     try:
         file = lora.file_at(path)
         return file, Weighted(*lora.read_file(file), weight)
@@ -36,7 +39,7 @@ def weighted(text: str, option: str = "--lora") -> tuple[Path, Weighted]:
         raise MissingObjectError(f"{path} does not exist") from error
     except PermissionError as error:
         raise AccessDeniedError(f"{path} may not be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise InvalidInputError(f"{path} cannot be used as a LoRA: {error}") from error
 
 
@@ -102,7 +105,7 @@ def _files(path: Path) -> tuple[Path, ...]:
 
 def _indexed(path: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json_of(path.read_text(encoding="utf-8"))["weight_map"].values()))
         return tuple(path.parent / name for name in names)
     except FileNotFoundError as error:
         raise MissingObjectError(f"{path} does not exist") from error

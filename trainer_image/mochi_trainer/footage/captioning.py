@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mochi_trainer.documents import json_of
 from mochi_trainer.footage.chat import Answer, NoAnswerError, UntrustedError, post, require_address
 
 PROMPT = (
@@ -226,7 +227,7 @@ def _refused(answer: Answer) -> str:
 def caption_of(body: bytes) -> str:
     """The caption in an answer, on one line; raise CaptionError for what is none."""
     try:
-        choice = json.loads(body)["choices"][0]
+        choice = json_of(body)["choices"][0]
         message = choice["message"]
         text = message["content"]
     except (ValueError, LookupError, TypeError) as error:

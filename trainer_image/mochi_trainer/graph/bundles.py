@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError, TrainerError
 from mochi_trainer.storage import ObjectInfo, Store
 
@@ -81,7 +82,7 @@ class Bundles:
 
     def _bundle(self, bucket: str) -> dict[str, Any]:
         try:
-            content = json.loads(self._store.read_bytes(self._at(bucket)))
+            content = json_of(self._store.read_bytes(self._at(bucket)))
             return dict(content["records"]) if content["version"] == VERSION else {}
         except (MissingObjectError, ValueError, KeyError, TypeError):
             return {}

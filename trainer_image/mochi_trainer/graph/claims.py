@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError, TrainerError
 from mochi_trainer.movement import PROCESS, Movement
 from mochi_trainer.storage import Store
@@ -153,7 +154,7 @@ class Claims:
         number, key = self._seen[bucket]
         if key not in self._owners:
             try:
-                owner = json.loads(self._store.read_bytes(key))["owner"]
+                owner = json_of(self._store.read_bytes(key))["owner"]
                 self._owners[key] = None if owner is None else str(owner)
             except MissingObjectError:
                 return 0, None

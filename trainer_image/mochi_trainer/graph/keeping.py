@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.storage import ObjectInfo, Store
 
@@ -44,7 +44,7 @@ def read_lists(cache: Store, objects: Iterable[ObjectInfo]) -> dict[str, list[st
             continue
         directory = f"{match[1]}/{match[2]}"
         try:
-            entries = json.loads(cache.read_bytes(info.key))["entries"]
+            entries = json_of(cache.read_bytes(info.key))["entries"]
             found[directory] = [entry.get("at") or f"{directory}/{entry['name']}" for entry in entries]
         except (MissingObjectError, ValueError, KeyError, TypeError, AttributeError):
             found[directory] = []

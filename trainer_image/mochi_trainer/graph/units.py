@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.graph.bundles import Bundles, few
 from mochi_trainer.storage import Entry, ObjectInfo, Store, file_sha256
@@ -116,7 +117,7 @@ class Units:
     def _document(self, key: str) -> dict[str, Any]:
         """What the record says; nothing where there is none or it is damaged."""
         try:
-            document = json.loads(self.store.read_bytes(self._record(key)))
+            document = json_of(self.store.read_bytes(self._record(key)))
         except (MissingObjectError, ValueError):
             return {}
         return document if isinstance(document, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from mochi_trainer.lora.importing import CONFIG, NOTHING
 from mochi_trainer.lora.names import PEFT, in_our_manner, manner, piece
 from mochi_trainer.lora.refusals import Refusal, config_refusal, lookalike, refusal
-from mochi_trainer.lora.scales import peft_config
+from mochi_trainer.lora.scales import Scales, native_config, peft_config
 from mochi_trainer.lora.targets import PARTS, PROJECTIONS
 from mochi_trainer.weights.forms import Form, Shapes, nearest
 from mochi_trainer.weights.stored import Header
@@ -69,6 +68,7 @@ def inspected_lora(header: Header, beside: Mapping[str, Any] = NOTHING) -> Inspe
 def _refusal(header: Header, strange: list[str], beside: Mapping[str, Any]) -> Refusal | None:
     try:
         config = peft_config(header.metadata, beside)
+        Scales(config, header.metadata)
     except ValueError as error:
         return Refusal(f"a LoRA that cannot be read: {error}", "get the file again")
     places = {known.place for name in header.tensors if (known := piece(name)) is not None}
@@ -138,9 +138,6 @@ def _alpha(form: Form, header: Header, beside: Mapping[str, Any]) -> str:
 
 
 def _native_alpha(header: Header) -> str:
-    try:
-        kwargs = json.loads(header.metadata.get("kwargs", "{}"))
-    except ValueError:
-        return "unreadable: the metadata key kwargs is no JSON"
-    alphas = [f"{kwargs[key]:g} ({key})" for key in sorted(kwargs) if key.endswith("_lora_alpha")]
+    kwargs = native_config(header.metadata)
+    alphas = [f"{kwargs[key]} ({key})" for key in sorted(kwargs) if key.endswith("_lora_alpha")]
     return ", ".join(alphas) or "not given; loaders take the rank"

@@ -50,8 +50,8 @@ def report(path: Path) -> str:
         file = file_at(path)
         header = read_header(file)
         found = inspected(header, file.name, config_beside(file, header.tensors))
-    except ValueError as error:
-        raise InvalidInputError(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}") from error
     lines = [f"{file.name}: {found.what}"]
     rows = {
         "tensors": f"{len(header.tensors)}, with {header.parameters:,} numbers in {header.size:,} bytes",
@@ -69,6 +69,8 @@ def report(path: Path) -> str:
 
 def inspected(header: Header, name: str, beside: Mapping[str, Any] = NOTHING) -> Inspection:
     """What a file with this header is; `name` is the file's, which tells shards apart, `beside` peft's configuration."""
+    if not header.tensors:
+        return Inspection(what="a file without tensors", advice="get the file again, or make it anew")
     special = _stored_by_us(header, name) or _text_encoder(header) or inspected_lora(header, beside)
     if special is not None:
         return special

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mochi_api import identity, resolved, runfile
@@ -71,19 +70,25 @@ class _Asked:
 
 def plan(request: Request) -> str:
     """The answer, as a table for people or as JSON. Raises InvalidInputError when the file or the product is none."""
-    if request.gpu and request.gpu not in GPUS:
-        raise InvalidInputError(f"--gpu must be one of {', '.join(GPUS)}, got {request.gpu}")
     asked = _asked(request.file)
-    products = [request.gpu] if request.gpu else [*(p for p in asked.products if p in GPUS), *GPUS]
+    products = [_product(request.gpu)] if request.gpu else [*(p for p in asked.products if p in GPUS), *GPUS]
     found = _numbers(asked, [GPUS[product] for product in dict.fromkeys(products)])
     return json.dumps(found, indent=2) + "\n" if request.json else "\n".join(_lines(asked, found)) + "\n"
+
+
+def _product(name: str) -> str:
+    """The product of this name, in whatever case it is written."""
+    found = next((product for product in GPUS if product.casefold() == name.casefold()), None)
+    if found is None:
+        raise InvalidInputError(f"--gpu must be one of {', '.join(GPUS)}, got {name}")
+    return found
 
 
 def _asked(path: Path) -> _Asked:
     try:
         text = path.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = runfile.yaml_of(text)
+    except (OSError, ValueError) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("kind") != identity.KIND:
         run = runfile.parse(text)

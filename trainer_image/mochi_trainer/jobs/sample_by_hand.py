@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import torch
 from pydantic import ValidationError
 
+from mochi_api.runfile import explain
 from mochi_api.spec import S3Spec, SamplingSpec
 from mochi_trainer import lora
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
@@ -28,6 +29,7 @@ from mochi_trainer.model import DiT
 from mochi_trainer.model.attention_choice import use
 from mochi_trainer.parallel.devices import compute_type, device_for
 from mochi_trainer.presets.catalogue import SIZES, PresetName
+from mochi_trainer.storage import require_folder
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.vae import latent_shape
 from mochi_trainer.weights import check_parts, load_dit, open_source
@@ -72,6 +74,7 @@ def sample(request: Request) -> None:
     """
     texts, settings = _texts(request), _settings(request)
     adapters = [weighted(text)[1] for text in request.lora]
+    require_folder(request.out, "--out")
     prompts = encoded_prompts(settings, texts)
     made = videos(lambda: _model(settings, adapters), prompts, settings, _progress(sys.stderr))
     store = LocalStore(request.out)
@@ -86,7 +89,7 @@ def _texts(request: Request) -> list[str]:
     texts = list(request.prompt)
     if request.prompts is not None:
         try:
-            lines = request.prompts.read_text(encoding="utf-8").splitlines()
+            lines = request.prompts.read_text(encoding="utf-8-sig").split("\n")
         except FileNotFoundError as error:
             raise MissingObjectError(f"{request.prompts} does not exist") from error
         except (OSError, UnicodeDecodeError) as error:
@@ -94,14 +97,18 @@ def _texts(request: Request) -> list[str]:
         texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise InvalidInputError("there must be at least one prompt, got none: use --prompt or --prompts")
+    if wrong := next(
+        (text for text in texts if any("\ud800" <= letter <= "\udfff" for letter in text)), None
+    ):
+        raise InvalidInputError(f"a prompt must be text in UTF-8, got {wrong[:60]!r}")
     return texts
 
 
 def _settings(request: Request) -> Settings:
     preset = request.preset or ("nano" if request.model is None else "mochi-1")
     frames, width, height, fps = SIZES[preset]
-    usual = SamplingSpec()
     fast = request.fast
+    asked = _sampling(request)
     settings = Settings(
         preset=preset,
         source=None if request.model is None else open_source(request.model, _s3(os.environ)),
@@ -110,14 +117,30 @@ def _settings(request: Request) -> Settings:
         width=_first(request.width, width),
         height=_first(request.height, height),
         fps=_first(request.fps, fps),
-        seed=_first(request.seed, usual.seed),
-        guidance=_first(request.guidance, FAST_GUIDANCE if fast else float(usual.guidance)),
-        sigmas=_sigmas(_first(request.steps, FAST_STEPS if fast else usual.steps), fast=fast),
+        seed=asked.seed,
+        guidance=float(asked.guidance),
+        sigmas=_sigmas(asked.steps, fast=fast),
     )
     _check(settings)
     if settings.source is not None:
         check_parts(settings.source, ["t5", "dit", "decoder"])
     return settings
+
+
+def _sampling(request: Request) -> SamplingSpec:
+    """What a run file would have: the same bounds hold. Raises InvalidInputError."""
+    usual = {"steps": FAST_STEPS, "guidance": str(FAST_GUIDANCE)} if request.fast else {}
+    asked = {
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": None if request.guidance is None else f"{request.guidance:.12g}",
+    }
+    try:
+        return SamplingSpec.model_validate(
+            {**usual, **{name: value for name, value in asked.items() if value is not None}}
+        )
+    except ValidationError as error:
+        raise InvalidInputError(f"--{explain(error)}") from error
 
 
 def _s3(environment: Mapping[str, str]) -> S3Spec:

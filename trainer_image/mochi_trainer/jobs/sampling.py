@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mochi_api import layout
+from mochi_trainer.errors import NonFiniteLossError
 from mochi_trainer.flow import trajectory
 from mochi_trainer.model import DiT
 from mochi_trainer.parallel.devices import compute_type
@@ -92,6 +93,7 @@ def videos(
 ) -> Iterator[Frames]:
     """The video of each prompt, (T, H, W, 3) uint8; the same seed and place in the list give the same video.
 
+    Raises NonFiniteLossError when the numbers of one are not finite: it would be black.
     The transformer that `load` brings is gone from memory before the decoder comes.
     """
     return _decoded(_all_latents(load(), prompts, settings, told), settings)
@@ -104,6 +106,12 @@ def _all_latents(
     for number, prompt in enumerate(prompts):
         for step, z in enumerate(_latents(model, prompt, settings, number), 1):  # noqa: B007  # the last one is kept
             told(Moment(number + 1, len(prompts), step, settings.steps))
+        if not bool(torch.isfinite(z).all()):
+            raise NonFiniteLossError(
+                f"video {number + 1} of {len(prompts)} is not finite after {settings.steps} steps with guidance "
+                f"{settings.guidance:g}: {prompt.text[:60]!r}",
+                action="take an earlier checkpoint of the training, a smaller weight of the LoRA, or less guidance",
+            )
         sampled.append(z)
     return sampled
 

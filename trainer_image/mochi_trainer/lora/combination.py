@@ -25,7 +25,8 @@ def combined(adapters: Sequence[Weighted]) -> tuple[dict[str, Tensor], LoraParam
     """One adapter that does what all of them do together; its rank is the sum of theirs, alpha is folded into B.
 
     The As are stacked and the Bs, times weight and scale, stand side by side; where an adapter has no matrix
-    there are zeros. Raises ValueError when there is none, or when two do not belong to the same model.
+    there are zeros. Raises ValueError when there is none, when two do not belong to the same model, and when a weight
+    makes numbers that are not finite.
     """
     if not adapters:
         raise ValueError("there must be at least one adapter, got none")
@@ -58,4 +59,7 @@ def _pair(adapter: Weighted, stem: str) -> tuple[Tensor, Tensor]:
     if stem + _A not in adapter.state:
         return torch.empty(0), torch.empty(0)
     factor = adapter.weight * adapter.params.scale
-    return adapter.state[stem + _A].float(), factor * adapter.state[stem + _B].float()
+    b = factor * adapter.state[stem + _B].float()
+    if not bool(torch.isfinite(b).all()):
+        raise ValueError(f"{stem + _B} times {factor:.6g} has numbers that are not finite")
+    return adapter.state[stem + _A].float(), b

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mochi_trainer.documents import json_object
 from mochi_trainer.lora.adapters import attach, load_adapter
 from mochi_trainer.lora.folders import lora_in
 from mochi_trainer.lora.importing import CONFIG, NOTHING, config_wanted, imported
@@ -49,8 +49,13 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def file_at(path: Path) -> Path:
-    """The LoRA file at `path`, which may be its folder. Raises ValueError when the folder has none, or several."""
+    """The LoRA file at `path`, which may be its folder.
+
+    Raises ValueError when the folder has none, or several, and when it is a device or the like.
+    """
     if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is neither a file nor a folder")
         return path
     return path / lora_in((entry.name for entry in path.iterdir() if entry.is_file()), str(path))
 
@@ -66,17 +71,16 @@ def config_beside(file: Path, tensors: Collection[str]) -> Mapping[str, Any]:
         return config_of((file.parent / CONFIG).read_bytes())
     except FileNotFoundError:
         return NOTHING
+    except IsADirectoryError as error:
+        raise ValueError(f"{CONFIG} cannot be read: it is a folder") from error
 
 
 def config_of(data: bytes) -> Mapping[str, Any]:
     """The content of an `adapter_config.json`. Raises ValueError when it is not one."""
     try:
-        found = json.loads(data)
+        return json_object(data)
     except ValueError as error:
         raise ValueError(f"{CONFIG} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{CONFIG} must hold an object, got {type(found).__name__}")
-    return found
 
 
 def load_file(model: DiT, path: Path | str) -> LoraParams:

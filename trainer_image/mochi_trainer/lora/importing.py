@@ -60,15 +60,22 @@ def imported(
     for why in (config_refusal(config), lookalike(places, config)):
         if why is not None:
             raise ValueError(str(why))
-    if not beside and (name := next((name for name in tensors if name.startswith(PEFT)), None)):
-        raise ValueError(
-            f"{name} is of peft, which keeps alpha in {CONFIG}: it must lie beside the file, and does not"
-        )
+    if name := next((name for name in tensors if name.startswith(PEFT)), None):
+        _check_alpha(name, beside)
     scales, said = Scales(config, metadata), stacked(metadata)
     found: list[Found] = []
     for place, matrices in sorted(places.items()):
         found += _found(place, matrices, scales, said)
     return assembled(found)
+
+
+def _check_alpha(name: str, beside: Mapping[str, Any]) -> None:
+    if not beside:
+        raise ValueError(
+            f"{name} is of peft, which keeps alpha in {CONFIG}: it must lie beside the file, and does not"
+        )
+    if beside.get("lora_alpha") is None:
+        raise ValueError(f"{name} is of peft, which keeps alpha in {CONFIG}: it must have lora_alpha there")
 
 
 def _by_place(tensors: Mapping[str, Tensor]) -> dict[Place, Matrices]:
@@ -92,13 +99,14 @@ def _by_place(tensors: Mapping[str, Tensor]) -> dict[Place, Matrices]:
 def _found(place: Place, matrices: Matrices, scales: Scales, said: Stacked) -> Iterator[Found]:
     a, b = _halves(place, matrices)
     scale = _alpha(matrices["alpha"]) / len(a) if "alpha" in matrices else scales.of(place, rank=len(a))
+    if scale != 1:
+        b = _finite(Named(f"{matrices['B'].name} times its scale {scale:.6g}", b * scale))
     if place.fused:
-        for target, own_a, own_b in separated(place.layer, a, b if scale == 1 else b * scale, said):
+        for target, own_a, own_b in separated(place.layer, a, b, said):
             yield Found(place.block, target, own_a, own_b)
         return
     target = BY_DIFFUSERS[place.layer]
-    rows = in_order(b, PROJECTIONS[target])
-    yield Found(place.block, target, a, rows if scale == 1 else scale * rows)
+    yield Found(place.block, target, a, in_order(b, PROJECTIONS[target]))
 
 
 def _halves(place: Place, matrices: Matrices) -> tuple[Tensor, Tensor]:

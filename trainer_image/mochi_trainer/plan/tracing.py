@@ -111,7 +111,7 @@ def trace_step(
     tokens = params.text_tokens if text_tokens is None else text_tokens
     choices = Choices(compute=torch.bfloat16, attention=Backend.CPU, left_alone=left_alone, copies=copies)
     adapters = Adapters(params=lora) if mode == "lora" else None
-    with _group(world, context, alone=mode == "lora" and context == 1) as group:
+    with _group(world, context, alone=mode == "lora" and world == 1) as group:
         model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
         with FakeTensorMode(allow_non_fake_inputs=True):
             composed = filled(

@@ -20,7 +20,7 @@ from mochi_trainer.storage.manifest import (
 from mochi_trainer.storage.opening import address_by_hand, open_store
 from mochi_trainer.storage.s3_connection import Connection, Patience
 from mochi_trainer.storage.s3_counts import counts
-from mochi_trainer.storage.space import require_space
+from mochi_trainer.storage.space import require_folder, require_space
 from mochi_trainer.storage.store import Digest, ObjectInfo, Piece, Pieces, Store
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "put_pieces_entry",
     "read_list",
     "read_manifest",
+    "require_folder",
     "require_space",
     "write_manifest",
 ]

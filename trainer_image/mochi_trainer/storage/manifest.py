@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mochi_api import layout
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError, StorageError
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.storage.store import ObjectInfo, Piece, Pieces, Store
@@ -229,10 +230,18 @@ def known(kind: type[Kind], raw: Mapping[str, Any]) -> Kind:
     return kind(**{name: value for name, value in raw.items() if name in names})
 
 
+def _entry_of(line: Mapping[str, Any]) -> Entry:
+    entry = known(Entry, line)
+    texts = (entry.name, entry.sha256, entry.at, entry.etag)
+    if type(entry.size) is not int or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{line!r:.120} is no entry")
+    return entry
+
+
 def _parsed(data: bytes, prefix: str, address: str) -> Manifest:
     try:
-        document = json.loads(data)
-        entries = [known(Entry, line) for line in document["entries"]]
+        document = json_of(data)
+        entries = [_entry_of(line) for line in document["entries"]]
         version, details = document["version"], document["details"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingObjectError(f"{address} is not a manifest: {error}") from error

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ class Checkpoints:
 
     def _read(self, store: Store, place: Place, folder: Path) -> tuple[Position, State, int, int | None]:
         manifest = read_manifest(store, place.prefix)
-        position, updates, layout_ = described(manifest.details)
+        position, updates, layout_ = described(manifest.details, place)
         if not position.good:
             raise MisfitError("its loss was not finite")
         state = read_shards(
@@ -188,25 +189,45 @@ def _fetched(store: Store, manifest: Manifest, name: str, folder: Path) -> Path:
     return path
 
 
-def described(details: Mapping[str, Any]) -> tuple[Position, int, Layout]:
-    """What the manifest of a checkpoint says: position, number of updates, and how it is stored.
+def described(details: Mapping[str, Any], place: Place) -> tuple[Position, int, Layout]:
+    """What the manifest of the checkpoint at `place` says: position, number of updates, and how it is stored.
 
-    Fields that a newer version added are ignored. Raises MisfitError when this version cannot use it.
+    Fields that a newer version added are ignored. Raises MisfitError when this version cannot use it: nothing but itself
+    says that the manifest is as it was written.
     """
     if details.get("format") != FORMAT:
         raise MisfitError(f"its format must be {FORMAT}, got {details.get('format')!r}")
     try:
-        position, updates = known(Position, details["position"]), int(details["updates"])
-        average = details.get("averageUpdates")
-        return (
-            position,
-            updates,
-            Layout(
-                details["files"],
-                details["shapes"],
-                details["sharded"],
-                None if average is None else int(average),
-            ),
+        position, updates = known(Position, details["position"]), details["updates"]
+        layout_ = Layout(
+            details["files"], details["shapes"], details["sharded"], details.get("averageUpdates")
         )
+        wrong = next(_faults(position, updates, layout_, place), "")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MisfitError(f"its manifest cannot be read: {type(error).__name__} {error}") from error
+    if wrong:
+        raise MisfitError(f"its manifest cannot be right: {wrong}")
+    return position, updates, layout_
+
+
+def _faults(position: Position, updates: int, layout_: Layout, place: Place) -> Iterator[str]:
+    """What in these cannot be so, one after the other."""
+    average, loss, step = layout_.average_updates, position.loss, place.step
+    said: list[tuple[str, object, bool]] = [
+        ("position.step", position.step, _is_count(position.step) and position.step == step),
+        ("position.non_finite", position.non_finite, _is_count(position.non_finite, most=step)),
+        ("position.loss", loss, loss is None or abs(loss) < math.inf),
+        ("position.good", position.good, type(position.good) is bool),
+        ("updates", updates, _is_count(updates, most=step)),
+        ("averageUpdates", average, average is None or _is_count(average, most=step)),
+        ("files", layout_.files, _is_count(layout_.files) and layout_.files > 0),
+        ("sharded", layout_.sharded, type(layout_.sharded) is bool),
+    ]
+    said += [(f"shapes.{name}", shape, all(map(_is_count, shape))) for name, shape in layout_.shapes.items()]
+    for name, value, holds in said:
+        if not holds:
+            yield f"{name} is {value!r:.40} after step {step}"
+
+
+def _is_count(value: object, *, most: int = 1 << 62) -> bool:
+    return type(value) is int and 0 <= value <= most

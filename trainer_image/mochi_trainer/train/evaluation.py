@@ -7,6 +7,9 @@ that of the second rises, the model learns its clips by heart.
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -23,6 +26,8 @@ from mochi_trainer.seeds import Purpose, stream
 from mochi_trainer.train.ahead import ahead, together
 from mochi_trainer.train.draws import Example, mixed
 from mochi_trainer.vae import LatentStatistics
+
+log = logging.getLogger(__name__)
 
 CLIPS = 4
 """Of the fixed batch."""
@@ -76,7 +81,7 @@ class Evaluation:
         training = model.training
         model.eval()
         count, world = len(self._cases), self._group.data_world
-        own, bins = 0.0, [0.0] * sigma_bins.BINS
+        own, bins, bad = 0.0, [0.0] * sigma_bins.BINS, Counter[str]()
         numbers = [turn * world + self._group.data_rank for turn in range(-(-count // world))]
         cases = [self._cases[number % count] for number in numbers]
         examples = together(ahead(map(self._example, cases), partial(agreed, False)), agreed)
@@ -87,8 +92,11 @@ class Evaluation:
                 if number < count:
                     own += found
                     bins[sigma_bins.bin_of(case.sigma)] += found
+                    bad[self._dataset.clips[case.clip]] += not math.isfinite(found)
         finally:
             model.train(training)
+        for clip, times in (+bad).items():
+            log.warning("loss of the clip %s is not finite at %d of its noise levels", clip, times)
         told = count * self._group.context  # by each of the ranks that share a clip
         total, *sums = self._group.total([own, *bins])
         by_sigma = tuple(each * len(sums) / told for each in sums)

@@ -1,4 +1,4 @@
-"""SIGTERM: remembered, so that the step at hand is finished and saved before the process ends."""
+"""SIGTERM, and Ctrl-C by hand: remembered, so that the step at hand is finished and saved before the process ends."""
 
 from __future__ import annotations
 
@@ -20,20 +20,25 @@ AGAIN_SECONDS = 5.0
 
 
 class Preemption:
-    """Holds SIGTERM back for the length of a `with` block, which must run in the main thread."""
+    """Holds SIGTERM and SIGINT back for the length of a `with` block, which must run in the main thread.
+
+    A second SIGINT interrupts at once, as Python does: the person at the terminal does not want to wait.
+    """
 
     def __init__(self) -> None:
         self.requested = False
         """Whether the signal has come."""
         self.since: float | None = None
         """When it came, of the monotonic clock."""
+        self.name = signal.SIGTERM.name
+        """The one that came; on a rank that is stopped with another one the usual one."""
         self._before: dict[signal.Signals, Any] = {}
-        self._at_once = self._leaving = False
+        self._at_once = self._leaving = self._interrupted = False
 
     def check(self) -> None:
         """Raise PreemptedError when the signal has come; for places where there is nothing to save."""
         if self.requested:
-            raise PreemptedError("stopped by SIGTERM before the first step")
+            raise PreemptedError(f"stopped by {self.name} before the first step")
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -54,7 +59,7 @@ class Preemption:
             self._at_once = False
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGALRM):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             self._before[number] = signal.signal(number, self._remember)
         return self
 
@@ -66,10 +71,15 @@ class Preemption:
             signal.signal(number, before)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature is Python's
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt("interrupted again")
+        self._interrupted |= number == signal.SIGINT
+        if not self.requested:
+            self.name = signal.Signals(number).name
         self.requested = True
         self.since = time.monotonic() if self.since is None else self.since
         if self._at_once and not self._leaving:
             self._leaving = True
             signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
         if self._leaving:
-            raise KeyboardInterrupt("stopped by SIGTERM before the first step")
+            raise KeyboardInterrupt(f"stopped by {self.name} before the first step")

@@ -63,7 +63,7 @@ def _next(store: Store, tried: set[Place]) -> Place | None:
 
 def _loaded(store: Store, place: Place, tensors: Mapping[str, Tensor]) -> Saved:
     manifest = read_manifest(store, place.prefix)
-    position, _, layout = described(manifest.details)
+    position, _, layout = described(manifest.details, place)
     if not position.good:
         raise MisfitError("its loss was not finite")
     compare(layout, {name: list(tensor.shape) for name, tensor in tensors.items()})

@@ -15,6 +15,7 @@ from typing import Any
 
 from mochi_api import layout
 from mochi_api.resolved import LEAST_LEVELS
+from mochi_trainer.documents import json_object
 from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError
 from mochi_trainer.storage import Store
 from mochi_trainer.train.evaluation import Losses
@@ -56,7 +57,7 @@ class Series:
     def resume(self, step: int, store: Store | None = None) -> None:
         """Take over what an earlier attempt, or another run in `store`, stored up to `step`."""
         try:
-            text = (store or self._store).read_bytes(layout.METRICS).decode()
+            text = (store or self._store).read_bytes(layout.METRICS).decode(errors="replace")
         except MissingObjectError:
             return
         lines = (_parsed(line) for line in text.splitlines())
@@ -173,12 +174,39 @@ class Series:
             self._told({"step": step, **numbers})
 
 
+NUMBERS = (
+    "loss",
+    "lr",
+    "gradNorm",
+    "stepSeconds",
+    "dataSeconds",
+    "time",
+    "fixedLoss",
+    "heldOutLoss",
+    "heldOutLevels",
+)
+LISTS = ("lossBySigma", "heldOutBySigma")
+"""Of a line."""
+LARGEST = 1e300
+"""Numbers are below it; a damaged line may have one that is no float."""
+
+
 def _parsed(line: str) -> dict[str, Any] | None:
+    """A line as it was written; None where it is damaged, since the series is told only, and nothing is computed from it."""
     try:
-        parsed = json.loads(line)
+        parsed = json_object(line)
     except ValueError:
         return None
-    return parsed if isinstance(parsed, dict) and isinstance(parsed.get("step"), int) else None
+    lists = [parsed.get(name, []) for name in LISTS]
+    if not all(isinstance(each, list) for each in lists):
+        return None
+    numbers = [parsed.get(name) for name in NUMBERS] + [number for each in lists for number in each]
+    whole = type(parsed.get("step")) is int and all(map(_number_or_none, numbers))
+    return parsed if whole else None
+
+
+def _number_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and abs(value) < LARGEST)
 
 
 def _finite(value: float) -> float | None:

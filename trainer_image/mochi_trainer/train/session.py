@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from mochi_trainer.errors import (
     AccessDeniedError,
+    InvalidInputError,
     NonFiniteLossError,
     PreemptedError,
     StorageError,
@@ -159,6 +160,11 @@ class Session:
         if position is None:
             log.info("no checkpoint: training starts at step 1 of %d", self.training.spec.steps)
             return
+        if position.step > (steps := self.training.spec.steps):
+            raise InvalidInputError(
+                f"training.steps must be at least the {position.step} that {self.checkpoints.address} has, got {steps}",
+                action="raise training.steps, or train to fewer steps in another folder (locations.run)",
+            )
         self.position, self.resumed_from, self._held_step = position, position.step, position.step
         self.series.resume(position.step, origin)
         self._complete = self.checkpoints.steps() & set(self.series.saved)
@@ -282,5 +288,5 @@ class Session:
         if step > self._held_step and self.position.good and not self.training.group.any(late):
             self._save(wait=True)
         raise PreemptedError(
-            f"stopped by SIGTERM after step {step}, saved at step {self._held_step}", step=step
+            f"stopped by {self.preemption.name} after step {step}, saved at step {self._held_step}", step=step
         )

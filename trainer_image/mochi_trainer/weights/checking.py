@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.model import DiT
 from mochi_trainer.presets.catalogue import Preset
@@ -117,7 +117,7 @@ def check_text_headers(store: Store, preset: Preset) -> int:
 
 def _size(config: StoredFile) -> TextSize:
     try:
-        raw = json.loads(config.read(0, config.size))
+        raw = json_of(config.read(0, config.size))
         return TextSize(**{name: type(raw[name])(raw[name]) for name in TextSize._fields if name in raw})
     except (ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"{config.name} is no configuration of T5: {error}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import MissingObjectError
 from mochi_trainer.storage import Store
 from mochi_trainer.weights.stored import StoredFile, WeightsError, found, required
@@ -102,7 +102,7 @@ def _indexed(part: FilePart, layout: Layout, index: StoredFile) -> PartFiles:
 def places(index: StoredFile, folder: str) -> Iterator[tuple[str, str]]:
     """What an index says: keys of files by name of the tensor. Raises WeightsError for a broken index."""
     try:
-        document = json.loads(index.read(0, index.size))
+        document = json_of(index.read(0, index.size))
         for name, file in document["weight_map"].items():
             if not isinstance(file, str) or not file or "/" in file:
                 raise ValueError(f"{name} is in {file!r}, which is no file beside it")

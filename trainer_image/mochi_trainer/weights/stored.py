@@ -6,7 +6,6 @@ header, the header, then the bytes of all tensors.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mochi_trainer.documents import json_of
 from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.lora.pickles import BEGINNINGS, conversion
 from mochi_trainer.storage import Digest, Store
@@ -172,7 +172,7 @@ def header_of(file: StoredFile) -> Header:
             f"{file.name} is truncated in its header: it has {file.size} bytes, the header alone {start}"
         )
     try:
-        header, end = _parsed(json.loads(text), file.size, start)
+        header, end = _parsed(json_of(text), file.size, start)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise WeightsError(
             f"{file.name} is no safetensors file: its header cannot be read ({error})"
@@ -192,19 +192,43 @@ def _no_safetensors(file: StoredFile, prefix: bytes) -> WeightsError:
 def _parsed(entries: dict[str, Any], size: int, start: int) -> tuple[Header, int]:
     """The header, and the byte at which the last tensor ends."""
     metadata = entries.pop("__metadata__", {})
-    tensors, end = {}, start
+    if wrong := next((key for key, value in metadata.items() if not isinstance(value, str)), None):
+        raise ValueError(f"the metadata key {wrong} must have a text")
+    tensors, places = {}, []
     for name, entry in entries.items():
-        first, last = (start + int(offset) for offset in entry["data_offsets"])
-        listed = Listed(entry["dtype"], tuple(map(int, entry["shape"])), first)
-        _check_place(name, listed, start, last)
-        tensors[name], end = listed, max(end, last)
-    return Header(tensors, {str(key): str(value) for key, value in metadata.items()}, size, start), end
+        first, last = entry["data_offsets"]
+        listed = Listed(entry["dtype"], tuple(entry["shape"]), start + _count(first))
+        _check_place(name, listed, start, start + _count(last))
+        tensors[name] = listed
+        places.append((listed.start, start + last, name))
+    return Header(tensors, metadata, size, start), _end(places, start)
+
+
+def _end(places: list[tuple[int, int, str]], start: int) -> int:
+    """The byte at which the last tensor ends. Raises ValueError unless each begins where the one before ends."""
+    for first, last, name in sorted(places):
+        if first != start:
+            what = "overlaps with" if first < start else "leaves a gap after"
+            raise ValueError(f"{name} {what} the tensor before it")
+        start = last
+    return start
+
+
+def _count(value: Any) -> int:
+    """Of a file that lies it may be another type, or even infinite."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is no number of bytes")
+    return value
 
 
 def _check_place(name: str, listed: Listed, start: int, last: int) -> None:
     item = ITEM_BYTES.get(listed.dtype)
     given = last - listed.start
-    if listed.start < start or given < 0 or any(length < 0 for length in listed.shape):
+    if (
+        listed.start < start
+        or given < 0
+        or any(type(length) is not int or length < 0 for length in listed.shape)
+    ):
         raise ValueError(f"{name} has no possible place or shape")
     if item is not None and given != item * math.prod(listed.shape):
         raise ValueError(

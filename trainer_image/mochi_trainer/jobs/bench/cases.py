@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from mochi_api import layout
-from mochi_api.runfile import RunFile
+from mochi_api.runfile import RunFile, explain
 from mochi_api.spec import Mode, Preset
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.presets.catalogue import SIZES
@@ -15,6 +18,7 @@ WARM_UP = 3
 """Steps before any is counted: kernels are chosen and memory is reserved in them."""
 SUSTAINED = 50
 """Steps that are counted, where the time is enough for them."""
+_FRAMES = re.compile(r"[0-9]{1,9}")
 KEY = "bench"
 """Of the dataset, in a cache that this command alone uses."""
 
@@ -41,16 +45,21 @@ USUAL: dict[str, tuple[Case, ...]] = {
 
 def cases(texts: list[str], preset: Preset) -> list[Case]:
     """The cases called `texts` (`lora:37`), or the usual ones of `preset`. Raises InvalidInputError for a text that is none."""
-    return [_case(text) for text in texts] or list(USUAL[preset])
+    return [_case(text, preset) for text in texts] or list(USUAL[preset])
 
 
-def _case(text: str) -> Case:
+def _case(text: str, preset: Preset) -> Case:
     mode, colon, frames = text.partition(":")
-    if not colon or mode not in ("lora", "full") or not frames.isdecimal() or int(frames) % 6 != 1:
+    if not colon or mode not in ("lora", "full") or not _FRAMES.fullmatch(frames) or int(frames) % 6 != 1:
         raise InvalidInputError(
             f"a case must be lora:FRAMES or full:FRAMES, frames 1 more than a multiple of 6, got {text}"
         )
-    return Case("lora" if mode == "lora" else "full", int(frames))
+    case = Case("lora" if mode == "lora" else "full", int(frames))
+    try:
+        run_of(case, preset, Path("/"), gpus=0)
+    except ValidationError as error:
+        raise InvalidInputError(f"a case must be of a training, got {text}: {explain(error)}") from error
+    return case
 
 
 def run_of(case: Case, preset: Preset, folder: Path, *, gpus: int) -> RunFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from mochi_trainer.jobs.bench.cases import WARM_UP, Case, cases, run_of
 from mochi_trainer.jobs.bench.table import Cell, Table
 from mochi_trainer.jobs.left_alone import free_bytes
 from mochi_trainer.parallel.devices import device_for
+from mochi_trainer.storage import require_folder
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +50,14 @@ class Request:
 def bench(request: Request, stream: TextIO) -> None:
     """Write the table, row by row, within the time, to `stream` too.
 
-    Raises InvalidInputError for a case that is none and for a time that is, and in the end the first failure that was not
+    Raises InvalidInputError for a case or a time that is none and for a folder that cannot be written, and in the end the first failure that was not
     want of memory, or at once DeviceUnavailableError. Each row is on the disk before the next case begins.
     """
     deadline = time.monotonic() + 60 * request.minutes
-    if request.minutes <= 0:
-        raise InvalidInputError(f"--minutes must be above 0, got {request.minutes:g}")
+    if not 0 < request.minutes < math.inf:
+        raise InvalidInputError(f"--minutes must be above 0 and finite, got {request.minutes:g}")
     wanted = cases(request.case, request.preset)
+    require_folder(request.out, "--out")
     if torch.cuda.is_available() or request.preset == "nano":
         device = device_for(int(torch.cuda.is_available()))
         table = Table(request.out, timed.COLUMNS, _title(request, _measured_words(device)), stream)

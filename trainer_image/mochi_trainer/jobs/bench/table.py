@@ -25,7 +25,6 @@ class Table:
     """`bench.csv` and `bench.md` in a folder, and the Markdown as it comes on a stream."""
 
     def __init__(self, folder: Path, columns: Sequence[Column], title: str, stream: TextIO) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._columns, self._folder, self._stream = columns, folder, stream
         self._rows: list[Mapping[str, Cell]] = []
         headings = [column.heading for column in columns]
