@@ -106,7 +106,7 @@ def _frame(picture: Picture, form: _Form) -> Any:
         packed = av.VideoFrame.from_ndarray(picture, format="rgb24")
         return packed.reformat(format=form.pixels, dst_colorspace=form.matrix)
     height, width = picture.shape[:2]
-    planar = av.VideoFrame(width, height, form.pixels)
+    planar: Any = av.VideoFrame(width, height, form.pixels)
     for plane, channel in zip(planar.planes, GREEN_BLUE_RED, strict=True):
         np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width] = picture[..., channel]
     return planar
