@@ -54,6 +54,10 @@ KINDS: dict[str, tuple[Damage, str]] = {
         "7 of its 12 pictures",
     ),
     "no codec": (lambda path: rewritten(path, TABLES, without(b"stsd")), "in which codec"),
+    "a codec of no letters": (
+        lambda path: rewritten(path, (*TABLES, b"stsd"), put(12, b"\0\0\0\2", b"stsd")),
+        "in which codec",
+    ),
     "no unit of time": (lambda path: rewritten(path, MDHD, put(12, bytes(4), b"mdhd")), "0 units of time"),
     "edits behind the end": (
         lambda path: with_edits(path, [(480, 60_000, 1.0)]),

@@ -81,6 +81,9 @@ TEXTS: tuple[tuple[str, str], ...] = (
 QUOTED = 40
 """Characters of a text that are shown of it."""
 
+TELLING = 9
+"""Characters of a text from which on they are shown: fewer tell nothing."""
+
 DOUBLE_QUOTED = frozenset('"$`\\!')
 """Characters that mean something in a shell between double quotes."""
 
@@ -119,7 +122,7 @@ def foreign(head: bytes, name: str) -> ClipError:
     shown = text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
     return ClipError(
         "cannot be read as MP4 or MOV: invalid data found at the beginning of the file"
-        f"{f', which is a text, {shown!r}' if text else ''}",
+        f"{f', which is a text, {shown!r}' if len(text) >= TELLING else ''}",
         ClipReason.CORRUPT,
     )
 

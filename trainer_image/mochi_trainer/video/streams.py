@@ -213,7 +213,7 @@ def _rank(stream: Any) -> tuple[bool, bool, int, int]:
 def _unsupported(codec: str) -> ClipError:
     if codec in ENCRYPTED:
         return ClipError(f"encrypted ({codec}): export it without protection", ClipReason.UNSUPPORTED)
-    if not codec.strip("\0 "):
+    if not codec.strip() or not (codec.isascii() and codec.isprintable()):
         return ClipError(
             "its index is damaged: it does not say in which codec the pictures are", ClipReason.CORRUPT
         )
