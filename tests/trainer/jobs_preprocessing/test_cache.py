@@ -10,7 +10,7 @@ import pytest
 
 from mochi_api.outcomes import Outcome, Reason, StageResult
 from mochi_api.spec import S3Spec
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.graph.keeping import usage
 from mochi_trainer.jobs import cache, trim
 from mochi_trainer.report.record import StageRecord, write_record
@@ -157,3 +157,12 @@ def test_a_folder_is_an_address(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for address in (".", str(root), f"{root}/"):
         request = cache.Request(address=address, runs=[address], remove=True)
         assert "2 runs are kept" in cache.look(request, S3Spec(), now=later)
+
+
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("below", ["cache", "nothing"])
+def test_an_address_of_nothing_is_told_so(below: str, remove: bool, root: Path) -> None:
+    request = cache.Request(address=f"file://{root}/{below}", remove=remove)
+    with pytest.raises(MissingObjectError, match="there is neither a cache nor a run at") as caught:
+        cache.look(request, S3Spec(), now=later)
+    assert "what lies above cache/ and runs/" in (caught.value.action or "")

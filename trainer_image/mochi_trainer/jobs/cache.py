@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from mochi_api import layout
 from mochi_api.runfile import PREPROCESSING
 from mochi_api.spec import S3Spec
-from mochi_trainer.errors import InvalidInputError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.graph.keeping import Usage, read_lists, usage
 from mochi_trainer.report.record import StageRecord, read_records
-from mochi_trainer.storage import Store, address_by_hand, open_store
+from mochi_trainer.storage import Connection, Store, address_by_hand, open_store
 
 DAY = 86_400.0
 _RECORD = re.compile(r"stages/([a-z]+)(-rank-\d+)?\.json")
@@ -37,17 +37,23 @@ class Request:
 def look(request: Request, s3: S3Spec, *, now: Callable[[], float] = time.time) -> str:
     """A table of what is used and what is not; with `remove` the rest is deleted.
 
-    Raises InvalidInputError when something should be removed and no run is found, or one does not say what it uses, and what
+    Raises MissingObjectError where there is neither cache nor run, InvalidInputError when something should be removed and no run is found, or one does not say what it uses, and what
     the stores raise.
     """
     if not (math.isfinite(request.young_days) and request.young_days >= 0):
         raise InvalidInputError(f"--young-days must be a number of at least 0, got {request.young_days:g}")
     address = address_by_hand(request.address)
-    cache = open_store(layout.cache_root(address, ""), s3)
-    runs = _runs([address_by_hand(each) for each in request.runs] or [address], s3)
+    connection = Connection(s3)
+    cache = open_store(layout.cache_root(address, ""), s3, connection)
+    runs = _runs([address_by_hand(each) for each in request.runs] or [address], s3, connection)
+    objects = list(cache.list())
+    if not objects and not runs.count:
+        raise MissingObjectError(
+            f"there is neither a cache nor a run at {address}",
+            action="give what lies above cache/ and runs/: outputURI or cacheURI of the runs, or the folder of --out",
+        )
     if request.remove:
         _require_known(runs, request)
-    objects = list(cache.list())
     found = usage(
         objects, read_lists(cache, objects), runs.named, young_after=now() - request.young_days * DAY
     )
@@ -67,19 +73,19 @@ class _Runs:
     """Those that do not say what they use, and why."""
 
 
-def _runs(addresses: Sequence[str], s3: S3Spec) -> _Runs:
+def _runs(addresses: Sequence[str], s3: S3Spec, connection: Connection) -> _Runs:
     named: set[str] = set()
     silent: list[str] = []
     count = 0
     for address in addresses:
-        root = open_store(layout.join(address, "runs"), s3)
+        root = open_store(layout.join(address, "runs"), s3, connection)
         keys: dict[str, list[str]] = defaultdict(list)
         for info in root.list():
             uid, _, key = info.key.partition("/")
             keys[uid].append(key)
         for uid, there in sorted(keys.items()):
             where = layout.run_root(address, uid)
-            records = read_records(open_store(where, s3))
+            records = read_records(open_store(where, s3, connection))
             count += bool(records)
             named |= _named(records)
             if why := _silence(there, records):
