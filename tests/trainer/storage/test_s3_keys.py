@@ -102,6 +102,20 @@ def test_a_key_of_the_environment_that_breaks_its_header_is_not_shown(
     assert f"{name} has a line break" in str(error)
 
 
+@pytest.mark.parametrize("scheme", ["", "http://", "htp://", "socks5://"])
+def test_the_password_of_a_proxy_is_not_shown(
+    scheme: str,
+    s3_server: Server,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _hold(folder, GOOD)
+    monkeypatch.setenv("HTTP_PROXY", f"{scheme}tester:first-half@nobody:80")
+    monkeypatch.setenv("NO_PROXY", "")
+    assert "@nobody:80" in str(_refusal(s3_server, caplog))
+
+
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SlowDown", "AuthorizationHeaderMalformed"])
 @pytest.mark.parametrize("mounted", [True, False], ids=["mounted", "environment"])
 def test_what_a_server_repeats_of_the_keys_is_not_shown(

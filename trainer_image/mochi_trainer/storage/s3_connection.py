@@ -6,6 +6,7 @@ import atexit
 import base64
 import hashlib
 import os
+import re
 import ssl
 import tempfile
 import threading
@@ -44,6 +45,9 @@ from mochi_trainer.storage.s3_credentials import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+_USER = re.compile(r"(\w+://)[^/\s]*@")
+"""Of an address, with the password."""
+
 CONNECTIONS = 64
 """Most connections kept open: those of all transfers at once."""
 
@@ -63,6 +67,10 @@ class Patience:
     """How long a call is tried again once the server is known. The last try may begin so late, and ends in its own time."""
     renewal_seconds: float = 150
     """How long a renewed Secret is waited for when its keys have worked before: a kubelet brings it within some 90 s."""
+
+
+_USER = re.compile(r"(\w+://)[^/\s]*@")
+"""Of an address, with the password."""
 
 
 class Connection:
@@ -103,10 +111,11 @@ class Connection:
         return None if secret is None else secret.get_frozen_credentials()
 
     def without_keys(self, text: str) -> str:
-        """`text` as it may be shown and logged."""
+        """`text` as it may be shown and logged: without the user of an address, a proxy's for example, either."""
+        shown = _USER.sub(r"\1(hidden)@", text)
         with suppress(BotoCoreError, UnusableKeysError):
-            return hidden(text, None if self._session is None else self._session.get_credentials())
-        return text
+            return hidden(shown, None if self._session is None else self._session.get_credentials())
+        return shown
 
     def renewed(self, before: ReadOnlyCredentials | None) -> bool:
         """Whether the mounted Secret has other keys than `before`, or gets them in time, if they ever worked."""
