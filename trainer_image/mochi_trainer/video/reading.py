@@ -86,10 +86,11 @@ class Reading:
         Raises ClipError when the file cannot be decoded that far or ends before `least`.
         """
         with clip_errors("cannot be decoded"):
-            last: Any = None
-            for frame in self._shown():
-                if frame is not last:
-                    last, picture = frame, self._renderer.picture(frame)
+            last = -1
+            for number, frame in self._shown():
+                if number != last:
+                    last, picture = number, self._renderer.picture(frame)
+                del frame  # so that the next but one is decoded into its memory
                 self.count += 1
                 yield picture
             if self.count < self.cut.least:
@@ -108,9 +109,13 @@ class Reading:
             )
         return found
 
-    def _shown(self) -> Iterator[Any]:
+    def _shown(self) -> Iterator[tuple[int, Any]]:
+        """Frames with their numbers: one that is repeated comes with the same."""
         timed, zero = presentation(self.clip, start=self.cut.start_seconds, interlaced=self._interlaced)
-        seconds = ((float(at), float(duration), frame) for at, duration, frame in timed)
+        seconds = (
+            (float(at), float(duration), (number, frame))
+            for number, (at, duration, frame) in enumerate(timed)
+        )
         return on_screen(seconds, fps=self.cut.fps, count=self.cut.frames, zero=zero)
 
     def _too_short(self) -> ClipError:
