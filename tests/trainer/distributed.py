@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -75,6 +76,7 @@ def _child(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    gc.freeze()  # what the parent has let go of is not ours to end: its threads are not here to be joined
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),
