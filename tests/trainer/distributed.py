@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import multiprocessing.process
 import os
 import socket
 import time
@@ -35,7 +36,7 @@ def run_distributed(
     ranks = []
     for rank in range(world_size):
         receiver, sender = _FORK.Pipe(duplex=False)
-        process = _FORK.Process(target=_child, args=(sender, rank, world_size, port, function, arguments))
+        process = forked(_child, sender, rank, world_size, port, function, arguments)
         process.start()
         sender.close()
         ranks.append((process, receiver))
@@ -50,6 +51,16 @@ def run_distributed(
     failed = [f"rank {rank}: {text}" for rank, (well, text) in enumerate(answers) if not well]
     assert not failed, "\n".join(failed)
     return [value for _, value in answers]
+
+
+def forked(function: Callable[..., Any], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A process that begins as this one is and calls `function(*arguments)`; not started yet."""
+    return _FORK.Process(target=_apart, args=(function, arguments))
+
+
+def _apart(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # what the parent has let go of is not ours to end: its threads are not here to be joined
+    function(*arguments)
 
 
 def free_port() -> int:
@@ -76,7 +87,6 @@ def _child(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    gc.freeze()  # what the parent has let go of is not ours to end: its threads are not here to be joined
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank),

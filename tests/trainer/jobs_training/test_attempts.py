@@ -28,7 +28,7 @@ from mochi_trainer.errors import PreemptedError, StorageError, TrainerError
 from mochi_trainer.jobs import train
 from mochi_trainer.movement import PROCESS
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.distributed import free_port, run_distributed
+from tests.trainer.distributed import forked, free_port, run_distributed
 from tests.trainer.fault_proxy import Request, fault_proxy
 from tests.trainer.slow_store import slow_server
 from tests.trainer.training_runs import run_file, write_dataset
@@ -150,10 +150,9 @@ def held(run: RunFile, moment: Moment, gate: threading.Event) -> Iterator[Connec
             holds.set()
             assert gate.wait(LIMIT)
 
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
     with fault_proxy(run.s3, rule) as proxy:
-        process = context.Process(target=_first, args=(run.model_copy(update={"s3": proxy.spec}), sender))
+        process = forked(_first, run.model_copy(update={"s3": proxy.spec}), sender)
         process.start()
         sender.close()
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.train.saved_weights import load_newest
 from mochi_trainer.weights import meta_dit
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.distributed import free_port, run_distributed
+from tests.trainer.distributed import forked, free_port, run_distributed
 from tests.trainer.training_runs import run_file, write_dataset
 
 FULL: dict[str, Any] = {"mode": "full", "globalBatchSize": 2, "steps": 4, "learningRate": "0.001"}
@@ -203,7 +202,7 @@ def test_without_a_checkpoint_it_says_so_and_may_be_tried_again(root: Path) -> N
 @contextmanager
 def beside(run: RunFile) -> Iterator[Any]:
     """A training in a process of its own."""
-    process = multiprocessing.get_context("fork").Process(target=distributed_training, args=(run,))
+    process = forked(distributed_training, run)
     process.start()
     try:
         yield process
