@@ -16,6 +16,7 @@ from PIL import Image
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.errors import ClipError
 from mochi_trainer.video import Cut, probe, read_clip
+from tests.trainer.video.boxed import boxes
 from tests.trainer.video.clips import box, grey_levels, patched, write_clip
 from tests.trainer.video.movies import frame_of, write_movie
 
@@ -41,21 +42,12 @@ def with_cover(path: Path, *, first: bool, moving: bool = True) -> Path:
     assert content.index(b"mdat") < start
     size = int.from_bytes(content[start : start + 4], "big")
     moov = content[start + 8 : start + size]
-    kinds = _boxes(moov)
+    kinds = boxes(moov)
     kept = [part for kind, part in kinds if kind != b"udta" and (moving or kind != b"trak")]
     head, tracks = kept[:1], kept[1:]
     inside = [*head, cover, *tracks] if first else [*head, *tracks, cover]
     path.write_bytes(content[:start] + box(b"moov", *inside))
     return path
-
-
-def _boxes(data: bytes) -> list[tuple[bytes, bytes]]:
-    found = []
-    while data:
-        size = int.from_bytes(data[:4], "big")
-        found.append((data[4:8], data[:size]))
-        data = data[size:]
-    return found
 
 
 @pytest.mark.parametrize("first", [True, False])
