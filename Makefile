@@ -37,7 +37,7 @@ demo: $(STAMP) ## the main job on real clips: MODE=full for two pods, GPUS_PER_P
 	@$(PY) -m demo --mode $(MODE) --cluster $(CLUSTER) $(if $(KEEP),--keep) $(if $(GPUS_PER_POD),--gpus-per-pod $(GPUS_PER_POD))
 
 test: setup ## all tests, the end-to-end ones included (about an hour on 2 cores; PYTEST_ARGS=tests/api for a part)
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m $(if $(PYTEST_ARGS),pytest $(PYTEST_ARGS),tests.at_once)
 
 check: lint types verify ## everything that needs no test run
 
