@@ -6,13 +6,14 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
 import pytest
 
-from mochi_trainer.graph import Claims, Made, Units, ahead, complete, making, unit_key
+from mochi_trainer.graph import Claims, Made, Unit, Units, ahead, complete, making, unit_key
 from mochi_trainer.graph.making import UPLOADS
 from mochi_trainer.movement import Movement
 from mochi_trainer.storage import (
@@ -50,8 +51,8 @@ class Work:
         self.made: Counter[str] = Counter()
         self._then = then
 
-    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
-        for key in keys:
+    def __call__(self, groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        for key in chain.from_iterable(groups):
             self.made[key] += 1
             self._then(key)
             yield Made(key=key, files={".bin": key.encode() * 3}, info={"length": len(key)})
@@ -97,6 +98,25 @@ def test_a_process_that_is_killed_goes_on_where_it_was(store: Store) -> None:
     twice = [key for key in KEYS if first.made[key] + second.made[key] > 1]
     assert len(twice) <= UPLOADS + 1, "only what was not stored yet when it was killed"
     assert len(second.made) == 20 + len(twice)
+
+
+def test_the_next_are_claimed_and_made_while_the_last_are_stored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whatever makes them would stand still at the end of each claim, for as long as an upload takes."""
+    third, stored = threading.Event(), making._stored
+    late: list[str] = []
+
+    def slowly(units: Units, made: Made) -> Unit:
+        if not third.wait(20):
+            late.append(made.key)
+        return stored(units, made)
+
+    monkeypatch.setattr(making, "_stored", slowly)
+    work = Work(lambda _key: third.set() if len(work.made) == 3 else None)
+    done = complete(units_of(store), claims_of(store, "a"), KEYS[:6], work, at_once=1)
+    assert (set(done.units), late) == (set(KEYS[:6]), [])
+    assert [info.key for info in store.list("test/claims/")] == []
 
 
 def test_processes_that_begin_together_share_the_work(store: Store) -> None:
@@ -161,9 +181,10 @@ def test_what_is_claimed_at_once_is_not_of_two_shares(store: Store) -> None:
     """Small stages would else be made by whoever comes first: a claim may be larger than all of them."""
     rounds: list[set[int]] = []
 
-    def make(keys: Sequence[str]) -> Iterator[Made]:
-        rounds.append({int(key[:2], 16) % 3 for key in keys})
-        return Work()(keys)
+    def make(groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        for keys in groups:
+            rounds.append({int(key[:2], 16) % 3 for key in keys})
+            yield from Work()([keys])
 
     claims = Claims(
         store,
@@ -325,8 +346,9 @@ def test_a_list_whose_shared_object_was_altered_is_no_hit_but_still_readable_by_
 
 
 def test_what_another_maker_may_not_use_is_not_stored(store: Store) -> None:
-    def make(keys: Sequence[str]) -> Iterable[Made]:
-        return [Made(key=key, files={}, info={"failure": "Timeout"}, keep=False) for key in keys]
+    def make(groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        for key in chain.from_iterable(groups):
+            yield Made(key=key, files={}, info={"failure": "Timeout"}, keep=False)
 
     done = complete(units_of(store), claims_of(store, "a"), KEYS[:2], make, at_once=8)
     assert done.units[KEYS[0]].info == {"failure": "Timeout"}
@@ -334,8 +356,8 @@ def test_what_another_maker_may_not_use_is_not_stored(store: Store) -> None:
 
 
 def test_files_that_are_stored_are_deleted(store: Store, tmp_path: Path) -> None:
-    def make(keys: Sequence[str]) -> Iterator[Made]:
-        for key in keys:
+    def make(groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        for key in chain.from_iterable(groups):
             (tmp_path / key).write_bytes(b"x" * 10)
             yield Made(key=key, files={".bin": tmp_path / key}, info={})
 

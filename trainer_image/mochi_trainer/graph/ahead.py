@@ -24,7 +24,7 @@ def ahead(
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= at_once + waiting:
+            while pending and (len(pending) >= at_once + waiting or pending[0].done()):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,8 @@ class Made:
     """Whether another run may use it: a failure that may pass by itself is told to this one only."""
 
 
-Maker = Callable[[Sequence[str]], Iterable[Made]]
-"""Makes units of these keys, in any order, a few at a time."""
+Maker = Callable[[Iterable[Sequence[str]]], Iterable[Made]]
+"""Makes units of these keys, in any order; each group of them is claimed when it is taken, so it takes no more than it needs."""
 Progress = Callable[[int, int], None]
 """Told how many units of how many are there."""
 
@@ -78,52 +81,82 @@ def complete(
     new = [key for key in wanted if key not in found]
     looks = _Looks()
     with claims.alive():
-        while missing := [key for key in wanted if key not in found]:
-            for got in _share(units, claims, missing, make, at_once, usable):
-                found[got.unit.key] = got.unit
-                made += got.own
+        while len(found) < len(wanted):
+            before = len(found)
+            share = _Share(units, claims, wanted, found, at_once, usable)
+            for unit in _made(units, share.groups(), make):
+                share.add(unit)
+                made += 1
                 progress(len(found), len(wanted))
-            left = [key for key in wanted if key not in found]
-            if left == missing:
-                _wait(units, missing, found, usable, sleep)
-                progress(len(found), len(wanted))
-            elif claims.beside and looks.due():
-                looks.look(units, left, found, usable)
-                progress(len(found), len(wanted))
+                if claims.beside and looks.due():
+                    looks.look(units, _missing(wanted, found), found, usable)
+                    progress(len(found), len(wanted))
+            if len(found) == before:
+                _wait(units, _missing(wanted, found), found, usable, sleep)
+            progress(len(found), len(wanted))
         units.keep_together(found[key] for key in new)
     return Completed(units=found, made=made)
 
 
-@dataclass(frozen=True, slots=True)
-class _Got:
-    unit: Unit
-    own: bool
+class _Share:
+    """What this process makes of what is missing: some buckets are claimed whenever a maker asks for more, and each is let
+    go when all of its units are there."""
+
+    def __init__(
+        self,
+        units: Units,
+        claims: Claims,
+        wanted: Sequence[str],
+        found: dict[str, Unit],
+        at_once: int,
+        usable: Callable[[Unit], bool],
+    ) -> None:
+        self._units, self._claims, self._wanted, self._found = units, claims, wanted, found
+        self._at_once, self._usable = at_once, usable
+        self._given: set[str] = set()
+        self._left: Counter[str] = Counter()
+        """Of each bucket that is held: its units that are not there yet."""
+
+    def groups(self) -> Iterator[list[str]]:
+        """Keys of what is to be made; they end where others hold all that is left."""
+        while True:
+            missing = [key for key in _missing(self._wanted, self._found) if key not in self._given]
+            taken = set(_taken(self._claims, missing, self._at_once))
+            if not taken:
+                return
+            mine = [key for key in missing if _bucket(key) in taken]
+            self._given.update(mine)
+            self._left.update(map(_bucket, mine))
+            if group := [key for key in mine if not self._is_there(key)]:
+                yield group
+
+    def _is_there(self, key: str) -> bool:
+        """Whether another has made it since the listing."""
+        there = self._units.find(key)
+        if there is None or not self._usable(there):
+            return False
+        self.add(there)
+        return True
+
+    def add(self, unit: Unit) -> None:
+        """One of the keys is there."""
+        self._found[unit.key] = unit
+        bucket = _bucket(unit.key)
+        self._left[bucket] -= 1
+        if not self._left[bucket]:
+            self._claims.release(bucket)
 
 
-def _share(
-    units: Units,
-    claims: Claims,
-    missing: Sequence[str],
-    make: Maker,
-    at_once: int,
-    usable: Callable[[Unit], bool],
-) -> Iterator[_Got]:
-    """Claim some buckets, and make what is missing in them; nothing where others hold all."""
-    taken = _taken(claims, missing, at_once)
-    mine = [key for key in missing if _bucket(key) in taken]
-    left: list[str] = []
-    for key in mine:
-        there = units.find(key)  # another may have made it since the listing
-        if there is not None and usable(there):
-            yield _Got(there, own=False)
-        else:
-            left.append(key)
-    if left:
-        for unit in ahead(lambda done: _stored(units, done), make(left), at_once=UPLOADS):
+def _missing(wanted: Sequence[str], found: Mapping[str, Unit]) -> list[str]:
+    return [key for key in wanted if key not in found]
+
+
+def _made(units: Units, groups: Iterator[list[str]], make: Maker) -> Iterator[Unit]:
+    """The units of the groups as they are stored, while the next are made; nothing is loaded for none."""
+    for first in groups:
+        for unit in ahead(partial(_stored, units), make(chain([first], groups)), at_once=UPLOADS):
             PROCESS.moved()
-            yield _Got(unit, own=True)
-    for bucket in taken:
-        claims.release(bucket)
+            yield unit
 
 
 def _stored(units: Units, made: Made) -> Unit:

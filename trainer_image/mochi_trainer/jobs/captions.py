@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -118,7 +118,11 @@ class _Encoding:
         self._run, self._texts = run, texts
         self._loaded: TextEncoder | None = None
 
-    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
+    def __call__(self, groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        for keys in groups:
+            yield from self._encoded(keys)
+
+    def _encoded(self, keys: Sequence[str]) -> Iterator[Made]:
         encoder = self._encoder()
         for key, caption in zip(keys, encoder.encode([self._texts[key] for key in keys]), strict=True):
             data = save({"features": caption.features.to("cpu", STORED).contiguous()})

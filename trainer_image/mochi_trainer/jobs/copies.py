@@ -76,7 +76,7 @@ class Copies:
         key = unit_of(found, spec)
         with Readers(1) as readers:
             cutter = Cutter(source, {key: found}, spec, self._folder, readers, maker=self._run.run.uid)
-            (made,) = cutter([key])
+            (made,) = cutter.cut([key])
         if "failure" in made.info:
             raise ClipError(made.info["failure"]["message"], ClipReason(made.info["failure"]["reason"]))
         Units(self._cache, "trim", family(spec)).put(key, made.files, made.info)

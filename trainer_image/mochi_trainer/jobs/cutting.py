@@ -7,8 +7,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,12 @@ class Cutter:
         self._folder, self._readers, self._maker = folder, readers, maker
         self.at_once = readers.count
 
-    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
-        return ahead(self._made, keys, at_once=self.at_once)
+    def __call__(self, groups: Iterable[Sequence[str]]) -> Iterator[Made]:
+        return self.cut(chain.from_iterable(groups))
+
+    def cut(self, keys: Iterable[str]) -> Iterator[Made]:
+        """What is made of the clips, in the order of their keys."""
+        return ahead(self._made, keys, at_once=self.at_once, waiting=1)
 
     def _made(self, key: str) -> Made:
         clip = self._clips[key]

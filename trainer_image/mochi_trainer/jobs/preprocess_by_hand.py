@@ -201,7 +201,7 @@ def _check(run: RunFile) -> None:
     with tempfile.TemporaryDirectory(prefix="mochi-check-") as name, Readers(available()) as readers:
         labels: list[str] = []
         signatures: list[str] = []
-        for made in Cutter(source, whole, spec, Path(name), readers, maker=UID)(list(whole)):
+        for made in Cutter(source, whole, spec, Path(name), readers, maker=UID).cut(list(whole)):
             clip = whole[made.key]
             _emptied(made)
             if "failure" in made.info:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,9 @@ class _Encoding:
         self._run, self._clips, self._copies = run, clips, copies
         self._loaded: Encoder | None = None
 
-    def __call__(self, keys: Sequence[str]) -> Iterator[Made]:
+    def __call__(self, groups: Iterable[Sequence[str]]) -> Iterator[Made]:
         encoder = self._encoder()
-        for key, frames in ahead(self._decoded, keys, at_once=DECODED_AHEAD):
+        for key, frames in ahead(self._decoded, chain.from_iterable(groups), at_once=DECODED_AHEAD):
             try:
                 if isinstance(frames, ClipError):
                     raise frames
