@@ -33,6 +33,11 @@ OPTIONS = {"ignore_editlist": "1"}
 
 AS_H264 = "export it as H.264 with the program that wrote it"
 ENCRYPTED = {"encv", "drmi"}
+OTHER_TRACKS = {
+    "soun", "text", "sbtl", "subt", "subp", "clcp", "tmcd", "hint", "meta", "data", "mdta", "camm", "auxv", "odsm", "sdsm",
+}  # fmt: skip
+"""Handlers of tracks beside a video: sound, texts, time codes, data of a camera."""
+
 SEEK_FROM = 5.0
 """Seconds of media from which on decoding all that comes before would take longer than looking for a keyframe."""
 
@@ -216,7 +221,7 @@ def _best(container: Any, header: Header) -> Any:
         stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
     ]
     if not videos:
-        raise ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
+        raise _no_video(container, header)
     usable = [stream for stream in videos if stream.codec_context is not None]
     if not usable or all(header.track(stream).codec in ENCRYPTED for stream in usable):
         raise _unsupported(header.track(videos[0]).codec)
@@ -236,6 +241,15 @@ def _best(container: Any, header: Header) -> Any:
             ClipReason.UNSUPPORTED,
         )
     return chosen
+
+
+def _no_video(container: Any, header: Header) -> ClipError:
+    """A file of sound, of a cover alone; or one whose index is damaged where it would name its video."""
+    strange = [track.kind for track in header.tracks if track.kind not in OTHER_TRACKS]
+    if not container.streams.video and (strange or not header.tracks):
+        said = "does not say what a track is" if strange else "has no track"
+        return ClipError(f"its index is damaged: it {said}", ClipReason.CORRUPT)
+    return ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
 
 
 def _has_pictures(stream: Any, header: Header) -> bool:
