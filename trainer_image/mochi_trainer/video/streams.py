@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -107,7 +107,7 @@ class Opened:
         claimed = self.header.with_fragments
         if not claimed:
             return None
-        deque(self.container.demux(self.stream), maxlen=0)
+        _run_through(self.container, self.stream)
         ends = [
             float(entries[len(entries) - 1].timestamp * stream.time_base)
             for stream in self.container.streams
@@ -208,11 +208,17 @@ def opened(path: Path, limits: Limits) -> Iterator[Opened]:
             stream.codec_context.options = {"max_pixels": str(limits.pixels)}
             clip = Opened(container, stream, header)
             if clip.late:  # is the same for all samples once all fragments have been met
-                deque(container.demux(stream), maxlen=0)
+                _run_through(container, stream)
                 container.seek(0, stream=stream)
         yield clip
     finally:
         container.close()
+
+
+def _run_through(container: Any, stream: Any) -> None:
+    """Meet all fragments; damage among them matters to whoever decodes it."""
+    with suppress(av.FFmpegError):
+        deque(container.demux(stream), maxlen=0)
 
 
 def _best(container: Any, header: Header) -> Any:
