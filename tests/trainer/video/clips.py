@@ -55,8 +55,8 @@ def write_clip(
         stream = container.add_stream(codec, rate=30)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.time_base = stream.codec_context.time_base = TIME_BASE
-        if codec == "libx264":
-            stream.options = {"qp": "1", "preset": "ultrafast"} | (options or {})
+        usual = {"qp": "1", "preset": "ultrafast"} if codec == "libx264" else {}
+        stream.options = usual | (options or {})
         for picture, time in zip(frames, milliseconds, strict=True):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = time, TIME_BASE

@@ -218,9 +218,14 @@ def test_a_matrix_that_is_not_said_follows_the_height(tmp_path: Path, height: in
     assert np.abs(seen - literal_rgb(planes, matrix=1 if height >= 720 else 6)[0, 0]).max() < ROUNDING
 
 
-def test_a_matrix_that_is_not_converted_is_unsupported_and_named(tmp_path: Path) -> None:
-    path = write_movie(tmp_path / "a.mp4", [frame_of(planes_of("yuv444p"), "yuv444p")] * 3, matrix=8)
-    with pytest.raises(ClipError, match="colour matrix YCgCo") as caught:
+@pytest.mark.parametrize(
+    ("matrix", "name"), [(8, "YCgCo"), (10, "BT.2020 of constant luminance"), (14, "ICtCp")]
+)
+def test_a_matrix_that_is_not_converted_is_unsupported_and_named(
+    tmp_path: Path, matrix: int, name: str
+) -> None:
+    path = write_movie(tmp_path / "a.mp4", [frame_of(planes_of("yuv444p"), "yuv444p")] * 3, matrix=matrix)
+    with pytest.raises(ClipError, match=f"colour matrix {name}") as caught:
         read(path)
     assert caught.value.reason is ClipReason.UNSUPPORTED
 

@@ -17,7 +17,7 @@ from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.errors import ClipError
 from mochi_trainer.video import Cut, probe, read_clip
 from tests.trainer.video.boxed import boxes
-from tests.trainer.video.clips import box, grey_levels, patched, write_clip
+from tests.trainer.video.clips import box, grey_levels, patched, with_edits, write_clip
 from tests.trainer.video.movies import frame_of, write_movie
 
 CUT = Cut(frames=7, least=7, fps=30, width=48, height=32)
@@ -73,7 +73,26 @@ def test_a_cover_alone_is_no_video(tmp_path: Path) -> None:
 def test_of_two_videos_the_one_that_is_on_and_the_larger_of_both(
     tmp_path: Path, first_on: bool, second_on: bool, expected: list[int]
 ) -> None:
-    path = tmp_path / "two.mp4"
+    path = two_videos(tmp_path / "two.mp4")
+    data = bytearray(path.read_bytes())
+    first = data.index(b"tkhd")
+    for place, on in ((first, first_on), (data.index(b"tkhd", first + 1), second_on)):
+        data[place + 7] = 3 if on else 2
+    path.write_bytes(data)
+    assert levels(path) == expected
+
+
+def test_of_two_tracks_with_one_number_each_has_its_own_edits(tmp_path: Path) -> None:
+    path = with_edits(two_videos(tmp_path / "two.mp4"), [(100, 100, 1.0)])
+    data = bytearray(path.read_bytes())
+    second = data.index(b"tkhd", data.index(b"tkhd") + 1)
+    data[second + 7], data[second + 19] = 3, 1
+    path.write_bytes(data)
+    assert levels(path) == [0, 1, 2, 3, 4, 5, 6]
+
+
+def two_videos(path: Path) -> Path:
+    """A small one, first and grey, and a larger one of grey levels."""
     with av.open(str(path), "w", format="mp4") as container:
         streams = []
         for width, height in ((24, 16), (48, 32)):
@@ -88,12 +107,7 @@ def test_of_two_videos_the_one_that_is_on_and_the_larger_of_both(
                 container.mux(stream.encode(frame))
         for stream in streams:
             container.mux(stream.encode())
-    data = bytearray(path.read_bytes())
-    first = data.index(b"tkhd")
-    for place, on in ((first, first_on), (data.index(b"tkhd", first + 1), second_on)):
-        data[place + 7] = 3 if on else 2
-    path.write_bytes(data)
-    assert levels(path) == expected
+    return path
 
 
 @pytest.mark.parametrize(

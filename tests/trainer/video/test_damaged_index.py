@@ -53,6 +53,14 @@ KINDS: dict[str, tuple[Damage, str]] = {
         lambda path: rewritten(path, (*TABLES, b"stsc"), put(12, struct.pack(">I", 7), b"stsc")),
         "7 of its 12 pictures",
     ),
+    "no track": (
+        lambda path: rewritten(path, (b"moov",), lambda moov: box(b"moov", boxes(moov)[0][1])),
+        "it has no track",
+    ),
+    "no word of what a track is": (
+        lambda path: rewritten(path, TABLES[:3], lambda media: box(b"mdib", media)),
+        "it does not say what a track is",
+    ),
     "no codec": (lambda path: rewritten(path, TABLES, without(b"stsd")), "in which codec"),
     "a codec of no letters": (
         lambda path: rewritten(path, (*TABLES, b"stsd"), put(12, b"\0\0\0\2", b"stsd")),

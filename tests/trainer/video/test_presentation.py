@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 
 from mochi_trainer.video import Cut, read_clip
 from mochi_trainer.video.selection import SLACK
-from tests.trainer.video.clips import grey_levels, real_clip, with_edits, write_clip
+from tests.trainer.video.boxed import TABLES, boxes, rewritten
+from tests.trainer.video.clips import box, grey_levels, real_clip, with_edits, write_clip
 
 FRAMES = 30
 STEP = 10
@@ -120,6 +122,46 @@ def test_an_edit_can_stand_still_or_run_faster(tmp_path: Path) -> None:
     assert _numbers(path, fps=10, start=0, count=99) == [4, 4, 4, 6, 8, 10]
 
 
+def test_an_edit_that_takes_no_time_shows_nothing_but_as_the_last_all_to_the_end(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", grey_levels(12), [100 * k for k in range(12)])
+    with_edits(path, [(0, 300, 1.0), (300, 900, 1.0)])
+    assert _numbers(path, fps=10, start=0, count=99) == [9, 10, 11]
+    with_edits(path, [(300, 900, 1.0), (0, 300, 1.0)])
+    assert _numbers(path, fps=10, start=0, count=99) == [9, 10, 11, *range(3, 12)]
+
+
+REORDERED = [0, 40, 80, 1000, 1040, 2000, 2040, 2080, 3000, 3040, 3080, 3120]
+"""Times of pictures that are decoded in another order: how long a sample lasts is not how long it is shown."""
+
+
+def _late(path: Path) -> int:
+    """Milliseconds of the media at which the first picture is."""
+    with av.open(str(path), options={"ignore_editlist": "1"}) as container:
+        first = min(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
+        return round(1000 * first * container.streams.video[0].time_base)
+
+
+@pytest.mark.parametrize("end", [990, 1990, 2990])
+def test_the_last_picture_of_an_edit_stays_until_its_end(tmp_path: Path, end: int) -> None:
+    path = write_clip(
+        tmp_path / "clip.mp4", grey_levels(12), REORDERED, options={"bf": "3", "b_strategy": "0"}
+    )
+    with_edits(path, [(end, _late(path), 1.0)])
+    chosen = [1000 * (k + 0.5) / 25 - SLACK * 1000 for k in range(end // 40 + 2)]
+    expected = [max(n for n, time in enumerate(REORDERED) if time <= at) for at in chosen if at < end]
+    assert _numbers(path, fps=25, start=0, count=999) == expected
+
+
+@pytest.mark.parametrize("media", [75, 990, 1045, 2035])
+def test_a_picture_that_stands_still_is_that_of_its_time(tmp_path: Path, media: int) -> None:
+    path = write_clip(
+        tmp_path / "clip.mp4", grey_levels(12), REORDERED, options={"bf": "3", "b_strategy": "0"}
+    )
+    with_edits(path, [(200, _late(path) + media, 0.0)])
+    number = max(n for n, time in enumerate(REORDERED) if time <= media)
+    assert _numbers(path, fps=25, start=0, count=999) == [number] * 5
+
+
 @pytest.mark.parametrize("last", [40, 100, 1000])
 def test_the_last_frame_lasts_as_long_as_its_packet_says(tmp_path: Path, last: int) -> None:
     path = write_clip(tmp_path / "clip.mp4", grey_levels(4), [0, 100, 200, 300], last=last)
@@ -164,6 +206,27 @@ def test_a_start_far_inside_gives_the_same_pictures_as_reading_all(name: str, st
     size = {"fps": 25, "width": 112, "height": 64}
     found = read_clip(path, Cut(frames=8, least=8, start_seconds=start, **size)).frames
     assert np.array_equal(found, _all(path, start, 8, size))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx-vp9"])
+@pytest.mark.parametrize("said", ["all", "a false one"])
+def test_keyframes_that_are_none_cost_no_picture(tmp_path: Path, codec: str, said: str) -> None:
+    """Of a file without a list of them all count as keyframes; decoders begin at true ones."""
+    options = {
+        "libx264": {"g": "250"},
+        "libvpx-vp9": {"crf": "5", "b": "0", "g": "250"},
+    }[codec]
+    path = write_clip(
+        tmp_path / "clip.mp4", grey_levels(24), [400 * k for k in range(24)], codec=codec, options=options
+    )
+    whole = _numbers(path, fps=5, start=0, count=99)
+    table = b"" if said == "all" else box(b"stss", struct.pack(">4I", 0, 2, 1, 16))
+    rewritten(path, TABLES, lambda tables: box(b"stbl", boxed_without(tables, b"stss"), table))
+    assert _numbers(path, fps=5, start=6.0, count=99) == whole[30:]
+
+
+def boxed_without(tables: bytes, kind: bytes) -> bytes:
+    return b"".join(whole for name, whole in boxes(tables) if name != kind)
 
 
 def _all(path: Path, start: float, count: int, size: dict[str, int]) -> np.ndarray:

@@ -46,11 +46,20 @@ def version(data: memoryview) -> int:
 def duration(content: memoryview) -> tuple[int, float]:
     """Units in a second and the seconds that an `mvhd` or `mdhd` claims; 0 for unknown, which is all ones too."""
     if version(content) == 1:
-        scale, length, unknown = number(content, 20), _long(content, 24), 2**64 - 1
+        scale, length, unknown = number(content, 20), long(content, 24), 2**64 - 1
     else:
         scale, length, unknown = number(content, 12), number(content, 16), 2**32 - 1
     return scale, 0.0 if length == unknown or not scale else length / scale
 
 
-def _long(data: memoryview, offset: int) -> int:
+def indexed(sidx: memoryview) -> int:
+    """Bytes behind a `sidx` that it says are there, in as many pieces as it has room for."""
+    wide = version(sidx) == 1
+    first, pieces = (long(sidx, 20), 28) if wide else (number(sidx, 16), 20)
+    count = min(number(sidx, pieces) & 0xFFFF, max(0, len(sidx) - pieces - 4) // 12)
+    return first + sum(number(sidx, pieces + 4 + 12 * place) & 0x7FFFFFFF for place in range(count))
+
+
+def long(data: memoryview, offset: int) -> int:
+    """Eight bytes at `offset`, 0 for what is missing."""
     return (number(data, offset) << 32) + number(data, offset + 4)

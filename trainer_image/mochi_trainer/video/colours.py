@@ -30,7 +30,6 @@ MATRICES: dict[int, Colorspace] = {
     6: Colorspace.ITU601,
     7: Colorspace.SMPTE240M,
     9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
 }
 """Matrix coefficients (ITU-T H.273) that are converted, by the names of libswscale."""
 
@@ -39,11 +38,14 @@ SILENT = {0, UNSPECIFIED, 3}
 
 OTHER_MATRICES = {
     8: "YCgCo",
+    10: "BT.2020 of constant luminance",
     11: "YDzDx",
     12: "derived",
     13: "derived",
     14: "ICtCp",
     15: "IPT (Dolby Vision profile 5)",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
 }
 TRANSFERS = {16: Transfer.PQ, 18: Transfer.HLG}
 PRIMARIES = {1: Primaries.BT709, 11: Primaries.P3, 12: Primaries.P3}

@@ -10,11 +10,12 @@ import zlib
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.video.boxes import box_size, children, duration, number
+from mochi_trainer.video.boxes import box_size, children, duration, indexed, long, number, version
+from mochi_trainer.video.fragments import samples_of, shifts_of
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.signatures import HEAD, foreign
 from mochi_trainer.video.timeline import Edit
@@ -27,6 +28,9 @@ BOXES = {
 
 PICTURES = {b"moov", b"moof", b"mdat"}
 """Types without which pictures are missing."""
+
+INDEXES = {b"moov", b"moof", b"sidx"}
+"""Types that say what there is."""
 
 MOST_BOXES = 1_000_000
 
@@ -47,19 +51,29 @@ class Header:
 
     tracks: list[Track] = field(default_factory=list)
     fragment_samples: int = 0
+    first_fragment: int = 0
+    """Where in the file it begins; 0 where there is none."""
+
+    shifts: dict[int, int] = field(default_factory=dict)
+    """By the number of a track: ticks by which a sample in a fragment is shown before it is decoded, at most."""
+
+    with_fragments: float = 0.0
+    """Seconds that it says all its fragments (`moof`) have; 0 where it does not say it."""
 
     @property
     def cut_off(self) -> str:
         """In words, how much is missing; empty when nothing seems to be."""
         return f"cut off: {self.size} of {self.claimed} bytes are there" if self.claimed > self.size else ""
 
-    def track(self, identity: int) -> Track:
-        """What the track with this number claims; nothing when there is none."""
-        return next((track for track in self.tracks if track.number == identity), Track())
+    def track(self, stream: Any) -> Track:
+        """What the track of a stream of libav claims; nothing when there is none. Several may have one number."""
+        numbered = [track for track in self.tracks if track.number == stream.id]
+        placed = self.tracks[stream.index : stream.index + 1]
+        return next((track for track in (*placed, *numbered) if track.number == stream.id), Track())
 
-    def edits(self, identity: int) -> list[Edit]:
-        """The edit list of the track with this number."""
-        track = self.track(identity)
+    def edits(self, stream: Any) -> list[Edit]:
+        """The edit list of the track of a stream."""
+        track = self.track(stream)
         if not self.scale or not track.scale:
             return []
         return [
@@ -96,6 +110,7 @@ def _walk(file: BinaryIO, header: Header, limits: Limits) -> set[bytes]:
         file.seek(position)
         start = file.read(16)
         if len(start) < 8:
+            header.claimed = max(header.claimed, _begun(start, position, header))
             return found
         size, kind, skip = box_size(start, header.size - position)
         if size < skip:
@@ -103,8 +118,9 @@ def _walk(file: BinaryIO, header: Header, limits: Limits) -> set[bytes]:
         found.add(kind)
         if kind in PICTURES:
             header.claimed = max(header.claimed, position + size)
-        if kind in {b"moov", b"moof"}:
-            _parse(kind, _content(file, position + skip, size - skip, header.size, limits), header, limits)
+        if kind in INDEXES:
+            content = _content(file, position + skip, size - skip, header.size, limits)
+            _parse(kind, content, header, limits, range(position, position + size))
         position += size
     raise ClipError(f"more than {MOST_BOXES} boxes in the file", ClipReason.TOO_LARGE)
 
@@ -118,13 +134,17 @@ def _content(file: BinaryIO, position: int, size: int, there: int, limits: Limit
     return memoryview(file.read(min(size, there)))
 
 
-def _parse(kind: bytes, data: memoryview, header: Header, limits: Limits) -> None:
+def _begun(start: bytes, position: int, header: Header) -> int:
+    """Where the head of a box ends of which less than a head is there; four zeros end a list, and are none."""
+    return position + 8 if header.first_fragment and start != bytes(4) else 0
+
+
+def _parse(kind: bytes, data: memoryview, header: Header, limits: Limits, place: range) -> None:
     if kind == b"moof":
-        header.fragment_samples += sum(
-            number(run, 4)
-            for name, traf in children(data) if name == b"traf"
-            for part, run in children(traf) if part == b"trun"
-        )  # fmt: skip
+        _parse_fragment(data, header, place.start)
+        return
+    if kind == b"sidx":
+        header.claimed = max(header.claimed, place.stop + indexed(data))
         return
     for name, content in children(data):
         if name == b"mvhd":
@@ -132,8 +152,22 @@ def _parse(kind: bytes, data: memoryview, header: Header, limits: Limits) -> Non
             header.seconds = max(header.seconds, seconds)
         elif name == b"trak":
             header.tracks.append(read_track(content))
+        elif name == b"mvex":
+            header.with_fragments = _all_fragments(content, header.scale)
         elif name == b"cmov":
-            _parse(b"moov", _inflated(content, limits), header, limits)
+            _parse(b"moov", _inflated(content, limits), header, limits, place)
+
+
+def _parse_fragment(moof: memoryview, header: Header, position: int) -> None:
+    header.first_fragment = header.first_fragment or position
+    header.fragment_samples += samples_of(moof)
+    for track, shift in shifts_of(moof):
+        header.shifts[track] = max(shift, header.shifts.get(track, 0))
+
+
+def _all_fragments(mvex: memoryview, scale: int) -> float:
+    mehd = dict(children(mvex)).get(b"mehd", memoryview(b""))
+    return (long(mehd, 4) if version(mehd) == 1 else number(mehd, 4)) / scale if scale else 0.0
 
 
 def _inflated(cmov: memoryview, limits: Limits) -> memoryview:

@@ -27,7 +27,7 @@ def presentation(
 
     Near the beginning frames before it come too. Times at which something was interlaced are added to `interlaced`.
     """
-    parts = segments(clip.header.edits(clip.stream.id))
+    parts = segments(clip.header.edits(clip.stream))
     found = [] if interlaced is None else interlaced
     timed = _shown(clip, parts, found, again=False)
     first = next(timed, None)
@@ -57,7 +57,7 @@ def shown_frames(path: Path, fps: float, start: float, limits: Limits) -> int:
         frames = _Listed(clip)
         if (lack := clip.lack) is not None:
             raise lack
-        parts = segments(clip.header.edits(clip.stream.id))
+        parts = segments(clip.header.edits(clip.stream))
         timed = (frame for part in parts for frame in part.shown(frames.since(part.media)))
         first = next(timed, None)
         if first is None:
@@ -83,7 +83,7 @@ class _Listed:
 
     def __init__(self, clip: Opened) -> None:
         times, durations = array("q"), array("q")
-        for packet in clip.container.demux(clip.stream):
+        for packet in clip.packets():
             if packet.pts is not None:
                 times.append(packet.pts)
                 durations.append(max(packet.duration or 0, 0))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,16 @@ OPTIONS = {"ignore_editlist": "1"}
 
 AS_H264 = "export it as H.264 with the program that wrote it"
 ENCRYPTED = {"encv", "drmi"}
+OTHER_TRACKS = {
+    "soun", "text", "sbtl", "subt", "subp", "clcp", "tmcd", "hint", "meta", "data", "mdta", "camm", "auxv", "odsm", "sdsm",
+}  # fmt: skip
+"""Handlers of tracks beside a video: sound, texts, time codes, data of a camera."""
+
 SEEK_FROM = 5.0
 """Seconds of media from which on decoding all that comes before would take longer than looking for a keyframe."""
+
+LAST_FRAGMENT = 1.0
+"""Seconds by which a file may be shorter than the index of its fragments says: the last picture, rounded times."""
 
 ENOUGH = 5
 """Frames from which on a stream is taken for moving pictures."""
@@ -76,7 +86,9 @@ class Opened:
         """What the file should have and has not, for whoever needs all of it; None when nothing is known to be missing."""
         if self.cut_off:
             return ClipError(self.cut_off, ClipReason.CORRUPT)
-        track, there = self.header.track(self.stream.id), len(self.stream.index_entries)
+        if (ends := self._ends_early()) is not None:
+            return ends
+        track, there = self.header.track(self.stream), len(self.stream.index_entries)
         if there >= track.sizes:
             return None
         if track.others:
@@ -90,10 +102,28 @@ class Opened:
             ClipReason.CORRUPT,
         )
 
+    def _ends_early(self) -> ClipError | None:
+        """Whether fragments are missing that the index speaks of; what is left of the file is run through for it."""
+        claimed = self.header.with_fragments
+        if not claimed:
+            return None
+        _run_through(self.container, self.stream)
+        ends = [
+            float(entries[len(entries) - 1].timestamp * stream.time_base)
+            for stream in self.container.streams
+            if stream.time_base and len(entries := stream.index_entries)
+        ]
+        if claimed - max(ends, default=0.0) < LAST_FRAGMENT:
+            return None
+        return ClipError(
+            f"cut off: its pictures end at {max(ends, default=0.0):.2f} of {claimed:.2f} s",
+            ClipReason.CORRUPT,
+        )
+
     @property
     def description(self) -> Description:
         """What the container says of its pictures."""
-        return self.header.track(self.stream.id).description
+        return self.header.track(self.stream).description
 
     @property
     def pixel_aspect(self) -> float:
@@ -103,15 +133,31 @@ class Opened:
         """
         aspect = float(self.stream.sample_aspect_ratio or 1)
         aperture, square = self.description.aperture, self.description.square
-        if aperture is not None and square and self.header.track(self.stream.id).scaled:
+        if aperture is not None and square and self.header.track(self.stream).scaled:
             width, height = self.stream.codec_context.width, self.stream.codec_context.height
             if (shown := aperture.window(width, height)) is not None:
                 aspect *= width * shown.height / (height * shown.width)
         return aspect if 0.1 <= aspect <= 10 else 1.0
 
+    @property
+    def late(self) -> int:
+        """Ticks by which libav puts samples in fragments too late; 0 in a file without."""
+        track = self.header.track(self.stream)
+        late = max(track.shift, self.header.shifts.get(track.number, 0))
+        return late if self.header.first_fragment else 0
+
+    def packets(self) -> Iterator[Any]:
+        """What is coded, from where the container stands on, at the times that the file says."""
+        late, first = self.late, self.header.track(self.stream).shift
+        for packet in self.container.demux(self.stream):
+            if late and packet.pts is not None:
+                before = packet.pos is not None and packet.pos < self.header.first_fragment
+                packet.pts -= late - first if before else late
+            yield packet
+
     def converter(self) -> Converter:
         """Of its frames."""
-        return Converter(self.description.chroma, self.header.track(self.stream.id).premultiplied)
+        return Converter(self.description.chroma, self.header.track(self.stream).premultiplied)
 
     def probe(self) -> Probe:
         """What the file says of its video."""
@@ -160,9 +206,19 @@ def opened(path: Path, limits: Limits) -> Iterator[Opened]:
             stream.thread_type = "AUTO"
             stream.codec_context.thread_count = limits.threads
             stream.codec_context.options = {"max_pixels": str(limits.pixels)}
-        yield Opened(container, stream, header)
+            clip = Opened(container, stream, header)
+            if clip.late:  # is the same for all samples once all fragments have been met
+                _run_through(container, stream)
+                container.seek(0, stream=stream)
+        yield clip
     finally:
         container.close()
+
+
+def _run_through(container: Any, stream: Any) -> None:
+    """Meet all fragments; damage among them matters to whoever decodes it."""
+    with suppress(av.FFmpegError):
+        deque(container.demux(stream), maxlen=0)
 
 
 def _best(container: Any, header: Header) -> Any:
@@ -171,14 +227,14 @@ def _best(container: Any, header: Header) -> Any:
         stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic
     ]
     if not videos:
-        raise ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
+        raise _no_video(container, header)
     usable = [stream for stream in videos if stream.codec_context is not None]
-    if not usable or all(header.track(stream.id).codec in ENCRYPTED for stream in usable):
-        raise _unsupported(header.track(videos[0].id).codec)
+    if not usable or all(header.track(stream).codec in ENCRYPTED for stream in usable):
+        raise _unsupported(header.track(videos[0]).codec)
     chosen = max(
         usable, key=lambda stream: (_has_pictures(stream, header), _is_video(stream, header), *_rank(stream))
     )
-    track = header.track(chosen.id)
+    track = header.track(chosen)
     if track.number and not track.scale:
         raise ClipError(
             "its index is damaged: its pictures have 0 units of time a second", ClipReason.CORRUPT
@@ -193,15 +249,24 @@ def _best(container: Any, header: Header) -> Any:
     return chosen
 
 
+def _no_video(container: Any, header: Header) -> ClipError:
+    """A file of sound, of a cover alone; or one whose index is damaged where it would name its video."""
+    strange = [track.kind for track in header.tracks if track.kind not in OTHER_TRACKS]
+    if not container.streams.video and (strange or not header.tracks):
+        said = "does not say what a track is" if strange else "has no track"
+        return ClipError(f"its index is damaged: it {said}", ClipReason.CORRUPT)
+    return ClipError("no video stream in the file", ClipReason.NO_VIDEO_STREAM)
+
+
 def _has_pictures(stream: Any, header: Header) -> bool:
     """Not only what Dolby Vision adds to those of another track."""
-    dolby = header.track(stream.id).description.dolby_vision
+    dolby = header.track(stream).description.dolby_vision
     return dolby is None or dolby.base
 
 
 def _is_video(stream: Any, header: Header) -> bool:
     """By its handler; libav takes for videos also what only adds to one: depth, alpha (`auxv`)."""
-    return header.track(stream.id).kind == "vide"
+    return header.track(stream).kind == "vide"
 
 
 def _rank(stream: Any) -> tuple[bool, bool, int, int]:
@@ -235,7 +300,7 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
     """
     seconds = 0.0
     told = clip.description.colour
-    frames = iter(clip.container.decode(clip.stream))
+    frames = (frame for packet in clip.packets() for frame in packet.decode())
     while True:
         try:
             frame = next(frames)
@@ -288,9 +353,20 @@ def frames_from(clip: Opened, media: Fraction, *, again: bool) -> Iterator[Timed
     for earlier in (0, 1, 10):
         first = _sought(clip, max(media - earlier, Fraction(0)))
         if first is not None and first <= media:
-            return decoded(clip, first=first)
+            if (frames := _begun(decoded(clip, first=first), media)) is not None:
+                return frames
+            break
     _sought(clip, EARLIEST)
     return decoded(clip)
+
+
+def _begun(frames: Iterator[Timed], media: Fraction) -> Iterator[Timed] | None:
+    """The same, when they begin at `media` or before; None where the file calls a keyframe what needs others before it."""
+    try:
+        first = next(frames, None)
+    except ClipError:
+        return None
+    return None if first is None or first.seconds > media else chain((first,), frames)
 
 
 def _sought(clip: Opened, media: Fraction) -> Fraction | None:
@@ -300,7 +376,7 @@ def _sought(clip: Opened, media: Fraction) -> Fraction | None:
     """
     place = int(max(media, Fraction(0)) / Fraction(clip.stream.time_base))
     clip.container.seek(place, stream=clip.stream)
-    packet = next(clip.container.demux(clip.stream), None)
+    packet = next(clip.packets(), None)
     clip.container.seek(place, stream=clip.stream)
     return None if packet is None or packet.pts is None else packet.pts * Fraction(clip.stream.time_base)
 

@@ -30,7 +30,7 @@ class Edit(NamedTuple):
     """One entry of an edit list, in seconds."""
 
     duration: Fraction
-    """Of the presentation; 0 in a fragmented file: to the end."""
+    """Of the presentation; 0 for the last one, as in a fragmented file: to the end."""
 
     media: Fraction | None
     """Where in the media it begins; None shows nothing."""
@@ -57,21 +57,26 @@ class Segment:
         return replace(self, start=time, media=self.media + (time - self.start) * self.rate)
 
     def shown(self, frames: Iterator[Timed]) -> Iterator[Timed]:
-        """Frames of the media, beginning at or before this segment, with their times in the presentation."""
+        """Frames of the media, beginning at or before this segment, with their times in the presentation.
+
+        The last one comes again where it stays longer than its sample says, until the next would come.
+        """
         waiting: Timed | None = None
+        last: Timed | None = None
         for frame in frames:
             placed = self._placed(frame)
             if placed is None or placed.seconds <= self.start:
                 waiting = self._first(frame)
-                if self.rate == 0 and frame.seconds + frame.duration > self.media:
-                    break
                 continue
             if waiting is not None:
-                yield waiting
-                waiting = None
+                last, waiting = waiting, None
+                yield last
             if self.end is not None and placed.seconds >= self.end:
+                if last is not None and last.duration < self.end - last.seconds:
+                    yield last._replace(duration=self.end - last.seconds)
                 return
-            yield placed
+            last = placed
+            yield last
         if waiting is not None:
             yield waiting
 
@@ -114,9 +119,10 @@ def segments(edits: Sequence[Edit]) -> list[Segment]:
     """The parts of the presentation in order; without edits all of the media, at its own times."""
     found: list[Segment] = []
     start = Fraction(0)
-    for edit in edits:
+    last = max((place for place, edit in enumerate(edits) if edit.media is not None), default=0)
+    for place, edit in enumerate(edits):
         end = start + edit.duration
-        if edit.media is not None:
+        if edit.media is not None and (edit.duration or place == last):
             found.append(Segment(start, end if edit.duration else None, edit.media, edit.rate))
         start = end
     return found or [Segment(EARLIEST, None, EARLIEST)]

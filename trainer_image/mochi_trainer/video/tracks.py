@@ -13,6 +13,7 @@ from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
 from mochi_trainer.video.boxes import below, children, duration, number, version
 from mochi_trainer.video.descriptions import Description, read_description
+from mochi_trainer.video.fragments import shift
 
 MOST_EDITS = 100_000
 
@@ -63,6 +64,9 @@ class Track:
     seconds: float = 0.0
     scale: int = 0
     """Units of the media's time in a second."""
+
+    shift: int = 0
+    """Ticks by which libav takes a sample to be shown before it is decoded, at most; it leaves out the last two runs."""
 
     edits: list[tuple[int, int, int]] = field(default_factory=list)
     """(duration in units of the file, media time or -1, rate in 1/65536)."""
@@ -144,6 +148,11 @@ def _stts(track: Track, content: memoryview) -> None:
     track.seconds = max(track.seconds, float((counts * deltas)[~backward].sum()) / max(track.scale, 1))
 
 
+def _ctts(track: Track, content: memoryview) -> None:
+    runs = np.frombuffer(content[8 : min(8 + 8 * number(content, 4), len(content) // 8 * 8)], ">i4")
+    track.shift = shift(runs[1::2][:-2])
+
+
 def _grow(track: Track, width: int, height: int) -> None:
     track.width, track.height = max(track.width, width), max(track.height, height)
 
@@ -159,4 +168,5 @@ READERS: dict[bytes, Callable[[Track, memoryview], None]] = {
     b"stsz": _stsz,
     b"stz2": _stsz,
     b"stts": _stts,
+    b"ctts": _ctts,
 }
