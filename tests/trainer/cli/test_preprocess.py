@@ -37,7 +37,8 @@ def test_check_tells_of_each_clip_and_keeps_nothing(folder: Path, capsys: pytest
     (folder / "broken.txt").write_text("broken")
     (folder / "dumb.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
     before = sorted(folder.parent.rglob("*"))
-    code = main(["preprocess", str(folder), "--check", *SIZE, "--max-failed-items-percent", "50"])
+    tolerant = ["--missing-caption", "Skip", "--max-failed-items-percent", "34"]
+    code = main(["preprocess", str(folder), "--check", *SIZE, *tolerant])
     told = lines(capsys)
     assert code == 0
     assert told["bunny.mp4"]["frames"] == 7
@@ -60,6 +61,33 @@ def test_check_fails_like_the_stage_where_too_many_clips_do(
     (folder / "broken.txt").write_text("broken")
     assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
     assert set(lines(capsys)) == {"broken.mp4", "bunny.mp4", "carphone.MOV"}
+
+
+@pytest.mark.parametrize("caption", [None, "  ", "\ufeff"], ids=["none", "blanks", "a mark"])
+@pytest.mark.parametrize(("missing", "code"), [("Fail", 3), ("Skip", 0), ("Empty", 0)])
+def test_check_and_stages_agree_on_a_caption_that_is_missing(
+    missing: str,
+    code: int,
+    caption: str | None,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "dumb.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
+    if caption is not None:
+        (folder / "dumb.txt").write_text(caption)
+    options = [*SIZE, "--missing-caption", missing, "--max-failed-items-percent", "0"]
+    assert main(["preprocess", str(folder), "--check", *options]) == code
+    told = lines(capsys)
+    assert ("reason" in told["dumb.mp4"]) == (missing != "Empty")
+    assert {"bunny.mp4", "carphone.MOV"} < set(told), "the others are looked at all the same"
+    assert main(["preprocess", str(folder), "--out", str(tmp_path / "out"), *options]) == code
+
+
+def test_check_refuses_clips_of_which_skip_leaves_none(folder: Path) -> None:
+    for caption in folder.glob("*.txt"):
+        caption.unlink()
+    assert main(["preprocess", str(folder), "--check", *SIZE, "--missing-caption", "Skip"]) == 4
 
 
 def test_all_three_stages_are_made_and_then_reused(
@@ -174,7 +202,7 @@ def test_check_names_a_caption_that_is_called_otherwise(
 ) -> None:
     (folder / "bunny.txt").rename(folder / "bunny.mp4.txt")
     (folder / "carphone.txt").write_text(" ")
-    assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
+    assert main(["preprocess", str(folder), "--check", *SIZE]) == 3
     told = {name: line["message"] for name, line in lines(capsys).items()}
     assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt lies beside it"
     assert told["carphone.MOV"] == "carphone.txt has no words"

@@ -29,11 +29,11 @@ from mochi_trainer.jobs.cutting import Cutter, unit_of
 from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.near_duplicates import near_duplicates, repeating
 from mochi_trainer.jobs.pieces import Piece, label_of, pieces
-from mochi_trainer.jobs.source_captions import lacks, no_words, with_captions
+from mochi_trainer.jobs.source_captions import chosen, lacks, no_captions, no_words, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import address_by_hand, open_store
+from mochi_trainer.storage import Store, address_by_hand, open_store
 from mochi_trainer.storage.file_names import key_of
 from mochi_trainer.video import Readers
 
@@ -189,18 +189,26 @@ def _check(run: RunFile) -> None:
     clips = source_clips(objects, left_out=left_out)
     if not clips:
         raise no_clips(source, objects, left_out)
+    read = with_captions(source, clips)
+    faults = {clip.name: item for clip in read if (item := _caption_fault(clip, spec))}
+    for item in faults.values():
+        _tell(item.clip, {"reason": item.reason, "message": item.message})
+    whole = {unit_of(clip, spec): clip for clip in read if clip.name not in faults}
+    failures = [*(faults[clip.name] for clip in read if clip.problem), *_looked_at(source, whole, spec)]
+    usable, _ = chosen(
+        source, read, spec
+    )  # a caption that is missing is no bad clip, and refused or left out
+    if not usable:
+        raise no_captions(source, clips)
+    check_enough(len(usable), len(usable) - len(failures), failures, spec.max_failed_items_percent)
+
+
+def _looked_at(source: Store, whole: Mapping[str, SourceClip], spec: PreprocessingSpec) -> list[Item]:
+    """Cut each clip, by its unit, and tell of it; those that cannot be used."""
     failures: list[Item] = []
-    whole: dict[str, SourceClip] = {}
-    for clip in with_captions(source, clips):
-        item = _caption_fault(clip, spec)
-        if item is None:
-            whole[unit_of(clip, spec)] = clip
-        else:
-            failures.append(item)
-            _tell(clip.source.key, {"reason": item.reason, "message": item.message})
+    labels: list[str] = []
+    signatures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mochi-check-") as name, Readers(available()) as readers:
-        labels: list[str] = []
-        signatures: list[str] = []
         for made in Cutter(source, whole, spec, Path(name), readers, maker=UID)(list(whole)):
             clip = whole[made.key]
             _emptied(made)
@@ -212,7 +220,7 @@ def _check(run: RunFile) -> None:
                 signatures.append(piece.signature)
         for repeat, first in near_duplicates(signatures, readers).items():
             _tell(labels[repeat], {"warnings": {ClipWarning.NEAR_DUPLICATE: repeating(labels[first])}})
-    check_enough(len(clips), len(clips) - len(failures), failures, spec.max_failed_items_percent)
+    return failures
 
 
 def _caption_fault(clip: SourceClip, spec: PreprocessingSpec) -> Item | None:
