@@ -22,7 +22,7 @@ from mochi_trainer.errors import (
 )
 from mochi_trainer.storage import Connection, Patience, Store, open_store
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.fault_proxy import Answer, FaultProxy, fault_proxy
+from tests.trainer.fault_proxy import Answer, FaultProxy, Request, fault_proxy
 
 BRIEF = Patience(
     connect_seconds=2, read_seconds=2, attempts=1, first_seconds=1, total_seconds=1, renewal_seconds=0
@@ -204,3 +204,21 @@ def test_a_listing_that_does_not_end_does_not_go_on_for_ever(s3_server: Server) 
         with pytest.raises(StorageError, match="goes round in circles"):
             list(_open(proxy.spec).list())
         assert len(proxy.seen) == 2
+
+
+def test_a_listing_of_pages_that_lead_to_each_other_ends(s3_server: Server) -> None:
+    def rule(request: Request) -> Answer:
+        following = {"": "one", "one": "two", "two": "three"}.get(
+            request.query.get("continuation-token", [""])[0], "one"
+        )
+        page = (
+            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><KeyCount>0</KeyCount><IsTruncated>true'
+            f"</IsTruncated><NextContinuationToken>{following}</NextContinuationToken></ListBucketResult>"
+        )
+        return Answer(status=200, body=page.encode())
+
+    with (
+        fault_proxy(s3_server.spec, rule) as proxy,
+        pytest.raises(StorageError, match="goes round in circles"),
+    ):
+        list(_open(proxy.spec).list())
