@@ -252,3 +252,12 @@ def test_ctrl_c_is_no_clips_fault(folder: Path, tmp_path: Path, terminal: bool) 
     assert b"want of memory" not in said
     assert b"Traceback" not in said
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mochi-check-")] == []
+
+
+def test_a_name_is_no_order_to_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bunny.mp4").rename(folder / "a\x1b[2J\n.mp4")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["preprocess", str(folder), "--check", *SIZE, "--missing-caption", "Empty"]) == 0
+    assert r"✓ a\x1b[2J\n.mp4  7 frames" in capsys.readouterr().out.splitlines()

@@ -267,19 +267,26 @@ def _make(run: RunFile) -> None:
 
 def _tell(name: str, facts: Mapping[str, Any]) -> None:
     """A line for a person on a terminal, one JSON object everywhere else."""
-    if not sys.stdout.isatty():
-        sys.stdout.write(json.dumps({"name": name, **facts}, ensure_ascii=False, default=str) + "\n")
-    elif "reason" in facts:
-        sys.stdout.write(f"✗ {name}  {facts['reason']}: {facts['message']}\n")
+    if sys.stdout.isatty():
+        sys.stdout.write("".join(f"{_printable(line)}\n" for line in _lines(name, facts)))
     else:
-        warnings = facts.get("warnings", {})
-        sign, text = (
-            ("✓", facts.get("message") or _length(facts))
-            if "frames" in facts or "message" in facts
-            else ("!", "")
-        )
-        sys.stdout.write(f"{sign} {name}  {text}\n" + "".join(f"    {w}: {m}\n" for w, m in warnings.items()))
+        sys.stdout.write(json.dumps({"name": name, **facts}, ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _lines(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    if "reason" in facts:
+        yield f"✗ {name}  {facts['reason']}: {facts['message']}"
+        return
+    made = "frames" in facts or "message" in facts
+    yield f"{'✓' if made else '!'} {name}  {(facts.get('message') or _length(facts)) if made else ''}"
+    for warning, message in facts.get("warnings", {}).items():
+        yield f"    {warning}: {message}"
+
+
+def _printable(text: str) -> str:
+    """`text` without what a terminal would obey: a name may have any characters."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _length(facts: Mapping[str, Any]) -> str:
