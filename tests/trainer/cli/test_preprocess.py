@@ -16,6 +16,7 @@ import pytest
 
 from mochi_api.spec import S3Spec
 from mochi_trainer.__main__ import main
+from mochi_trainer.jobs.preprocess_by_hand import bar
 from mochi_trainer.storage import open_store, read_manifest
 from tests.trainer.preprocessing_runs import write_source
 
@@ -261,3 +262,18 @@ def test_a_name_is_no_order_to_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert main(["preprocess", str(folder), "--check", *SIZE, "--missing-caption", "Empty"]) == 0
     assert r"✓ a\x1b[2J\n.mp4  7 frames" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, "[###############...............] 5 of 10"),
+        (20, "[####.....] 5 of 10"),
+        (12, "5 of 10"),
+        (0, "5 of 10"),
+    ],
+)
+def test_the_bar_stays_on_one_line(columns: int, shown: str) -> None:
+    """One that is longer begins a new line with each step."""
+    assert bar(5, 10, columns) == shown
+    assert len(shown) < columns or columns < 8

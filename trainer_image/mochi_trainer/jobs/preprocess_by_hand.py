@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,7 @@ from mochi_trainer.storage.file_names import key_of
 from mochi_trainer.video import Readers
 
 UID = "by-hand"
-BAR = 30
+BAR, LEAST_BAR = 30, 4
 """Characters."""
 
 
@@ -306,7 +307,14 @@ class _Bar:
         if beat.activity != "working" or state == self._shown or not sys.stderr.isatty():
             return
         self._shown = state
-        filled = BAR * beat.done // max(1, beat.total)
         end = "\n" if beat.done == beat.total else ""
-        sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR - filled)}] {beat.done} of {beat.total}{end}")
+        sys.stderr.write(f"\r{bar(beat.done, beat.total, shutil.get_terminal_size().columns)}{end}")
         sys.stderr.flush()
+
+
+def bar(done: int, total: int, columns: int) -> str:
+    """How far something is, on one line of a terminal of so many columns."""
+    counts = f"{done} of {total}"
+    width = min(BAR, columns - len(counts) - 4)
+    filled = width * done // max(1, total)
+    return f"[{'#' * filled}{'.' * (width - filled)}] {counts}" if width >= LEAST_BAR else counts
