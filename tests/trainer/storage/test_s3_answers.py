@@ -150,6 +150,17 @@ def test_bytes_from_elsewhere_are_not_those_that_were_asked_for(
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_part_is_no_whole_object(s3_server: Server) -> None:
+    answer = Answer(status=206, body=b"0123", headers={"ETag": '"1"', "Content-Range": "bytes 0-3/10"})
+
+    def act(store: Store) -> object:
+        return store.read_bytes("key")
+
+    with pytest.raises(StorageError, match=r"a part \(206\) as the answer to a question for the whole"):
+        _store(s3_server, lambda _: answer, act)
+    assert _store(s3_server, once(lambda r: r.method == "GET", answer), act) == b"0123456789"
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "error", "said"),
     [

@@ -61,7 +61,10 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         def read(s3: S3Client) -> bytes:
-            return _whole(s3.get_object(Bucket=self._bucket, Key=self._prefix + key))
+            answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+                raise NotS3Error("a part (206) as the answer to a question for the whole")
+            return _whole(answer)
 
         return self._called(key, read)
 

@@ -287,9 +287,10 @@ def _kind(error: ClientError) -> str:
 
 def _date(error: ClientError) -> datetime | None:
     try:
-        return parsedate_to_datetime(headers_of(error).get("date", ""))
+        said = parsedate_to_datetime(headers_of(error).get("date", ""))
     except (TypeError, ValueError):
         return None
+    return said if said.tzinfo else said.replace(tzinfo=UTC)  # `-0000`, which names no zone
 
 
 def one_line(error: BaseException) -> str:
