@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mochi_api import identity
+from mochi_api.accepted import accepted as as_accepted
 from mochi_api.prediction.admission import memory_problem
 from mochi_api.rules import name_problem, violations
 from mochi_api.runfile import explain
@@ -47,14 +48,15 @@ def spec(raw: Raw, *, accepted: bool) -> tuple[FineTuneSpec | None, str]:
 
     A run that has been accepted is not held to the rules again: a later version may have more of them.
     """
-    if (problem := name_problem(raw["metadata"]["name"])) is not None:
-        return None, problem
+    told = raw.get("spec") or {}
     try:
-        parsed = FineTuneSpec.model_validate(raw.get("spec") or {})
+        if accepted:
+            return as_accepted(FineTuneSpec, told), ""
+        parsed = FineTuneSpec.model_validate(told)
     except ValidationError as error:
         return None, explain(error)
-    if accepted:
-        return parsed, ""
+    if (problem := name_problem(raw["metadata"]["name"])) is not None:
+        return None, problem
     broken = "; ".join(violations(parsed)) or memory_problem(parsed) or ""
     return (None, broken) if broken else (parsed, "")
 

@@ -57,6 +57,15 @@ RULE_ERRORS: list[tuple[str, dict[str, Any], str]] = [
         )
         for key in ("job-name", "controller-uid", "batch.kubernetes.io/job-name", "training.kubeflow.org/replica-type")
     ),
+    *(
+        (
+            f"GPUs called {name}",
+            {"workers.gpuResourceName": name},
+            "spec.workers.gpuResourceName must be an extended resource such as nvidia.com/gpu, outside of kubernetes.io and "
+            f"without the requests. of quotas, got {name}",
+        )
+        for name in ("requests.nvidia.com/gpu", "kubernetes.io/gpu", "alpha.kubernetes.io/nvidia-gpu")
+    ),
     (
         "frames 86 with lora",
         {"preprocessing.frames": 91},

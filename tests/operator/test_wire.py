@@ -1,6 +1,7 @@
 """The door between status and state: nothing is lost by going through it, and an earlier version's is understood."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES
 from mochi_api.status import Preview, Previews
-from mochi_operator import wire
+from mochi_operator import observe, wire
 from mochi_operator.conditions import phase
 from mochi_operator.state import STEPS, Attempt, Items, Numbers, State, Step, Trouble
 from tests.operator.world import End, World, lora, well
@@ -272,6 +273,46 @@ async def test_an_accepted_run_whose_spec_cannot_be_read_any_more_is_left_alone(
     world.cluster.touch(world.run)
     world.script = well
     await world.until(lambda world: world.phase == "Succeeded")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("storage.s3.endpoint", "http://me:secret@minio:9000"),
+        ("dataset.source", {"pvc": {"claimName": "clips", "path": "/videos/../dissolve"}}),
+        ("workers.gpuResourceName", "requests.nvidia.com/gpu"),
+        ("workers.resources", {"cpu": "8Gi", "memory": "0Gi"}),
+        ("workers.podTemplate", {"labels": {"job-name": "x", "a..b": "-"}}),
+        ("preprocessing.frames", 1000),
+        ("training.learningRate", "7"),
+    ],
+)
+@pytest.mark.parametrize("phase", ["Preprocessing", "Training", "Sampling"])
+async def test_a_run_that_was_accepted_under_laxer_rules_goes_on(phase: str, place: str, value: Any):
+    step = {"Preprocessing": "captions", "Training": "train", "Sampling": "sample"}[phase]
+    world = World()
+    world.script = lambda stage, attempt, rank: well(stage, attempt, rank) if stage != step else None
+    await world.until(lambda world: world.phase == phase)
+    *parents, last = place.split(".")
+    section = world.run["spec"]
+    for part in parents:
+        section = section.setdefault(part, {})
+    section[last] = value
+    world.cluster.touch(world.run)
+    world.restart()
+    world.script = well
+    await world.until(lambda world: world.phase == "Succeeded")
+    assert world.attempts("train") == [Reason.COMPLETED]
+
+
+async def test_a_run_whose_name_the_rules_of_today_refuse_goes_on():
+    world = World()
+    world.script = lambda stage, attempt, rank: well(stage, attempt, rank) if stage != "train" else None
+    await world.until(lambda world: world.phase == "Training")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(observe, "name_problem", lambda name: f"{name} is no name any more")
+        world.script = well
+        await world.until(lambda world: world.phase == "Succeeded")
 
 
 async def test_an_outcome_of_a_newer_trainer_is_read_as_far_as_it_can_be():

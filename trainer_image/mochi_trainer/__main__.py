@@ -36,7 +36,7 @@ from mochi_api.runfile import (
     parse,
 )
 from mochi_api.spec import S3Spec
-from mochi_trainer import advice_by_hand, cpus, ending, logs
+from mochi_trainer import advice_by_hand, cpus, ending, logs, streams
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, TrainerError
@@ -114,11 +114,15 @@ def _launch(world: World) -> int:
 
 def _by_hand(command: Callable[[], None]) -> int:
     """Do what has no run file: the same exit codes, but no record and no report."""
+    streams.made_ready()
     logs.set_up()
     cpus.limit_threads()
     try:
         command()
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and streams.reader_gone():
+            return streams.READER_GONE
         outcome = ending.failure(error, 0).outcome
         if outcome.reason is Reason.BUG:
             log.exception("a defect of the trainer")

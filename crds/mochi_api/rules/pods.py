@@ -1,4 +1,4 @@
-"""Rules on `workers.podTemplate`: what the API server would refuse in a pod, which for a training comes after its preprocessing."""
+"""Rules on `workers`: what the API server would refuse in a pod, which for a training comes after its preprocessing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ _IS_THEIRS = "(key in [{}] || {})".format(
     " || ".join(f"key.startsWith({cel_text(domain)})" for domain in _CONTROLLER_DOMAINS),
 )
 
+_GPU = "self.workers.gpuResourceName"
+_NO_DEVICE = (
+    "spec.workers.gpuResourceName must be an extended resource such as nvidia.com/gpu, outside of kubernetes.io and without "
+    "the requests. of quotas"
+)
+_QUOTAS = "requests."
+_NATIVE = "kubernetes.io/"
+
 
 def _odd(each: TolerationSpec) -> bool:
     return bool(each.value) if each.operator == "Exists" else not each.key
@@ -36,6 +44,11 @@ def _labels(spec: FineTuneSpec) -> str | None:
         key in _CONTROLLERS or key.startswith(_CONTROLLER_DOMAINS) for key in spec.workers.pod_template.labels
     )
     return _NOT_THEIRS if theirs else None
+
+
+def _no_device(spec: FineTuneSpec) -> str | None:
+    name = spec.workers.gpu_resource_name
+    return f"{_NO_DEVICE}, got {name}" if name.startswith(_QUOTAS) or _NATIVE in name else None
 
 
 PODS: Sequence[Rule] = (
@@ -55,6 +68,13 @@ PODS: Sequence[Rule] = (
         cel=f"!has({_LABELS}) || !{_LABELS}.exists(key, {_IS_THEIRS})",
         message=cel_text(_NOT_THEIRS),
         broken=_labels,
+        once=True,
+    ),
+    Rule(
+        path="spec.workers.gpuResourceName",
+        cel=f"!{_GPU}.startsWith({cel_text(_QUOTAS)}) && !{_GPU}.contains({cel_text(_NATIVE)})",
+        message=cel_message(f"{_NO_DEVICE}, got %s", _GPU),
+        broken=_no_device,
         once=True,
     ),
 )

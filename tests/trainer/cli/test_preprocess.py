@@ -16,6 +16,7 @@ import pytest
 
 from mochi_api.spec import S3Spec
 from mochi_trainer.__main__ import main
+from mochi_trainer.jobs.preprocess_by_hand import bar
 from mochi_trainer.storage import open_store, read_manifest
 from tests.trainer.preprocessing_runs import write_source
 
@@ -37,7 +38,8 @@ def test_check_tells_of_each_clip_and_keeps_nothing(folder: Path, capsys: pytest
     (folder / "broken.txt").write_text("broken")
     (folder / "dumb.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
     before = sorted(folder.parent.rglob("*"))
-    code = main(["preprocess", str(folder), "--check", *SIZE, "--max-failed-items-percent", "50"])
+    tolerant = ["--missing-caption", "Skip", "--max-failed-items-percent", "34"]
+    code = main(["preprocess", str(folder), "--check", *SIZE, *tolerant])
     told = lines(capsys)
     assert code == 0
     assert told["bunny.mp4"]["frames"] == 7
@@ -60,6 +62,33 @@ def test_check_fails_like_the_stage_where_too_many_clips_do(
     (folder / "broken.txt").write_text("broken")
     assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
     assert set(lines(capsys)) == {"broken.mp4", "bunny.mp4", "carphone.MOV"}
+
+
+@pytest.mark.parametrize("caption", [None, "  ", "\ufeff"], ids=["none", "blanks", "a mark"])
+@pytest.mark.parametrize(("missing", "code"), [("Fail", 3), ("Skip", 0), ("Empty", 0)])
+def test_check_and_stages_agree_on_a_caption_that_is_missing(
+    missing: str,
+    code: int,
+    caption: str | None,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "dumb.mp4").write_bytes((folder / "bunny.mp4").read_bytes())
+    if caption is not None:
+        (folder / "dumb.txt").write_text(caption)
+    options = [*SIZE, "--missing-caption", missing, "--max-failed-items-percent", "0"]
+    assert main(["preprocess", str(folder), "--check", *options]) == code
+    told = lines(capsys)
+    assert ("reason" in told["dumb.mp4"]) == (missing != "Empty")
+    assert {"bunny.mp4", "carphone.MOV"} < set(told), "the others are looked at all the same"
+    assert main(["preprocess", str(folder), "--out", str(tmp_path / "out"), *options]) == code
+
+
+def test_check_refuses_clips_of_which_skip_leaves_none(folder: Path) -> None:
+    for caption in folder.glob("*.txt"):
+        caption.unlink()
+    assert main(["preprocess", str(folder), "--check", *SIZE, "--missing-caption", "Skip"]) == 4
 
 
 def test_all_three_stages_are_made_and_then_reused(
@@ -174,7 +203,7 @@ def test_check_names_a_caption_that_is_called_otherwise(
 ) -> None:
     (folder / "bunny.txt").rename(folder / "bunny.mp4.txt")
     (folder / "carphone.txt").write_text(" ")
-    assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
+    assert main(["preprocess", str(folder), "--check", *SIZE]) == 3
     told = {name: line["message"] for name, line in lines(capsys).items()}
     assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt lies beside it"
     assert told["carphone.MOV"] == "carphone.txt has no words"
@@ -224,3 +253,27 @@ def test_ctrl_c_is_no_clips_fault(folder: Path, tmp_path: Path, terminal: bool) 
     assert b"want of memory" not in said
     assert b"Traceback" not in said
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mochi-check-")] == []
+
+
+def test_a_name_is_no_order_to_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "bunny.mp4").rename(folder / "a\x1b[2J\n.mp4")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["preprocess", str(folder), "--check", *SIZE, "--missing-caption", "Empty"]) == 0
+    assert r"✓ a\x1b[2J\n.mp4  7 frames" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (80, "[###############...............] 5 of 10"),
+        (20, "[####.....] 5 of 10"),
+        (12, "5 of 10"),
+        (0, "5 of 10"),
+    ],
+)
+def test_the_bar_stays_on_one_line(columns: int, shown: str) -> None:
+    """One that is longer begins a new line with each step."""
+    assert bar(5, 10, columns) == shown
+    assert len(shown) < columns or columns < 8

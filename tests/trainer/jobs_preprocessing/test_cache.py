@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from mochi_api import layout
 from mochi_api.outcomes import Outcome, Reason, StageResult
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
+from mochi_trainer.graph import Claims
 from mochi_trainer.graph.keeping import usage
 from mochi_trainer.jobs import cache, trim
 from mochi_trainer.report.record import StageRecord, write_record
@@ -72,6 +74,32 @@ def test_what_is_young_is_left_alone_because_a_run_may_be_about_to_list_it(root:
     shutil.rmtree(root / "runs" / "first")
     look(root, remove=True, young_days=9)
     assert clips(root) == 2
+
+
+def test_nothing_is_removed_while_a_stage_is_at_work(root: Path) -> None:
+    """It may have found what is old and unused by now, and name it only at its end."""
+    shutil.rmtree(root / "runs" / "first")
+    claims = Claims(
+        open_store(f"file://{root}/cache", S3Spec()), layout.claims("", "videos", "f" * 32), "somebody"
+    )
+    request = cache.Request(address=f"file://{root}", young_days=0, remove=True)
+    with (
+        claims.alive(),
+        pytest.raises(InvalidInputError, match=r"a stage is at work .*somebody.json was written 0 s ago"),
+    ):
+        cache.look(request, S3Spec())
+    assert clips(root) == 2
+    assert "removed 4 objects" in cache.look(request, S3Spec())
+
+
+def test_the_pulse_of_one_that_died_is_no_hindrance(root: Path) -> None:
+    shutil.rmtree(root / "runs" / "first")
+    pulse = root / "cache" / layout.claims("", "videos", "f" * 32) / "pulse" / "somebody.json"
+    pulse.parent.mkdir(parents=True)
+    pulse.write_text("{}")
+    look(root, remove=True)
+    assert clips(root) == 1
+    assert not pulse.exists()
 
 
 def test_nothing_is_removed_where_no_run_is_found(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +14,7 @@ from mochi_trainer.errors import AccessDeniedError, InvalidInputError, StorageEr
 from mochi_trainer.storage import Connection, Store, open_store
 from mochi_trainer.storage.s3_faults import passing
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.fault_proxy import Answer, Fault, Request, Shaped, always, fault_proxy, once
+from tests.trainer.fault_proxy import Answer, Cut, Fault, Request, Shaped, always, fault_proxy, once
 from tests.trainer.storage.test_s3_faults import QUICK
 from tests.trainer.storage.test_s3_reasons import BRIEF
 
@@ -97,6 +98,95 @@ def test_a_listing_that_lacks_something_says_what(content: str, lacks: str, s3_s
         pytest.raises(InvalidInputError, match=f"objects without {lacks}"),
     ):
         list(open_store(f"s3://{BUCKET}/x/", proxy.spec, Connection(proxy.spec, BRIEF)).list())
+
+
+LISTED = "<Key>x/a</Key><Size>3</Size><ETag>1</ETag>"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        *((LISTED.replace("3", size), "cannot be read: invalid literal") for size in ("abc", "", "1e3")),
+        (LISTED.replace("3", "-5"), "an object of -5 bytes"),
+        (LISTED.replace("3", "9" * 40), "an object of 9999"),
+        (f"{LISTED}<LastModified>yesterday</LastModified>", "cannot be read: Invalid timestamp"),
+        (LISTED.replace("x/a", "y/a"), "'y/a' in the listing of x/"),
+        (LISTED.replace("x/a", ""), "'' in the listing of x/"),
+    ],
+)
+def test_a_listing_with_a_value_that_is_none_says_which(content: str, said: str, s3_server: Server) -> None:
+    answer = Answer(status=200, body=(ODD_LISTING % content).encode())
+    with (
+        fault_proxy(s3_server.spec, lambda _: answer) as proxy,
+        pytest.raises(InvalidInputError, match=said),
+    ):
+        list(open_store(f"s3://{BUCKET}/x/", proxy.spec, Connection(proxy.spec, BRIEF)).list())
+
+
+@pytest.mark.parametrize("said", ["abc", "-1", "9" * 30])
+@pytest.mark.parametrize("name", ["read_bytes", "read_range", "get", "head"])
+def test_a_length_that_is_none_says_so_and_writes_nothing(
+    name: str, said: str, s3_server: Server, tmp_path: Path
+) -> None:
+    def act(store: Store) -> None:
+        with pytest.raises(StorageError, match=r"an object of|cannot be read: invalid literal"):
+            ACTS[name](store, tmp_path)
+
+    _store(s3_server, lambda _: Shaped(say={"content-length": lambda _: said}), act)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("name", ["read_range", "get"])
+def test_bytes_from_elsewhere_are_not_those_that_were_asked_for(
+    name: str, s3_server: Server, tmp_path: Path
+) -> None:
+    fault = Shaped(say={"content-range": lambda said: said.replace("bytes ", "bytes 1")})
+
+    def act(store: Store) -> None:
+        with pytest.raises(StorageError, match=r"bytes 10-\d+/10 as the answer to bytes from 0 on"):
+            ACTS[name](store, tmp_path)
+
+    _store(s3_server, lambda _: fault, act)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_part_is_no_whole_object(s3_server: Server) -> None:
+    answer = Answer(status=206, body=b"0123", headers={"ETag": '"1"', "Content-Range": "bytes 0-3/10"})
+
+    def act(store: Store) -> object:
+        return store.read_bytes("key")
+
+    with pytest.raises(StorageError, match=r"a part \(206\) as the answer to a question for the whole"):
+        _store(s3_server, lambda _: answer, act)
+    assert _store(s3_server, once(lambda r: r.method == "GET", answer), act) == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "error", "said"),
+    [
+        (gzip.compress((ODD_LISTING % "").encode()), "gzip", InvalidInputError, r"no XML \(application/xml, gzip\)"),
+        (b"<br>accept our terms", "identity", InvalidInputError, r"no XML \(application/xml, identity\)"),
+        ((ODD_LISTING % LISTED).encode()[:90], "identity", StorageError, "is no whole XML"),
+    ],
+)  # fmt: skip
+def test_a_listing_that_is_no_xml_is_called_so(
+    body: bytes, kind: str, error: type[Exception], said: str, s3_server: Server
+) -> None:
+    headers = {"Content-Type": "application/xml", "Content-Encoding": kind}
+    with (
+        fault_proxy(s3_server.spec, lambda _: Answer(status=200, body=body, headers=headers)) as proxy,
+        pytest.raises(error, match=said),
+    ):
+        list(open_store(f"s3://{BUCKET}/x/", proxy.spec, Connection(proxy.spec, BRIEF)).list())
+
+
+def test_a_listing_that_breaks_off_is_asked_for_again(s3_server: Server) -> None:
+    found = _store(
+        s3_server,
+        once(lambda r: "list-type" in r.query, Cut(after=150)),
+        lambda store: [i.key for i in store.list()],
+    )
+    assert found == ["key"]
 
 
 def test_an_object_without_a_length_says_so(s3_server: Server) -> None:

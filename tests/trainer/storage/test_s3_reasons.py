@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import ClientError
 
 from mochi_api.outcomes import ROWS
 from mochi_api.spec import S3Spec
@@ -21,8 +23,9 @@ from mochi_trainer.errors import (
     TrainerError,
 )
 from mochi_trainer.storage import Connection, Patience, Store, open_store
+from mochi_trainer.storage.s3_reasons import Place, explained
 from tests.trainer.conftest import BUCKET, Server
-from tests.trainer.fault_proxy import Answer, FaultProxy, fault_proxy
+from tests.trainer.fault_proxy import Answer, FaultProxy, Request, fault_proxy
 
 BRIEF = Patience(
     connect_seconds=2, read_seconds=2, attempts=1, first_seconds=1, total_seconds=1, renewal_seconds=0
@@ -204,3 +207,43 @@ def test_a_listing_that_does_not_end_does_not_go_on_for_ever(s3_server: Server) 
         with pytest.raises(StorageError, match="goes round in circles"):
             list(_open(proxy.spec).list())
         assert len(proxy.seen) == 2
+
+
+def test_a_listing_of_pages_that_lead_to_each_other_ends(s3_server: Server) -> None:
+    def rule(request: Request) -> Answer:
+        following = {"": "one", "one": "two", "two": "three"}.get(
+            request.query.get("continuation-token", [""])[0], "one"
+        )
+        page = (
+            '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><KeyCount>0</KeyCount><IsTruncated>true'
+            f"</IsTruncated><NextContinuationToken>{following}</NextContinuationToken></ListBucketResult>"
+        )
+        return Answer(status=200, body=page.encode())
+
+    with (
+        fault_proxy(s3_server.spec, rule) as proxy,
+        pytest.raises(StorageError, match="goes round in circles"),
+    ):
+        list(_open(proxy.spec).list())
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        ("Mon, 30 Nov 2020 10:00:00 -0000", r" by \d+ s"),
+        ("Mon, 30 Nov 2020 10:00:00 GMT", r" by \d+ s"),
+        ("the day before yesterday", ""),
+    ],
+)
+def test_a_clock_is_compared_with_whatever_date_a_server_says(
+    date: str, ahead: str, s3_server: Server
+) -> None:
+    error = ClientError(
+        {
+            "Error": {"Code": "RequestTimeTooSkewed", "Message": "too large"},
+            "ResponseMetadata": {"HTTPStatusCode": 403, "HTTPHeaders": {"date": date}},
+        },  # type: ignore[typeddict-item]  # as much as is looked at
+        "PutObject",
+    )
+    place = Place("s3://data/x", "data", s3_server.spec, answered=True)
+    assert re.search(rf"differs from that of http://\S+{ahead} \(", str(explained(error, place, seconds=0)))

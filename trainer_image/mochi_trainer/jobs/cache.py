@@ -15,9 +15,12 @@ from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.graph.keeping import Usage, read_lists, usage
 from mochi_trainer.report.record import StageRecord, read_records
-from mochi_trainer.storage import Connection, Store, address_by_hand, open_store
+from mochi_trainer.storage import Connection, ObjectInfo, Store, address_by_hand, open_store
 
 DAY = 86_400.0
+AT_WORK_SECONDS = 900.0
+"""A pulse of a stage that is younger than this, whatever differences of clocks, is that of one at work."""
+_PULSE = re.compile(rf"({'|'.join(PREPROCESSING)})/claims/[^/]+/pulse/.+\.json")
 _RECORD = re.compile(r"stages/([a-z]+)(-rank-\d+)?\.json")
 
 
@@ -37,8 +40,8 @@ class Request:
 def look(request: Request, s3: S3Spec, *, now: Callable[[], float] = time.time) -> str:
     """A table of what is used and what is not; with `remove` the rest is deleted.
 
-    Raises MissingObjectError where there is neither cache nor run, InvalidInputError when something should be removed and no run is found, or one does not say what it uses, and what
-    the stores raise.
+    Raises MissingObjectError where there is neither cache nor run, InvalidInputError when something should be removed and
+    no run is found, one does not say what it uses, or a stage is at work, and what the stores raise.
     """
     if not (math.isfinite(request.young_days) and request.young_days >= 0):
         raise InvalidInputError(f"--young-days must be a number of at least 0, got {request.young_days:g}")
@@ -54,6 +57,7 @@ def look(request: Request, s3: S3Spec, *, now: Callable[[], float] = time.time) 
         )
     if request.remove:
         _require_known(runs, request)
+        _require_rest(cache, objects, now())
     found = usage(
         objects, read_lists(cache, objects), runs.named, young_after=now() - request.young_days * DAY
     )
@@ -125,6 +129,17 @@ def _require_known(runs: _Runs, request: Request) -> None:
             f"nothing is removed, since not every run says what it uses: {'; '.join(runs.silent[:3])}",
             action="delete the folders of these runs if you do not need them any more, and try again",
         )
+
+
+def _require_rest(cache: Store, objects: Iterable[ObjectInfo], now: float) -> None:
+    """Raise InvalidInputError while a stage is at work: of what it has found, however old, nothing is named before its end."""
+    for info in objects:
+        if _PULSE.fullmatch(info.key) and info.modified > now - AT_WORK_SECONDS:
+            raise InvalidInputError(
+                f"nothing is removed, since a stage is at work in this cache: {cache.address(info.key)} was written "
+                f"{max(0.0, now - info.modified):.0f} s ago",
+                action=f"try again when the stages of its runs have ended; where none is at work, in {AT_WORK_SECONDS / 60:.0f} minutes",
+            )
 
 
 def _remove(cache: Store, found: Sequence[Usage]) -> None:

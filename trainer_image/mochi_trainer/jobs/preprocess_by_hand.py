@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -29,16 +30,16 @@ from mochi_trainer.jobs.cutting import Cutter, unit_of
 from mochi_trainer.jobs.left_out import LeftOut
 from mochi_trainer.jobs.near_duplicates import near_duplicates, repeating
 from mochi_trainer.jobs.pieces import Piece, label_of, pieces
-from mochi_trainer.jobs.source_captions import lacks, no_words, with_captions
+from mochi_trainer.jobs.source_captions import chosen, lacks, no_captions, no_words, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import address_by_hand, open_store
+from mochi_trainer.storage import Store, address_by_hand, open_store
 from mochi_trainer.storage.file_names import key_of
 from mochi_trainer.video import Readers
 
 UID = "by-hand"
-BAR = 30
+BAR, LEAST_BAR = 30, 4
 """Characters."""
 
 
@@ -189,18 +190,26 @@ def _check(run: RunFile) -> None:
     clips = source_clips(objects, left_out=left_out)
     if not clips:
         raise no_clips(source, objects, left_out)
+    read = with_captions(source, clips)
+    faults = {clip.name: item for clip in read if (item := _caption_fault(clip, spec))}
+    for item in faults.values():
+        _tell(item.clip, {"reason": item.reason, "message": item.message})
+    whole = {unit_of(clip, spec): clip for clip in read if clip.name not in faults}
+    failures = [*(faults[clip.name] for clip in read if clip.problem), *_looked_at(source, whole, spec)]
+    usable, _ = chosen(
+        source, read, spec
+    )  # a caption that is missing is no bad clip, and refused or left out
+    if not usable:
+        raise no_captions(source, clips)
+    check_enough(len(usable), len(usable) - len(failures), failures, spec.max_failed_items_percent)
+
+
+def _looked_at(source: Store, whole: Mapping[str, SourceClip], spec: PreprocessingSpec) -> list[Item]:
+    """Cut each clip, by its unit, and tell of it; those that cannot be used."""
     failures: list[Item] = []
-    whole: dict[str, SourceClip] = {}
-    for clip in with_captions(source, clips):
-        item = _caption_fault(clip, spec)
-        if item is None:
-            whole[unit_of(clip, spec)] = clip
-        else:
-            failures.append(item)
-            _tell(clip.source.key, {"reason": item.reason, "message": item.message})
+    labels: list[str] = []
+    signatures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mochi-check-") as name, Readers(available()) as readers:
-        labels: list[str] = []
-        signatures: list[str] = []
         for made in Cutter(source, whole, spec, Path(name), readers, maker=UID).cut(list(whole)):
             clip = whole[made.key]
             _emptied(made)
@@ -212,7 +221,7 @@ def _check(run: RunFile) -> None:
                 signatures.append(piece.signature)
         for repeat, first in near_duplicates(signatures, readers).items():
             _tell(labels[repeat], {"warnings": {ClipWarning.NEAR_DUPLICATE: repeating(labels[first])}})
-    check_enough(len(clips), len(clips) - len(failures), failures, spec.max_failed_items_percent)
+    return failures
 
 
 def _caption_fault(clip: SourceClip, spec: PreprocessingSpec) -> Item | None:
@@ -259,19 +268,26 @@ def _make(run: RunFile) -> None:
 
 def _tell(name: str, facts: Mapping[str, Any]) -> None:
     """A line for a person on a terminal, one JSON object everywhere else."""
-    if not sys.stdout.isatty():
-        sys.stdout.write(json.dumps({"name": name, **facts}, ensure_ascii=False, default=str) + "\n")
-    elif "reason" in facts:
-        sys.stdout.write(f"✗ {name}  {facts['reason']}: {facts['message']}\n")
+    if sys.stdout.isatty():
+        sys.stdout.write("".join(f"{_printable(line)}\n" for line in _lines(name, facts)))
     else:
-        warnings = facts.get("warnings", {})
-        sign, text = (
-            ("✓", facts.get("message") or _length(facts))
-            if "frames" in facts or "message" in facts
-            else ("!", "")
-        )
-        sys.stdout.write(f"{sign} {name}  {text}\n" + "".join(f"    {w}: {m}\n" for w, m in warnings.items()))
+        sys.stdout.write(json.dumps({"name": name, **facts}, ensure_ascii=False, default=str) + "\n")
     sys.stdout.flush()
+
+
+def _lines(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    if "reason" in facts:
+        yield f"✗ {name}  {facts['reason']}: {facts['message']}"
+        return
+    made = "frames" in facts or "message" in facts
+    yield f"{'✓' if made else '!'} {name}  {(facts.get('message') or _length(facts)) if made else ''}"
+    for warning, message in facts.get("warnings", {}).items():
+        yield f"    {warning}: {message}"
+
+
+def _printable(text: str) -> str:
+    """`text` without what a terminal would obey: a name may have any characters."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _length(facts: Mapping[str, Any]) -> str:
@@ -291,7 +307,14 @@ class _Bar:
         if beat.activity != "working" or state == self._shown or not sys.stderr.isatty():
             return
         self._shown = state
-        filled = BAR * beat.done // max(1, beat.total)
         end = "\n" if beat.done == beat.total else ""
-        sys.stderr.write(f"\r[{'#' * filled}{'.' * (BAR - filled)}] {beat.done} of {beat.total}{end}")
+        sys.stderr.write(f"\r{bar(beat.done, beat.total, shutil.get_terminal_size().columns)}{end}")
         sys.stderr.flush()
+
+
+def bar(done: int, total: int, columns: int) -> str:
+    """How far something is, on one line of a terminal of so many columns."""
+    counts = f"{done} of {total}"
+    width = min(BAR, columns - len(counts) - 4)
+    filled = width * done // max(1, total)
+    return f"[{'#' * filled}{'.' * (width - filled)}] {counts}" if width >= LEAST_BAR else counts

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from mochi_trainer.errors import StorageError
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage.s3_answers import plain_etag
+from mochi_trainer.storage.s3_answers import as_asked, plain_etag
 from mochi_trainer.storage.s3_calls import called
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.s3_faults import (
@@ -25,6 +25,7 @@ from mochi_trainer.storage.s3_faults import (
     EXISTS,
     MISSING,
     CutShortError,
+    NotS3Error,
     code_of,
     knows_no_conditions,
 )
@@ -60,7 +61,10 @@ class S3Store:
 
     def read_bytes(self, key: str) -> bytes:
         def read(s3: S3Client) -> bytes:
-            return _whole(s3.get_object(Bucket=self._bucket, Key=self._prefix + key))
+            answer = s3.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            if answer["ResponseMetadata"]["HTTPStatusCode"] == 206:
+                raise NotS3Error("a part (206) as the answer to a question for the whole")
+            return _whole(answer)
 
         return self._called(key, read)
 
@@ -79,7 +83,8 @@ class S3Store:
             data = _whole(answer)
             if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:  # a server that knows no ranges
                 return data[start : start + length]
-            return _as_asked(data, answer.get("ContentRange", ""), length)
+            as_asked(answer.get("ContentRange", ""), start)
+            return _whole_range(data, answer.get("ContentRange", ""), length)
 
         return self._called(key, read)
 
@@ -142,17 +147,18 @@ class S3Store:
         return True
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        token = ""
+        token, before = "", set[str]()
         while True:
             page = self._page(prefix, token)
             for found in page.get("Contents", []):
                 key = found["Key"].removeprefix(self._prefix)
                 if key and not key.endswith("/"):
                     yield ObjectInfo(key, found["Size"], plain_etag(found["ETag"]), _modified(found))
-            before, token = token, page.get("NextContinuationToken", "")
             if not page.get("IsTruncated"):
                 return
-            if token in ("", before):
+            before.add(token)
+            token = page.get("NextContinuationToken", "")
+            if token in before:
                 raise StorageError(f"the listing of {self.address(prefix)} goes round in circles")
 
     def unlisted(self) -> Sequence[Unlisted]:
@@ -185,7 +191,11 @@ class S3Store:
         further = {"ContinuationToken": token} if token else {}
 
         def ask(s3: S3Client) -> ListObjectsV2OutputTypeDef:
-            return s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **further)  # type: ignore[arg-type]  # one optional argument
+            page = s3.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix + prefix, **further)  # type: ignore[arg-type]  # one optional argument
+            for found in page.get("Contents", ()):
+                if not found["Key"].startswith(self._prefix + prefix):
+                    raise NotS3Error(f"{found['Key']!r} in the listing of {self._prefix + prefix}")
+            return page
 
         return self._called(prefix, ask)
 
@@ -218,7 +228,7 @@ def _modified(found: Mapping[str, Any]) -> float:
     return when.timestamp() if isinstance(when, datetime) else 0.0
 
 
-def _as_asked(data: bytes, content_range: str, length: int) -> bytes:
+def _whole_range(data: bytes, content_range: str, length: int) -> bytes:
     """`data`, unless it is not as long as the range that was asked for, or the rest of the object."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range)
     wanted = min(length, int(match[2]) - int(match[1])) if match else len(data)

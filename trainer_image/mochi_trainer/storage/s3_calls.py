@@ -22,7 +22,7 @@ from mochi_trainer.storage.s3_faults import (
     passing,
     wants_md5,
 )
-from mochi_trainer.storage.s3_reasons import Place, explained, foreign
+from mochi_trainer.storage.s3_reasons import Place, explained, foreign, one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -99,7 +99,7 @@ def _waited(connection: Connection, error: Exception, address: str, course: _Cou
     log.warning(
         "%s: %s; tried again in %.1f s (%.0f of %.0f s)",
         address,
-        connection.without_keys(" ".join(str(error).split()))[:300],
+        connection.without_keys(one_line(error))[:300],
         wait,
         course.seconds,
         limit,

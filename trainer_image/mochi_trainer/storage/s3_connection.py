@@ -32,7 +32,7 @@ from botocore.utils import is_valid_endpoint_url, is_valid_ipv6_endpoint_url, pa
 from mochi_api.identity import CA_ENV, CREDENTIALS_ENV
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
-from mochi_trainer.storage.s3_answers import checked
+from mochi_trainer.storage.s3_answers import IN_XML, Parsers, checked, in_xml
 from mochi_trainer.storage.s3_counts import counted
 from mochi_trainer.storage.s3_credentials import (
     MountedSecret,
@@ -41,12 +41,10 @@ from mochi_trainer.storage.s3_credentials import (
     hidden,
     require_sent_whole,
 )
+from mochi_trainer.storage.s3_pace import paced
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-_USER = re.compile(r"(\w+://)[^/\s]*@")
-"""Of an address, with the password."""
 
 CONNECTIONS = 64
 """Most connections kept open: those of all transfers at once."""
@@ -59,6 +57,8 @@ class Patience:
     connect_seconds: float = 5
     read_seconds: float = 60
     """Longest silence while an answer is read."""
+    slow_seconds: float = 120
+    """An answer of which less than LEAST_BYTES have come after so long a wait, and no end, is none."""
     attempts: int = 4
     """Of each request, before the call as a whole is tried again."""
     first_seconds: float = 15
@@ -97,6 +97,9 @@ class Connection:
                 self._client = _client(self._session, self.spec, self.patience)
                 events = self._client.meta.events
                 counted(events)
+                paced(self._client, self.patience.slow_seconds)
+                for operation in IN_XML:
+                    events.register(f"before-parse.*.{operation}", in_xml)  # "*" comes before botocore's own
                 events.register_last("after-call.s3", checked)
                 events.register("before-send.s3", require_sent_whole)
                 for operation in ("PutObject", "UploadPart"):
@@ -150,7 +153,9 @@ def _not_asked(**_: Any) -> tuple[AWSResponse, dict[str, Any]]:
 def _session() -> botocore.session.Session:
     session = botocore.session.get_session()
     session.register_component("data_loader", _loader())
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    parsers = Parsers()
+    parsers.set_parser_defaults(timestamp_parser=_time)
+    session.register_component("response_parser_factory", parsers)
     if folder := os.environ.get(CREDENTIALS_ENV):
         chain = session.get_component("credential_provider")
         chain.providers.insert(0, MountedSecretProvider(Path(folder)))

@@ -48,6 +48,7 @@ from mochi_trainer.storage.s3_faults import (
     said_by,
     status_of,
 )
+from mochi_trainer.storage.s3_pace import SlowAnswerError
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
@@ -95,7 +96,7 @@ def explained(error: BaseException, place: Place, *, seconds: float) -> TrainerE
     if isinstance(error, ClientError):
         return _answered(error, place)
     return _unanswered(error, place) or StorageError(
-        f"{place.address} at {place.endpoint}: {_one_line(error)}"
+        f"{place.address} at {place.endpoint}: {one_line(error)}"
         + (f" (waited {seconds:.0f} s)" if seconds >= 1 else "")
     )
 
@@ -103,7 +104,7 @@ def explained(error: BaseException, place: Place, *, seconds: float) -> TrainerE
 def _unanswered(error: BaseException, place: Place) -> TrainerError | None:
     """What is no answer of S3 and has a reason of its own."""
     if isinstance(error, NotS3Error | ResponseParserError):
-        return _not_s3(place, _one_line(error))
+        return _not_s3(place, one_line(error))
     if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
         return AccessDeniedError(f"{place.address}: no S3 credentials found in {place.keys}")
     if isinstance(error, SSLError) and about_trust(error):
@@ -119,7 +120,7 @@ def _unasked(error: BaseException, place: Place) -> TrainerError | None:
         return _unusable(error, place)
     if isinstance(error, CONFIGURATION):
         return InvalidInputError(
-            f"nobody can be asked for {place.address} with the settings of S3 that are given: {_one_line(error)}",
+            f"nobody can be asked for {place.address} with the settings of S3 that are given: {one_line(error)}",
             action="correct storage.s3, or the variable (AWS_...) or the file that the message is about",
         )
     return None
@@ -262,7 +263,7 @@ _CHECKS = (_foreign, _missing, _archived, _elsewhere, _expired, _clock, _full, _
 
 
 def _untrusted(error: SSLError, place: Place) -> TrainerError:
-    text = _one_line(error)
+    text = one_line(error)
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
         return InvalidInputError(
             f"{place.endpoint} does not speak TLS, which {place.address} is asked for over",
@@ -286,10 +287,15 @@ def _kind(error: ClientError) -> str:
 
 def _date(error: ClientError) -> datetime | None:
     try:
-        return parsedate_to_datetime(headers_of(error).get("date", ""))
+        said = parsedate_to_datetime(headers_of(error).get("date", ""))
     except (TypeError, ValueError):
         return None
+    return said if said.tzinfo else said.replace(tzinfo=UTC)  # `-0000`, which names no zone
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def one_line(error: BaseException) -> str:
+    """What it says, or what it came from where that says more: libraries call a slow answer a closed connection."""
+    told: BaseException | None = error
+    while told is not None and not isinstance(told, SlowAnswerError):
+        told = told.__cause__ or told.__context__
+    return " ".join(str(told or error).split())

@@ -18,6 +18,7 @@ from s3transfer.futures import TransferFuture
 from s3transfer.subscribers import BaseSubscriber
 
 from mochi_trainer.movement import PROCESS
+from mochi_trainer.storage.s3_answers import as_asked
 from mochi_trainer.storage.s3_faults import CHANGED, CutShortError, code_of
 from mochi_trainer.storage.store import Piece, Pieces
 
@@ -77,6 +78,7 @@ class Download:
             raise
         whole = answer["ResponseMetadata"]["HTTPStatusCode"] == 200  # a server that knows no ranges
         with closing(answer["Body"]) as body:
+            as_asked("" if whole else answer.get("ContentRange", ""), start)
             at = 0 if whole else start
             while at < end and not self.stopped.is_set() and (piece := body.read(PIECE_BYTES)):
                 if self.stopped.is_set():  # the file may be closed
