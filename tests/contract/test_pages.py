@@ -108,7 +108,9 @@ def test_every_field_that_a_page_names_is_one(project: Path) -> None:
 
 def test_every_source_file_that_a_page_names_is_there(project: Path) -> None:
     files = {str(path) for path in _tracked(project)}
-    ends = {"/".join(Path(name).parts[-count:]) for name in files for count in range(1, len(Path(name).parts))}
+    ends = {
+        "/".join(Path(name).parts[-count:]) for name in files for count in range(1, len(Path(name).parts))
+    }
     lost = [
         f"{page}: {name}"
         for page, text in _pages(project)

@@ -163,6 +163,17 @@ def test_help_lists_commands_and_every_exit_code() -> None:
         assert word in done.stdout
 
 
+def test_descriptions_keep_the_names_in_them() -> None:
+    for command, name in (("captions", "T5 features"), ("plan", "which GPU"), ("export", "a LoRA")):
+        text = subprocess.run(
+            [sys.executable, "-m", "mochi_trainer", command, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout
+        assert name in " ".join(text.split()), command
+
+
 def test_sigterm_ends_a_stage_cleanly_with_143_and_json_logs(tmp_path: Path) -> None:
     write_source(tmp_path / "source")
     for number in range(60):
