@@ -12,6 +12,8 @@ from pydantic import ConfigDict, Field
 
 from mochi_api.base import ApiModel
 
+_REPOSITORY_PART = "[a-z0-9]+([._-]+[a-z0-9]+)*"
+_REPOSITORY = rf"^(([a-zA-Z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?{_REPOSITORY_PART}(/{_REPOSITORY_PART})*$"
 _NAME = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 NamePart = Annotated[str, Field(max_length=40, pattern=_NAME)]
@@ -30,8 +32,8 @@ class Values(ApiModel):
 class ImageValues(Values):
     """Where an image is pulled from."""
 
-    repository: str = Field(min_length=1, max_length=400, pattern=r"^[a-z0-9][a-zA-Z0-9._:/-]*$")
-    """Repository, with its registry."""
+    repository: str = Field(min_length=1, max_length=400, pattern=_REPOSITORY)
+    """Repository, with its registry, without a scheme and a tag."""
     tag: str = Field(default="", max_length=128, pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*)?$")
     """Tag; empty: the chart's appVersion."""
     digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
