@@ -176,7 +176,7 @@ def test_check_names_a_caption_that_is_called_otherwise(
     (folder / "carphone.txt").write_text(" ")
     assert main(["preprocess", str(folder), "--check", *SIZE]) == 4
     told = {name: line["message"] for name, line in lines(capsys).items()}
-    assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt lies beside it"
+    assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt is there"
     assert told["carphone.MOV"] == "carphone.txt has no words"
 
 

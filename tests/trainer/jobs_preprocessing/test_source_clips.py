@@ -204,6 +204,29 @@ class TestOneCaptionForTwo:
         (clip,) = source_clips(_objects("Clip.MP4", "clip.txt"))
         assert (clip.caption, clip.misnamed_caption) == (None, "clip.txt")
 
+    @pytest.mark.parametrize(
+        ("names", "meant"),
+        [
+            (("a.caption",), "a.caption"),
+            (("A.md",), "A.md"),
+            (("captions/a.txt",), "captions/a.txt"),
+            (("captions/a.txt", "old/a.txt"), ""),
+            (("metadata.jsonl",), "metadata.jsonl"),
+            (("captions.txt",), "captions.txt"),
+            (("b.mp4", "b.txt"), ""),
+            (("notes.pdf",), ""),
+            (("sub/metadata.csv",), ""),
+        ],
+    )
+    def test_a_caption_as_other_tools_keep_it_is_named(self, names: tuple[str, ...], meant: str) -> None:
+        clip = next(clip for clip in source_clips(_objects("a.mp4", *names)) if clip.source.key == "a.mp4")
+        assert (clip.caption, clip.misnamed_caption) == (None, meant)
+
+    def test_captions_of_another_folder_stay_its_clips(self) -> None:
+        first, second = source_clips(_objects("x/a.mp4", "y/a.mp4", "y/a.txt"))
+        assert (first.caption, first.misnamed_caption) == (None, "")
+        assert (second.caption.key, second.misnamed_caption) == ("y/a.txt", "")
+
     @pytest.mark.parametrize(("video", "caption"), [(NFC, NFD), (NFD, NFC), (NFC, NFC), (NFD, NFD)])
     def test_a_caption_in_the_other_normal_form_is_found(self, video: str, caption: str) -> None:
         (clip,) = source_clips(_objects(f"{video}.mp4", f"{caption}.txt"))

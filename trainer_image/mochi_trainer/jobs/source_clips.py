@@ -40,7 +40,7 @@ class SourceClip:
     reason: ClipReason = ClipReason.UNSUPPORTED
     """The word for `problem`."""
     misnamed_caption: str = ""
-    """Key of a file such as `video.mp4.txt`, whose writer meant it for the caption; empty where there is none."""
+    """Key of a file such as `video.mp4.txt` or `metadata.jsonl`, whose writer meant it for the caption; empty for none."""
     text: str | None = None
     """What the caption says, on one line; None as long as nobody has read it."""
 
@@ -66,7 +66,10 @@ def source_clips(
     Of clips that claim one caption the first has it.
     """
     own = list({info.key: info for info in objects if why_no_clip(info.key) is None}.values())
-    captions = Captions([info for info in own if suffix(info.key) == CAPTION])
+    captions = Captions(
+        [info for info in own if suffix(info.key) == CAPTION],
+        [info.key for info in own if suffix(info.key) != CAPTION],
+    )
     converted = left_out if left_out is not None else LeftOut()
     wanted = CLIPS | OTHER_VIDEO | (STILLS if stills else frozenset())
     videos = sorted(
