@@ -178,9 +178,18 @@ def test_files_that_do_not_count_are_counted_where_their_kind_would(
 
 def test_where_there_are_only_still_images_the_size_that_takes_them_is_named(tmp_path: Path) -> None:
     source = LocalStore(tmp_path)
+    assert "for the 1 still image," in (no_clips(source, _objects("a.png")).action or "")
     action = no_clips(source, _objects("a.png", "b.webp", "c.txt")).action or ""
     assert "add a size of 1 frame to preprocessing.buckets for the 2 still images" in action
     assert "buckets" not in (no_clips(source, _objects("c.txt")).action or "")
+
+
+@pytest.mark.parametrize("name", ["bus.mp4", "clips.zip"])
+def test_a_file_in_place_of_the_folder_is_told(name: str, tmp_path: Path) -> None:
+    error = no_clips(open_store(f"file://{tmp_path}/{name}", S3Spec()), [])
+    assert str(error).endswith(
+        f"nothing is there; {name} is the name of a file, and a dataset is the folder with the clips in it"
+    )
 
 
 class TestOneCaptionForTwo:
