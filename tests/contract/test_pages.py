@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mochi_api import identity
+from mochi_api.runfile import parse
 
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
@@ -119,6 +120,12 @@ def test_every_source_file_that_a_page_names_is_there(project: Path) -> None:
         if name not in files | ends
     ]
     assert lost == []
+
+
+def test_the_run_file_by_hand_is_one(project: Path) -> None:
+    page = (project / "docs/how-to/change-the-training.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert parse(text, strict=True).stage == "train"
 
 
 def test_the_tree_in_the_readme_names_every_folder(project: Path) -> None:
