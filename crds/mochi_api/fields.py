@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from mochi_api.base import PATTERN_KEY, Pattern
 
 _BUCKET = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+_BUCKET_WORDS = "must be s3://bucket/prefix with 3 to 63 lower-case letters, digits, dots and hyphens in the bucket's name"
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]"
 _POSITIVE = r"0*[1-9][0-9]*"
 _THREE_DIGITS = "[1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9]"
@@ -28,12 +29,12 @@ _PATH_PART = r"[^/\x00-\x1f]*[^/.\x00-\x1f][^/\x00-\x1f]*|\.|\.\.\.+"
 Uri = Annotated[
     str,
     Field(max_length=1024),
-    Pattern(looks_like=rf"{_BUCKET}(/[^\x00-\x1f]*)?", words="must be s3://bucket/prefix"),
+    Pattern(looks_like=rf"{_BUCKET}(/[^\x00-\x1f]*)?", words=_BUCKET_WORDS),
 ]
 OptionalUri = Annotated[
     str,
     Field(max_length=1024),
-    Pattern(looks_like=rf"({_BUCKET}(/[^\x00-\x1f]*)?)?", words="must be s3://bucket/prefix, or empty"),
+    Pattern(looks_like=rf"({_BUCKET}(/[^\x00-\x1f]*)?)?", words=f"{_BUCKET_WORDS}, or empty"),
 ]
 OptionalLoraUri = Annotated[
     str,

@@ -136,6 +136,10 @@ def parse(text: str, *, strict: bool = True, defaults: int = DEFAULTS) -> RunFil
         raw = yaml_of(text)
     except ValueError as error:
         raise RunFileError(f"the run file is not YAML: {error}") from error
+    if isinstance(raw, dict) and "apiVersion" in raw:
+        raise RunFileError(
+            f"this is a {_shown(raw.get('kind'))} of Kubernetes and no run file: apply it with kubectl"
+        )
     try:
         run = RunFile.model_validate(raw)
     except ValidationError as error:

@@ -233,7 +233,7 @@ class LoraSpec(ApiModel):
     base_weights: BaseWeights = Field(default="BFloat16", json_schema_extra=UNSTORED)
     """How the frozen weights of the base are kept in the GPU while the adapter is trained. `Int8` and `Float8` take half of the memory, for GPUs of 24 to 48 GB, and cost a little accuracy (`Int8` less) and time. The adapter is the same kind of file, and samples are made with the base as it is published."""
     blocks_to_swap: int = Field(default=0, ge=0, le=47, json_schema_extra=UNSTORED)
-    """So many blocks of the base, of 48, wait in the host's memory and are copied to the GPU ahead of their use (block swapping). Takes no number of the training; needs less of the GPU, more of the pod's memory, and time where copies are slower than the computation. Each beyond two counts: 0.4 GB with `baseWeights` BFloat16, 0.2 GB otherwise."""
+    """So many blocks of the base, of 48, wait in the host's memory and are copied to the GPU ahead of their use (block swapping). Changes no number of the training; needs less of the GPU, more of the pod's memory, and time where copies are slower than the computation. Each beyond two counts: 0.4 GB with `baseWeights` BFloat16, 0.2 GB otherwise."""
     start_from: OptionalLoraUri = ""
     """LoRA file to go on from, such as `s3://runs/dissolve/lora.safetensors`, as this trainer, Diffusers, peft, ComfyUI or kohya's scripts wrote it, or the folder, with a `/` at its end, that has one; its rank and targets must fit into those given here. Empty: a new adapter."""
     export_merged: bool = False

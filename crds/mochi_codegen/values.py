@@ -8,17 +8,33 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from mochi_api.base import ApiModel
 
+_REPOSITORY_PART = "[a-z0-9]+([._-]+[a-z0-9]+)*"
+_REPOSITORY = rf"^(([a-zA-Z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?{_REPOSITORY_PART}(/{_REPOSITORY_PART})*$"
 _NAME = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 Namespace = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 NamePart = Annotated[str, Field(max_length=40, pattern=_NAME)]
 ObjectName = Annotated[str, Field(max_length=63, pattern=_NAME)]
 Strings = dict[str, str]
 """Labels, annotations or a node selector."""
-QuantityValue = str | int | float
+QuantityText = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$")]
+QuantityValue = QuantityText | Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)]
+ResourceKey = Annotated[
+    str,
+    Field(
+        pattern=r"^(cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMGT]i|[a-z0-9][a-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9._-]*)$"
+    ),
+]
+Resources = dict[ResourceKey, QuantityValue]
+CLOSED: dict[str, JsonValue] = {"additionalProperties": False}
+"""Of a map whose keys have a pattern."""
+SubdomainName = Annotated[
+    str,
+    Field(max_length=253, pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$"),
+]
 
 
 class Values(ApiModel):
@@ -30,8 +46,8 @@ class Values(ApiModel):
 class ImageValues(Values):
     """Where an image is pulled from."""
 
-    repository: str = Field(min_length=1, max_length=400, pattern=r"^[a-z0-9][a-zA-Z0-9._:/-]*$")
-    """Repository, with its registry."""
+    repository: str = Field(min_length=1, max_length=400, pattern=_REPOSITORY)
+    """Repository, with its registry, without a scheme and a tag."""
     tag: str = Field(default="", max_length=128, pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]*)?$")
     """Tag; empty: the chart's appVersion."""
     digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
@@ -75,7 +91,7 @@ class ServiceAccountValues(Values):
 
     create: bool = True
     """Create it; otherwise it must exist."""
-    name: str = Field(default="", max_length=253)
+    name: SubdomainName = ""
     """Its name; empty: the release's full name, or `default` when create is false."""
     annotations: Strings = Field(default_factory=dict)
     """Its annotations."""
@@ -91,9 +107,9 @@ class PodSecurityValues(Values):
 class ResourceValues(Values):
     """CPU and memory of the operator."""
 
-    requests: dict[str, QuantityValue] = {"cpu": "100m", "memory": "128Mi"}  # noqa: RUF012 - pydantic copies it
+    requests: Resources = Field(default={"cpu": "100m", "memory": "128Mi"}, json_schema_extra=CLOSED)
     """What the scheduler sets aside."""
-    limits: dict[str, QuantityValue] = {"memory": "512Mi"}  # noqa: RUF012 - pydantic copies it
+    limits: Resources = Field(default={"memory": "512Mi"}, json_schema_extra=CLOSED)
     """What the container is held to."""
 
 
@@ -170,7 +186,7 @@ class ChartValues(Values):
     """Taints the operator's pod tolerates."""
     affinity: dict[str, Any] = Field(default_factory=dict)
     """Affinity of the operator's pod, as in a pod's spec."""
-    priority_class_name: str = Field(default="", max_length=253)
+    priority_class_name: SubdomainName = ""
     """PriorityClass of the operator's pod; empty: the cluster's default."""
     monitoring: MonitoringValues = MonitoringValues()
     """Prometheus Operator objects."""

@@ -55,7 +55,10 @@ def test_a_text_of_another_shape_is_named_once_with_its_value() -> None:
     text = run_file().to_yaml().replace("uri: s3://demo/clips/", "uri: http://Demo")
     with pytest.raises(runfile.RunFileError) as refusal:
         runfile.parse(text)
-    assert str(refusal.value) == "dataset.source.s3.uri must be s3://bucket/prefix, got http://Demo"
+    assert (
+        str(refusal.value)
+        == "dataset.source.s3.uri must be s3://bucket/prefix with 3 to 63 lower-case letters, digits, dots and hyphens in the bucket's name, got http://Demo"
+    )
 
 
 def test_an_unknown_field_of_a_file_given_by_hand_is_named() -> None:

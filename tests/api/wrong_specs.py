@@ -275,6 +275,18 @@ FIELD_ERRORS: list[tuple[str, dict[str, Any], list[str]]] = [
         {"preprocessing.buckets": [{"frames": 0, "width": 32, "height": 32}]},
         ["spec.preprocessing.buckets[0].frames", "0", "1"],
     ),
+    (
+        "no pod",
+        {"mode": "full", "workers.replicas": 0, "training.globalBatchSize": 8},
+        ["spec.workers.replicas", "0", "1"],
+    ),
+    (
+        "no GPU for a clip",
+        {"mode": "full", "training.contextParallel": 0, "training.globalBatchSize": 8},
+        ["spec.training.contextParallel", "0", "1"],
+    ),
+    ("5 frames", {"preprocessing.frames": 5}, ["spec.preprocessing.frames", "5", "7"]),
+    ("165 frames", {"preprocessing.frames": 165}, ["spec.preprocessing.frames", "165", "163"]),
     ("no shard", {"preprocessing.trim.shards": 0}, ["spec.preprocessing.trim.shards", "0", "1"]),
     ("65 shards", {"preprocessing.videos.shards": 65}, ["spec.preprocessing.videos.shards", "65", "64"]),
     ("rank 257", {"training.lora": {"rank": 257}}, ["spec.training.lora.rank", "257", "256"]),
@@ -313,14 +325,17 @@ _LABEL = (
     "must hold only letters, digits, '-', '_' and '.', and start and end with a letter or digit, or be empty"
 )
 
+_ADDRESS = "must be s3://bucket/prefix with 3 to 63 lower-case letters, digits, dots and hyphens in the bucket's name"
+
 TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
-    ("output over http", "storage.outputURI", "http://x/y", "must be s3://bucket/prefix, got http://x/y"),
-    ("output without bucket", "storage.outputURI", "s3://", "must be s3://bucket/prefix, got s3://"),
-    ("output without scheme", "storage.outputURI", "demo/out", "must be s3://bucket/prefix, got demo/out"),
-    ("bucket in capitals", "storage.outputURI", "s3://Demo/o", "must be s3://bucket/prefix, got s3://Demo/o"),
-    ("cache over http", "storage.cacheURI", "http://x", "must be s3://bucket/prefix, or empty, got http://x"),
-    ("dataset on disk", "dataset.source.s3.uri", "/clips", "must be s3://bucket/prefix, got /clips"),
-    ("model on the hub", "model.source", {"s3": {"uri": "genmo/m"}}, "must be s3://bucket/prefix, got genmo/m"),
+    ("output over http", "storage.outputURI", "http://x/y", f"{_ADDRESS}, got http://x/y"),
+    ("output without bucket", "storage.outputURI", "s3://", f"{_ADDRESS}, got s3://"),
+    ("output without scheme", "storage.outputURI", "demo/out", f"{_ADDRESS}, got demo/out"),
+    ("bucket of two letters", "training.resumeFrom", "s3://ml/runs/4f2c/", f"{_ADDRESS}, or empty, got s3://ml/runs/4f2c/"),
+    ("bucket in capitals", "storage.outputURI", "s3://Demo/o", f"{_ADDRESS}, got s3://Demo/o"),
+    ("cache over http", "storage.cacheURI", "http://x", f"{_ADDRESS}, or empty, got http://x"),
+    ("dataset on disk", "dataset.source.s3.uri", "/clips", f"{_ADDRESS}, got /clips"),
+    ("model on the hub", "model.source", {"s3": {"uri": "genmo/m"}}, f"{_ADDRESS}, got genmo/m"),
     ("LoRA that is a pickle", "training.lora", {"startFrom": "s3://runs/a/lora.pt"},
      "must be s3://bucket/path/of/a/file.safetensors or s3://bucket/folder/, or empty, got s3://runs/a/lora.pt"),
     ("endpoint without scheme", "storage.s3.endpoint", "minio:9000",
@@ -339,7 +354,7 @@ TEXT_ERRORS: list[tuple[str, str, Any, str]] = [
      "must be a key of a ConfigMap or Secret such as ca.crt, got a/b"),
     ("ConfigMap in capitals", "storage.s3", {"caBundle": {"configMapName": "CA"}}, f"{_DNS}, or be empty, got CA"),
     ("resumed from a folder of this machine", "training.resumeFrom", "/runs/4f2c",
-     "must be s3://bucket/prefix, or empty, got /runs/4f2c"),
+     f"{_ADDRESS}, or empty, got /runs/4f2c"),
     ("secret with two dots", "storage.s3.credentialsSecretName", "a..b", f"{_DNS}, or be empty, got a..b"),
     ("service account with a hyphen before a dot", "workers.podTemplate", {"serviceAccountName": "a-.b"}, f"{_DNS}, or be empty, got a-.b"),
     *((f"key {key} of a Secret", "workers.env", [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a", "key": key}}}],

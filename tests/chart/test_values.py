@@ -53,6 +53,18 @@ def test_the_schema_is_the_generated_one_and_closed_everywhere() -> None:
     ("setting", "complaint"),
     [
         ("replicas=2", "additional properties 'replicas' not allowed"),
+        (
+            "image.repository=https://registry.example/mochi",
+            "at '/image/repository': 'https://registry.example/mochi' does not match",
+        ),
+        (
+            "trainerImage.repository=registry.example/mochi:1.0",
+            "at '/trainerImage/repository': 'registry.example/mochi:1.0' does not match",
+        ),
+        ("resources.limits.memory=lots", "at '/resources/limits/memory': 'lots' does not match pattern"),
+        ("resources.limits.mem=1Gi", "additional properties 'mem' not allowed"),
+        ("serviceAccount.name=Mochi_Operator", "at '/serviceAccount/name': 'Mochi_Operator' does not match"),
+        ("priorityClassName=High", "at '/priorityClassName': 'High' does not match pattern"),
         ("image.repo=x", "additional properties 'repo' not allowed"),
         ("progressSeconds=fast", "at '/progressSeconds': got string, want integer"),
         ("progressSeconds=0", "at '/progressSeconds': minimum: got 0, want 1"),

@@ -25,6 +25,7 @@ from typing import NoReturn, TypeVar, cast
 
 from mochi_api.identity import SHARD_ENV
 from mochi_api.outcomes import ROWS, TERMINATION_LOG, Outcome, Reason
+from mochi_api.rules.run_files import broken_rules
 from mochi_api.runfile import (
     DEFAULTS,
     DEFAULTS_FILE,
@@ -230,12 +231,24 @@ def run_file(path: Path, stage: Stage, *, mounted: Path = Path(RUN_FILE_PATH)) -
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        other = " or prompts with --prompt" if stage == "sample" else ""
+        raise InvalidInputError(
+            f"there is no run file {path}", action=f"give one with --run{other}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"run file {path} cannot be read: {error}") from error
+        raise InvalidInputError(f"run file {path} cannot be read: {_words(error)}") from error
     by_hand = path != mounted
     trains = stage == "train"  # what the other steps do, no default has changed
     known = _defaults(path.with_name(DEFAULTS_FILE)) if trains and not by_hand else DEFAULTS
-    return parse(text, strict=by_hand, defaults=known).model_copy(update={"stage": stage})
+    run = parse(text, strict=by_hand, defaults=known)
+    if by_hand and (broken := broken_rules(run)):
+        raise RunFileError("; ".join(broken))
+    return run.model_copy(update={"stage": stage})
+
+
+def _words(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _defaults(file: Path) -> int:

@@ -19,7 +19,7 @@ ACTIONS: Mapping[Reason, str] = {
 
 _AGAIN = re.compile(r"(?:;|,?(?: and)?) apply again(?: under a new name)?")
 _BUCKETS = re.compile(
-    r", or (?:a shorter size in|add a size of 1 frame to) preprocessing\.buckets(?: for the \d+ still images)?"
+    r", or (?:a shorter size in|add a size of 1 frame to) preprocessing\.buckets(?: for the \d+ still images?)?"
 )
 _FIELD = re.compile(r"(?:preprocessing\.|\b(?=maxFailedItemsPercent|missingCaption\b))(\w+)")
 

@@ -39,7 +39,7 @@ def command_line() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for stage, text in HELP.items():
-        command = commands.add_parser(stage, help=text, description=text.capitalize() + ".")
+        command = commands.add_parser(stage, help=text, description=_sentence(text))
         command.add_argument(
             "--run",
             type=Path,
@@ -50,23 +50,26 @@ def command_line() -> argparse.ArgumentParser:
         if stage == "sample":
             _sample_arguments(command)
     text = "tell what a safetensors file is, whether it is whole, and what to do with it"
-    command = commands.add_parser("inspect", help=text, description=text.capitalize() + ".")
+    command = commands.add_parser("inspect", help=text, description=_sentence(text))
     command.add_argument("file", type=_file, metavar="FILE", help="or a folder with one such file")
     text = "turn a LoRA or a transformer into the form that another tool takes"
-    _export_arguments(commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + "."))
+    _export_arguments(commands.add_parser("export", help=text, description=_sentence(text)))
     text = "look at a folder of clips, or turn it into what training reads, without a run file"
-    _preprocess_arguments(commands.add_parser("preprocess", help=text, description=text.capitalize() + "."))
+    _preprocess_arguments(commands.add_parser("preprocess", help=text, description=_sentence(text)))
     text = "list what a cache holds and what no run uses any more, and remove that on request"
-    _cache_arguments(commands.add_parser("cache", help=text, description=text.capitalize() + "."))
+    _cache_arguments(commands.add_parser("cache", help=text, description=_sentence(text)))
     text = "look at long films: cuts, segments, near-duplicates, warnings; make clips and captions of them"
-    _footage_arguments(
-        commands.add_parser("footage", help=text, description=text[0].upper() + text[1:] + ".")
-    )
+    _footage_arguments(commands.add_parser("footage", help=text, description=_sentence(text)))
     text = "tell what a training will need and how long it takes on which GPU, from its file alone"
-    _plan_arguments(commands.add_parser("plan", help=text, description=text.capitalize() + "."))
+    _plan_arguments(commands.add_parser("plan", help=text, description=_sentence(text)))
     text = "measure training steps on the GPU that is there, or count what they would do without one"
-    _bench_arguments(commands.add_parser("bench", help=text, description=text.capitalize() + "."))
+    _bench_arguments(commands.add_parser("bench", help=text, description=_sentence(text)))
     return parser
+
+
+def _sentence(text: str) -> str:
+    """Names such as GPU and LoRA stay as they are."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _file(text: str) -> Path:

@@ -36,9 +36,13 @@ IMMUTABLE = (
 """Fields of the spec that cannot change; a new object is cheap, since the embeddings are shared."""
 
 
-def violations(spec: FineTuneSpec) -> list[str]:
-    """The messages of all rules that `spec` breaks, in the order of the rules; empty when it obeys them all."""
-    return [message for rule in RULES if (message := rule.broken(spec)) is not None]
+def violations(spec: FineTuneSpec, *, below: str = "") -> list[str]:
+    """The messages of all rules that `spec` breaks, in the order of the rules; empty when it obeys them all.
+
+    With `below` only those about a field below that path, such as `spec.preprocessing`.
+    """
+    asked = (rule for rule in RULES if rule.path.startswith(below))
+    return [message for rule in asked if (message := rule.broken(spec)) is not None]
 
 
 __all__ = [

@@ -87,7 +87,7 @@ def _segments(spec: FineTuneSpec) -> str | None:
 CLIPS: Sequence[Rule] = (
     Rule(
         path="spec.preprocessing.frames",
-        cel=f"{_FRAMES} % 6 == 1",
+        cel=f"{_FRAMES} % 6 == 1 || {_FRAMES} < 7 || {_FRAMES} > 163",
         message=cel_message(
             "spec.preprocessing.frames must be 1 more than a multiple of 6, got %d; the nearest are %d and %d",
             _FRAMES,

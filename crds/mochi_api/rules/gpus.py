@@ -11,12 +11,12 @@ from mochi_api.rules.rule import Rule, cel_message
 from mochi_api.spec import FineTuneSpec
 
 _BATCH = "self.training.globalBatchSize"
-_CONTEXT = "(has(self.training.contextParallel) ? self.training.contextParallel : 1)"
+_CONTEXT = "(has(self.training.contextParallel) && self.training.contextParallel > 1 ? self.training.contextParallel : 1)"
 _HEADS = f"(self.model.preset == 'nano' ? {NETWORKS['nano'].heads} : {NETWORKS['mochi-1'].heads})"
 _GPUS = "(has(self.workers.gpusPerPod) && self.workers.gpusPerPod > 1 ? self.workers.gpusPerPod : 1)"
-"""Of a pod; one without any trains like one with one."""
+"""Of a pod; one without any trains like one with one. A number below 1 is the field's own matter, here as below."""
 _USUAL = f"(self.mode == 'lora' ? {resolved.USUAL_GPUS['lora']} : {resolved.USUAL_GPUS['full']})"
-_REPLICAS = f"(has(self.workers.replicas) ? self.workers.replicas : ({_USUAL} + {_GPUS} - 1) / {_GPUS})"
+_REPLICAS = f"(has(self.workers.replicas) && self.workers.replicas > 0 ? self.workers.replicas : ({_USUAL} + {_GPUS} - 1) / {_GPUS})"
 
 
 def _lora_gpus(spec: FineTuneSpec) -> str | None:

@@ -20,6 +20,7 @@ from mochi_api.runfile import STAGES, RunFile, RunFileError
 from mochi_api.spec import S3Spec
 from mochi_trainer.__main__ import main
 from mochi_trainer.__main__ import run_file as read_run_file
+from mochi_trainer.arguments import command_line
 from tests.trainer.preprocessing_runs import run_file, write_source
 
 Command = Callable[[str, RunFile | str], tuple[int, Outcome]]
@@ -139,7 +140,7 @@ def test_what_the_user_asked_for_is_never_ignored(tmp_path: Path) -> None:
 
 def test_an_absent_run_file_is_invalid_input(tmp_path: Path, command: Command) -> None:
     assert main(["trim", "--run", str(tmp_path / "none.yaml")]) == 2
-    assert "none.yaml cannot be read" in (tmp_path / "termination").read_text()
+    assert "there is no run file" in (tmp_path / "termination").read_text()
 
 
 def test_a_termination_log_that_cannot_be_written_is_no_failure(
@@ -149,6 +150,27 @@ def test_a_termination_log_that_cannot_be_written_is_no_failure(
     (tmp_path / "again.yaml").write_text(run_file(tmp_path).to_yaml())
     monkeypatch.setenv("MOCHI_TERMINATION_LOG", str(tmp_path / "no" / "folder"))
     assert main(["trim", "--run", str(tmp_path / "again.yaml")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "apiVersion: mochi.finetune.dev/v1alpha1\nkind: MochiFineTune\nspec: {}",
+            "this is a 'MochiFineTune' of Kubernetes",
+        ),
+        (
+            "frames",
+            "preprocessing.frames must be 1 more than a multiple of 6, got 12; the nearest are 7 and 13",
+        ),
+    ],
+)
+def test_what_no_api_server_has_seen_is_refused_alike(
+    text: str, words: str, tmp_path: Path, command: Command
+) -> None:
+    code, outcome = command("trim", run_file(tmp_path, frames=12) if text == "frames" else text)
+    assert (code, outcome.reason) == (2, "InvalidInput")
+    assert words in outcome.message
 
 
 def test_help_lists_commands_and_every_exit_code() -> None:
@@ -161,6 +183,17 @@ def test_help_lists_commands_and_every_exit_code() -> None:
     )
     for word in (*STAGES, *(row.reason for row in TABLE if row.exit_code is not None), "AWS_ACCESS_KEY_ID"):
         assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("captions", "T5 features"), ("plan", "which GPU"), ("export", "a LoRA")]
+)
+def test_descriptions_keep_the_names_in_them(
+    command: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line().parse_args([command, "--help"])
+    assert name in " ".join(capsys.readouterr().out.split())
 
 
 def test_sigterm_ends_a_stage_cleanly_with_143_and_json_logs(tmp_path: Path) -> None:

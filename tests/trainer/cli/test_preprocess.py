@@ -176,6 +176,19 @@ def test_a_place_that_cannot_be_is_refused_before_any_work(
     assert sorted(path.name for path in root.iterdir()) == ["clips"]
 
 
+@pytest.mark.parametrize("what", [("--check",), ("--out", "OUT")])
+def test_lengths_that_no_run_takes_are_refused_before_any_work(
+    what: tuple[str, ...], folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(tmp_path / "out") if word == "OUT" else word for word in what]
+    code = main(["preprocess", str(folder), *options, "--preset", "nano", "--frames", "12"])
+    assert code == 2
+    assert (
+        "--frames must be 1 more than a multiple of 6, got 12; the nearest are 7 and 13"
+        in capfd.readouterr().err
+    )
+
+
 def test_what_helps_is_said_in_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """There is no spec, no pod and nothing to apply."""
     assert main(["preprocess", str(folder), "--check", *SIZE, "--frames", "163"]) == 4
@@ -205,7 +218,7 @@ def test_check_names_a_caption_that_is_called_otherwise(
     (folder / "carphone.txt").write_text(" ")
     assert main(["preprocess", str(folder), "--check", *SIZE]) == 3
     told = {name: line["message"] for name, line in lines(capsys).items()}
-    assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt lies beside it"
+    assert told["bunny.mp4"] == "bunny.txt does not exist, but bunny.mp4.txt is there"
     assert told["carphone.MOV"] == "carphone.txt has no words"
 
 

@@ -224,8 +224,16 @@ class TestDataset:
     def test_a_caption_under_the_name_of_its_video_is_seen(self, root: Path) -> None:
         (root / "source" / "bunny.txt").rename(root / "source" / "bunny.mp4.txt")
         error = problem(run_file(root))
-        assert str(error).endswith("but bunny.mp4.txt lies beside it; rename it to bunny.txt")
+        assert str(error).endswith("but bunny.mp4.txt is there; rename it to bunny.txt")
         assert error.action.startswith("rename each such file")
+
+    def test_captions_of_many_clips_in_one_file_are_seen(self, root: Path) -> None:
+        (root / "source" / "bunny.txt").rename(root / "source" / "metadata.jsonl")
+        error = problem(run_file(root))
+        assert str(error).endswith(
+            "but metadata.jsonl is there, which is not read: each clip has its caption in a .txt file beside it"
+        )
+        assert error.action.startswith("write the caption of each clip into a .txt file")
 
     @pytest.mark.parametrize(
         ("data", "words"),

@@ -8,10 +8,11 @@ from uuid import uuid4
 import pytest
 
 from mochi_api.runfile import RunFile
-from mochi_api.spec import S3Spec
+from mochi_api.spec import LoraSpec, S3Spec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.jobs import check
 from mochi_trainer.storage import Store, open_store
+from mochi_trainer.train.takeover import difference
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.preprocessing_runs import run_file, write_source
 
@@ -32,6 +33,12 @@ def _run(root: Path, spec: S3Spec, address: str, steps: int) -> RunFile:
     return run.model_copy(update={"training": training})
 
 
+def _with_adapter(root: Path, *, rs_lora: bool) -> RunFile:
+    run = run_file(root)
+    training = run.training.model_copy(update={"lora": LoraSpec(rs_lora=rs_lora)})
+    return run.model_copy(update={"training": training})
+
+
 def test_a_checkpoint_that_can_be_gone_on_from_is_told(
     earlier: Store, s3_server: Server, tmp_path: Path
 ) -> None:
@@ -48,3 +55,8 @@ def test_a_folder_without_a_checkpoint_is_named(s3_server: Server, tmp_path: Pat
     address = f"s3://{BUCKET}/{uuid4().hex}"
     with pytest.raises(MissingObjectError, match=f"resumeFrom {address}/ has no complete checkpoint"):
         check.execute(_run(tmp_path, s3_server.spec, address, steps=4))
+
+
+def test_another_adapter_is_told_in_the_names_of_the_spec(tmp_path: Path) -> None:
+    ours, theirs = (_with_adapter(tmp_path, rs_lora=stable) for stable in (True, False))
+    assert difference(ours, theirs) == "training.lora.rsLora is True here, False there"

@@ -178,9 +178,18 @@ def test_files_that_do_not_count_are_counted_where_their_kind_would(
 
 def test_where_there_are_only_still_images_the_size_that_takes_them_is_named(tmp_path: Path) -> None:
     source = LocalStore(tmp_path)
+    assert "for the 1 still image," in (no_clips(source, _objects("a.png")).action or "")
     action = no_clips(source, _objects("a.png", "b.webp", "c.txt")).action or ""
     assert "add a size of 1 frame to preprocessing.buckets for the 2 still images" in action
     assert "buckets" not in (no_clips(source, _objects("c.txt")).action or "")
+
+
+@pytest.mark.parametrize("name", ["bus.mp4", "clips.zip"])
+def test_a_file_in_place_of_the_folder_is_told(name: str, tmp_path: Path) -> None:
+    error = no_clips(open_store(f"file://{tmp_path}/{name}", S3Spec()), [])
+    assert str(error).endswith(
+        f"nothing is there; {name} is the name of a file, and a dataset is the folder with the clips in it"
+    )
 
 
 class TestOneCaptionForTwo:
@@ -203,6 +212,29 @@ class TestOneCaptionForTwo:
     def test_a_caption_in_other_letters_is_named(self) -> None:
         (clip,) = source_clips(_objects("Clip.MP4", "clip.txt"))
         assert (clip.caption, clip.misnamed_caption) == (None, "clip.txt")
+
+    @pytest.mark.parametrize(
+        ("names", "meant"),
+        [
+            (("a.caption",), "a.caption"),
+            (("A.md",), "A.md"),
+            (("captions/a.txt",), "captions/a.txt"),
+            (("captions/a.txt", "old/a.txt"), ""),
+            (("metadata.jsonl",), "metadata.jsonl"),
+            (("captions.txt",), "captions.txt"),
+            (("b.mp4", "b.txt"), ""),
+            (("notes.pdf",), ""),
+            (("sub/metadata.csv",), ""),
+        ],
+    )
+    def test_a_caption_as_other_tools_keep_it_is_named(self, names: tuple[str, ...], meant: str) -> None:
+        clip = next(clip for clip in source_clips(_objects("a.mp4", *names)) if clip.source.key == "a.mp4")
+        assert (clip.caption, clip.misnamed_caption) == (None, meant)
+
+    def test_captions_of_another_folder_stay_its_clips(self) -> None:
+        first, second = source_clips(_objects("x/a.mp4", "y/a.mp4", "y/a.txt"))
+        assert (first.caption, first.misnamed_caption) == (None, "")
+        assert (second.caption.key, second.misnamed_caption) == ("y/a.txt", "")
 
     @pytest.mark.parametrize(("video", "caption"), [(NFC, NFD), (NFD, NFC), (NFC, NFC), (NFD, NFD)])
     def test_a_caption_in_the_other_normal_form_is_found(self, video: str, caption: str) -> None:

@@ -171,7 +171,7 @@ def _reproduce(run: RunFile) -> Use:
     )
     return Use(
         tool="Reproduce",
-        text="The run file has every setting, defaults included, and the same seed draws the same numbers. Give "
+        text="The run file has every setting that is no default, and the same seed draws the same numbers. Give "
         "`locations.run` in it another folder first: in the old one the command finds a run that is done.",
         code=f"{fetch}\n{command}",
     )

@@ -11,3 +11,4 @@ OTHER_VIDEO = frozenset(
 )  # fmt: skip
 STILLS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CAPTION = ".txt"
+ARCHIVES = frozenset({".zip", ".tar", ".tgz", ".gz", ".zst", ".7z", ".rar"})

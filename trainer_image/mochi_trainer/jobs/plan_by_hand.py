@@ -88,7 +88,9 @@ def _asked(path: Path) -> _Asked:
     try:
         text = path.read_text(encoding="utf-8")
         raw = runfile.yaml_of(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise InvalidInputError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("kind") != identity.KIND:
         run = runfile.parse(text)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from mochi_api.clips import ClipWarning
 from mochi_api.outcomes import Item
+from mochi_api.rules.run_files import broken_rules
 from mochi_api.runfile import CacheKeys, RunFile
 from mochi_api.spec import PreprocessingSpec, S3Spec
 from mochi_trainer.advice_by_hand import option, with_options
@@ -149,7 +150,7 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             f"{option(str(first['loc'][-1]))}: {first['msg']}, got {first['input']}"
         ) from error
     cache = address_by_hand(out)
-    return RunFile.model_validate(
+    run = RunFile.model_validate(
         {
             "stage": "trim",
             "run": {"namespace": UID, "name": UID, "uid": UID},
@@ -168,6 +169,9 @@ def _run_file(request: Request, out: str, s3: S3Spec) -> RunFile:
             },
         }
     )
+    if broken := broken_rules(run):
+        raise InvalidInputError("; ".join(broken))
+    return run
 
 
 def _model(text: str | None, s3: S3Spec) -> str | None:

@@ -16,6 +16,7 @@ from mochi_trainer.errors import (
     DatasetRejectedError,
     MissingObjectError,
 )
+from mochi_trainer.jobs.caption_files import is_collection
 from mochi_trainer.jobs.caption_text import caption_text
 from mochi_trainer.jobs.left_out import shown
 from mochi_trainer.jobs.source_clips import SourceClip
@@ -94,7 +95,7 @@ def no_words(clip: SourceClip) -> str:
     """What is said of the caption of a clip that has none, or one without words."""
     if clip.caption:
         return f"{shown(clip.caption_key)} has no words"
-    meant = f", but {shown(clip.misnamed_caption)} lies beside it" if clip.misnamed_caption else ""
+    meant = f", but {shown(clip.misnamed_caption)} is there" if clip.misnamed_caption else ""
     return f"{shown(clip.caption_key)} does not exist{meant}"
 
 
@@ -109,9 +110,15 @@ def _missing(source: Store, bare: Sequence[SourceClip]) -> MissingObjectError:
         f"clip {shown(first.source.key)} has no caption{more}: {source.address(first.caption_key)} {fault}"
     )
     other = "set preprocessing.missingCaption to Empty or Skip"
-    if misnamed := first.misnamed_caption:
+    misnamed = first.misnamed_caption
+    if misnamed and is_collection(misnamed):
         return MissingObjectError(
-            f"{message}, but {misnamed} lies beside it; rename it to {first.caption_key}",
+            f"{message}, but {shown(misnamed)} is there, which is not read: each clip has its caption in a .txt file beside it",
+            action=f"write the caption of each clip into a .txt file of its name, or {other}",
+        )
+    if misnamed:
+        return MissingObjectError(
+            f"{message}, but {shown(misnamed)} is there; rename it to {shown(first.caption_key)}",
             action=f"rename each such file (video.mp4.txt to video.txt), or {other}",
         )
     return MissingObjectError(

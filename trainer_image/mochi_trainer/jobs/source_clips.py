@@ -16,7 +16,7 @@ from mochi_api.runfile import Locations, RunFile
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import DatasetRejectedError
 from mochi_trainer.jobs.caption_files import Captions, stem, suffix
-from mochi_trainer.jobs.file_kinds import CAPTION, CLIPS, OTHER_VIDEO, STILLS
+from mochi_trainer.jobs.file_kinds import ARCHIVES, CAPTION, CLIPS, OTHER_VIDEO, STILLS
 from mochi_trainer.jobs.left_out import CONVERTED, PICTURE, LeftOut, shown, why_no_clip
 from mochi_trainer.storage import ObjectInfo, Store, open_store
 from mochi_trainer.video.reading import convert_command
@@ -40,7 +40,7 @@ class SourceClip:
     reason: ClipReason = ClipReason.UNSUPPORTED
     """The word for `problem`."""
     misnamed_caption: str = ""
-    """Key of a file such as `video.mp4.txt`, whose writer meant it for the caption; empty where there is none."""
+    """Key of a file such as `video.mp4.txt` or `metadata.jsonl`, whose writer meant it for the caption; empty for none."""
     text: str | None = None
     """What the caption says, on one line; None as long as nobody has read it."""
 
@@ -66,7 +66,10 @@ def source_clips(
     Of clips that claim one caption the first has it.
     """
     own = list({info.key: info for info in objects if why_no_clip(info.key) is None}.values())
-    captions = Captions([info for info in own if suffix(info.key) == CAPTION])
+    captions = Captions(
+        [info for info in own if suffix(info.key) == CAPTION],
+        [info.key for info in own if suffix(info.key) != CAPTION],
+    )
     converted = left_out if left_out is not None else LeftOut()
     wanted = CLIPS | OTHER_VIDEO | (STILLS if stills else frozenset())
     videos = sorted(
@@ -177,7 +180,7 @@ def no_clips(
     Without `stills` such images are of no use, which is said where there are some.
     """
     files = f"{len(objects)} other file{'s' * (len(objects) > 1)}"
-    there = f"{files}, such as {objects[0].key}" if objects else "nothing is there"
+    there = f"{files}, such as {objects[0].key}" if objects else _nothing(source)
     if left_out is not None:
         if left_out.count:
             verb = "does" if left_out.count == 1 else "do"
@@ -185,12 +188,21 @@ def no_clips(
         there = "; ".join([there, *left_out.unread()])
     images = sum(suffix(info.key) in STILLS for info in objects)
     take = (
-        f", or add a size of 1 frame to preprocessing.buckets for the {images} still images" if images else ""
+        f", or add a size of 1 frame to preprocessing.buckets for the {images} still image{'s' * (images > 1)}"
+        if images
+        else ""
     )
     return DatasetRejectedError(
         f"no MP4 or MOV file{' and no still image' if stills else ''} below {source.address()}: {there}",
         action=f"upload clips there or correct dataset.source{take}, and apply again under a new name",
     )
+
+
+def _nothing(source: Store) -> str:
+    name = source.address().rstrip("/").rpartition("/")[2]
+    if suffix(name) in CLIPS | OTHER_VIDEO | ARCHIVES:
+        return f"nothing is there; {shown(name)} is the name of a file, and a dataset is the folder with the clips in it"
+    return "nothing is there"
 
 
 def clip_names(keys: Sequence[str]) -> list[str]:

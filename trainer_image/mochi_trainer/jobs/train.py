@@ -222,6 +222,12 @@ def _failures_at_step(session: Session) -> Iterator[None]:
         raise ours from error
 
 
+def _of_fixed_batch(first: float | None, last: float | None) -> str:
+    if first is None or last is None:
+        return ""
+    return f"; loss of the fixed batch {first:.4g} before, {last:.4g} after"
+
+
 def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Finished:
     steps = run.training.steps
     if not files:
@@ -242,7 +248,7 @@ def _finished(run: RunFile, session: Session, files: Sequence[Artifact]) -> Fini
     first, last = session.fixed_losses()
     return Finished(
         result=result,
-        message=f"{steps} steps; loss of the fixed batch {first} before, {last} after",
+        message=f"{steps} steps" + _of_fixed_batch(first, last),
         details={
             "fixedLossBefore": first,
             "fixedLossAfter": last,

@@ -36,6 +36,8 @@ def size(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

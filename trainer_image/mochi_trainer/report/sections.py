@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from mochi_api.outcomes import Reason
 from mochi_trainer.report.clips import mappings, number
 from mochi_trainer.report.contents import Contents, SampleVideo
@@ -105,8 +107,9 @@ def stages(contents: Contents) -> View:
 
 
 def configuration(contents: Contents) -> View:
-    """The run file."""
-    return {"yaml": contents.run.to_yaml()}
+    """The run file, with what it leaves to the defaults."""
+    wire = contents.run.to_wire()
+    return {"yaml": yaml.safe_dump(wire, sort_keys=False, allow_unicode=True)}
 
 
 def versions(contents: Contents) -> View | None:

@@ -65,9 +65,10 @@ def difference(ours: RunFile, theirs: RunFile | None) -> str:
 
 def _of_adapter(ours: LoraSpec, theirs: LoraSpec) -> list[tuple[str, str, str]]:
     """What makes an adapter another one, or its numbers mean something else."""
-    fields = ("rank", "alpha", "rs_lora", "targets")
+    fields = {"rank": "rank", "alpha": "alpha", "rs_lora": "rsLora", "targets": "targets"}
     return [
-        (f"training.lora.{name}", _text(getattr(ours, name)), _text(getattr(theirs, name))) for name in fields
+        (f"training.lora.{shown}", _text(getattr(ours, name)), _text(getattr(theirs, name)))
+        for name, shown in fields.items()
     ]
 
 

@@ -56,10 +56,12 @@ function tableOf(table) {
   update({});
 }
 
+const counted = (count) => `${count} ${count === 1 ? "clip" : "clips"}`;
+
 function filterOf(form) {
   const table = document.getElementById(form.dataset.for);
   const [search, select, output] = ["input", "select", "output"].map((name) => form.querySelector(name));
-  table.report = (found, all) => { output.textContent = found === all ? `${all} clips` : `${found} of ${all} clips`; };
+  table.report = (found, all) => { output.textContent = found === all ? counted(all) : `${found} of ${counted(all)}`; };
   const apply = () => table.update({ words: search.value.toLowerCase().split(/\s+/).filter(Boolean), tag: select.value });
   form.addEventListener("input", apply);
   form.addEventListener("submit", (event) => event.preventDefault());
