@@ -90,7 +90,7 @@ def execute(run: RunFile) -> Finished:
             training = _training(run, dataset, parts, group, device)
             _tell_ideal(run, training, gauges)
             wandb = stack.enter_context(weights_and_biases.told(run, store)) if group.first else None
-            series = Series(store, told=wandb)
+            series = Series(store, told=wandb, retold=weights_and_biases.offline())
             writer = stack.enter_context(saving(run, training, series, gauges))
         session = _session(run, training, parts, store, writer, series, gauges, preemption)
         with _failures_at_step(session):

@@ -44,9 +44,10 @@ class Series:
         *,
         clock: Callable[[], float] = time.time,
         told: Callable[[dict[str, Any]], None] | None = None,
+        retold: bool = False,
     ) -> None:
-        """`told` gets each number with its step when it is noted, in parts of a line."""
-        self._store, self._clock, self._told = store, clock, told
+        """`told` gets each number with its step when it is noted, in parts of a line; `retold`: also what is taken over."""
+        self._store, self._clock, self._told, self._retold = store, clock, told, retold
         self._lines: dict[int, dict[str, Any]] = {}
         self._events = EventFile()
         self._adding, self._uploading = threading.Lock(), threading.Lock()
@@ -62,6 +63,9 @@ class Series:
             return
         lines = (_parsed(line) for line in text.splitlines())
         self._lines = {line["step"]: line for line in lines if line is not None and line["step"] <= step}
+        if self._retold and self._told is not None:
+            for _, line in sorted(self._lines.items()):
+                self._told(dict(line))
 
     def add(self, record: StepRecord) -> None:
         """Append a step."""
