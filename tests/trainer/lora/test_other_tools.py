@@ -160,6 +160,13 @@ PEFT = {
         rank_pattern={"to_q": 2, r"transformer_blocks\.1\.attn1\.to_k": 6},
         alpha_pattern={r"^transformer_blocks\.0\..*": 6, "to_k": 12},
     ),
+    "some of the blocks": LoraConfig(
+        r=4, lora_alpha=8, target_modules=["attn1.to_q", "to_out.0"], layers_to_transform=[0],
+        layers_pattern="transformer_blocks",
+    ),
+    "other layers in each block": LoraConfig(
+        r=4, lora_alpha=8, target_modules=r".*(blocks\.0\.attn1\.to_v|blocks\.1\.attn1\.to_k)"
+    ),
 }  # fmt: skip
 
 
