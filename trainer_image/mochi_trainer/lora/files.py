@@ -100,8 +100,6 @@ def attach_state(model: DiT, state: dict[str, Tensor], params: LoraParams) -> No
     Layers of the targets that have none, as where a tool trained some of the blocks, stay as they are.
     """
     attach(model, params)
-    without = {
-        name: torch.zeros_like(own) for name, own in adapter_state(model).items() if name not in state
-    }
+    without = {name: torch.zeros_like(own) for name, own in adapter_state(model).items() if name not in state}
     load_adapter(model, without | state)
     model.to(next(model.parameters()).device).eval()
