@@ -253,7 +253,7 @@ class ValidationSpec(ApiModel):
     """Clips that are held out: never trained on, so that their loss tells how long training helps."""
 
     clips: int | None = Field(default=None, ge=0, le=256)
-    """Clips held out, each with all its segments; when not set a tenth of them, at most 8, and none of fewer than 20. 0 holds none out. Which ones depends on their names only."""
+    """Clips held out, each with all its segments and near-duplicates; when not set a tenth of them, at most 8, and none of fewer than 20. 0 holds none out. Which ones does not depend on the seed."""
     every_steps: int | None = Field(default=None, ge=1, le=1_000_000)
     """Steps between two evaluations; when not set they are made with each checkpoint. Each costs four forward passes a clip; of four clips or fewer 32 together, or 24 of three."""
 

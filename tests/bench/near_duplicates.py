@@ -92,7 +92,7 @@ def _speed(what: str, signatures: list[Signature]) -> str:
     )
 
 
-def _measured(texts: list[str]) -> tuple[dict[int, int], float, float]:
+def _measured(texts: list[str]) -> tuple[dict[int, list[int]], float, float]:
     began = time.process_time()
     found = repeats_of_texts(texts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

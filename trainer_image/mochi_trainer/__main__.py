@@ -8,13 +8,17 @@ while the store answers, its record and the report in the run's folder.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # the first process of a container never gets what comes while nobody listens
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
 import argparse
 import atexit
 import importlib
 import inspect
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -61,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "sample" and (arguments.prompt or arguments.prompts):
         by_hand = _sample
     if by_hand is not None:
+        _listen()
         return _by_hand(lambda: by_hand(arguments))
     stage = cast(Stage, arguments.command)
     if stage == "train" and (world := _several(arguments.run)) is not None:
@@ -102,6 +107,7 @@ def _launch(world: World) -> int:
     """Train in one process for each GPU, and end as they do; record and report are theirs."""
     logs.set_up()
     with Stop() as stop:
+        _listen()
         from mochi_trainer import launching  # torch is imported only now
 
         try:
@@ -209,6 +215,7 @@ def _request(kind: Callable[..., R], arguments: argparse.Namespace) -> R:
 def _run(stage: Stage, path: Path, rank: int, signs: ExitStack, stop: _Stop) -> tuple[RunFile | None, Ending]:
     run: RunFile | None = None
     try:
+        _listen()
         run = run_file(path, stage)
         PROCESS.attempt = run.run.attempt
         if rank == 0 or stage != "train":  # of several shards the one that works longest is listened to
@@ -258,6 +265,11 @@ def _defaults(file: Path) -> int:
     except (OSError, UnicodeDecodeError):
         return 0
     return int(text) if text.isdecimal() else 0
+
+
+def _listen() -> None:
+    """Get SIGTERM, and now the one that has come since the process began."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _job(stage: Stage) -> Callable[[RunFile], Finished]:

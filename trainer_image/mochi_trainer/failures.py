@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 
 from mochi_api.runfile import RunFileError
@@ -17,7 +19,13 @@ from mochi_trainer.errors import (
     disk_full,
 )
 
-_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "status_alloc_failed",
+)
 _DEVICE = (
     "cuda error",
     "no nvidia driver",
@@ -46,11 +54,18 @@ def translated(error: BaseException) -> TrainerError:
 
 def _of_machine(error: BaseException) -> TrainerError | None:
     """Errors of memory, disk, GPU and network, by type where there is one, else by the text of a RuntimeError."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return OutOfMemoryError(f"the pod's memory is too small: {_one_line(error)}".rstrip(": "))
-    if isinstance(error, OSError) and disk_full(error):
+    if _of_full_disk(error):
         return DiskFullError(f"no space left on the local disk: {_one_line(error)}")
     return _of_torch(error) if isinstance(error, RuntimeError) else None
+
+
+def _of_full_disk(error: BaseException) -> bool:
+    """By its number, or by the words of libraries that keep no number: those that write safetensors, and torch."""
+    if isinstance(error, OSError):
+        return disk_full(error)
+    return any(os.strerror(number).lower() in str(error).lower() for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _of_torch(error: RuntimeError) -> TrainerError | None:

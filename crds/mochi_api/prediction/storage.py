@@ -39,8 +39,8 @@ def storage(work: Work, *, keep_last: int, merged: bool, best: bool = False) -> 
     checkpoint = (3 + work.averaged) * WIDE * all_trained(work)
     whole = _weight_type(work) * work.network.parameters
     merging = whole if merged and not work.full else 0
-    artifacts = (2 + work.averaged) * whole if work.full else _adapter_files(work) + merging
-    export = whole + min(whole, SHARD_BYTES) if work.full else 2 * merging + _adapter_files(work)
+    artifacts = (2 + work.averaged) * whole if work.full else adapter_files(work) + merging
+    export = whole + min(whole, SHARD_BYTES) if work.full else 2 * merging + adapter_files(work)
     part = checkpoint // work.parts if work.full else checkpoint
     return Storage(
         checkpoint=checkpoint,
@@ -57,8 +57,8 @@ def _weight_type(work: Work) -> int:
     return WIDE if work.network == NETWORKS["nano"] else COMPUTE
 
 
-def _adapter_files(work: Work) -> int:
-    """One for Diffusers, and one for ComfyUI, in which the adapters of a fused layer are one of all their ranks."""
+def adapter_files(work: Work) -> int:
+    """Bytes of the result of mode lora: one for Diffusers, and one for ComfyUI, in which the adapters of a fused layer are one of all their ranks."""
     return WIDE * (all_trained(work) + _native(work))
 
 

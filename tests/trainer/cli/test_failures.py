@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from mochi_api.outcomes import Reason
 from mochi_api.runfile import RunFileError
@@ -26,7 +27,15 @@ from mochi_trainer.logs import JsonLines
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), Reason.OUT_OF_MEMORY, 7),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Reason.OUT_OF_MEMORY, 7),
         (MemoryError(), Reason.OUT_OF_MEMORY, 7),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Reason.OUT_OF_MEMORY, 7),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), Reason.OUT_OF_MEMORY, 7),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), Reason.OUT_OF_MEMORY, 7),
         (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL, 11),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            Reason.DISK_FULL,
+            11,
+        ),
         (OSError(errno.EIO, "Input/output error"), Reason.BUG, 1),
         (torch.distributed.DistBackendError("NCCL watchdog"), Reason.COLLECTIVE_TIMEOUT, 9),
         (RuntimeError("Connection closed by peer [10.0.0.3]:2000"), Reason.COLLECTIVE_TIMEOUT, 9),

@@ -91,7 +91,9 @@ def maps(part: str) -> Callable[[subprocess.Popen[bytes]], bool]:
     return lambda process: part in Path(f"/proc/{process.pid}/maps").read_text()
 
 
-@pytest.mark.parametrize("library", ["libtorch_cpu.so", "libtorch_python.so", "safetensors"])
+@pytest.mark.parametrize(
+    "library", ["_pydantic_core", "libtorch_cpu.so", "libtorch_python.so", "safetensors"]
+)
 def test_sigterm_is_heard_while_libraries_are_imported(root: Path, tmp_path: Path, library: str) -> None:
     run = run_file(root, name=f"imports-{library}")
     assert stopped(run, tmp_path / "pod", maps(library)) == (143, "Preempted")

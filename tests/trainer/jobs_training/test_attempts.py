@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from mochi_api import heartbeat
 from mochi_api.outcomes import TrainingResult
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import PreemptedError, StorageError, TrainerError
+from mochi_trainer.errors import InvalidInputError, PreemptedError, StorageError, TrainerError
 from mochi_trainer.jobs import train
 from mochi_trainer.movement import PROCESS
 from tests.trainer.conftest import BUCKET, Server
@@ -375,3 +375,19 @@ def test_a_step_that_hangs_shows_in_the_heartbeat(root: Path, tmp_path: Path) ->
     assert (sign.activity in ("training", "saving"), sign.total, sign.done in (2, 3)) == (True, 6, True)
     assert sign.step_age_seconds is not None
     assert sign.step_age_seconds >= 3
+
+
+@pytest.mark.usefixtures("undisturbed")
+@pytest.mark.parametrize(
+    "other",
+    [{"lora": {"rank": 2, "alpha": 8}}, {"lora": {"rank": 4, "targets": ["key"]}}, {"mode": "full"}],
+    ids=["rank", "targets", "mode"],
+)
+def test_a_folder_of_another_training_is_not_begun_anew(root: Path, other: dict[str, Any]) -> None:
+    name = f"other-{'-'.join(other)}-{len(other.get('lora', ()))}-{other.get('lora', {}).get('rank')}"
+    train.execute(run_file(root, name=name))
+    before = sorted(str(path) for path in (root / "runs" / name).rglob("*"))
+    with pytest.raises(InvalidInputError, match="checkpoints is of another training: ") as caught:
+        train.execute(run_file(root, name=name, **other))
+    assert "in another folder" in (caught.value.action or "")
+    assert sorted(str(path) for path in (root / "runs" / name).rglob("*")) == before

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from mochi_api.runfile import RunFile
 from mochi_api.spec import ModelSpec
 from mochi_trainer.errors import DiskFullError
+from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.artifacts import store_weights
 from mochi_trainer.jobs import train
 from mochi_trainer.jobs.finished import Finished
@@ -28,7 +30,7 @@ from mochi_trainer.parallel.group import Group, joined
 from mochi_trainer.parallel.ranks import ranks_of
 from mochi_trainer.parallel.sharding import shard
 from mochi_trainer.presets.catalogue import NANO_DIT, NANO_FOLDER
-from mochi_trainer.storage import open_store, require_space
+from mochi_trainer.storage import open_store, require_space, space
 from mochi_trainer.storage.local import LocalStore
 from mochi_trainer.weights import identity, load_dit
 from mochi_trainer.weights.diffusers_layout import dit_layout
@@ -288,3 +290,21 @@ def test_tuned_weights_go_out_in_bfloat16_but_for_the_frequencies(tmp_path: Path
         kinds = {key: tensor.dtype for key, tensor in load_file(tmp_path / "artifacts" / name).items()}
         assert kinds.pop("pos_frequencies") == torch.float32
         assert set(kinds.values()) == {torch.bfloat16}
+
+
+def test_a_disk_that_cannot_hold_the_adapters_files_is_told_before_the_training(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the published model and the highest rank they take gigabytes; here they are compared with those of nano."""
+    run = run_file(root, name="small-disk", steps=1, lora=LORA)
+    train.execute(run)
+    folder = root / "runs/small-disk/artifacts"
+    written = sum(path.stat().st_size for path in folder.glob("lora*.safetensors"))
+    need = run_exports.export_room(run, None)
+    assert 0.9 * written <= need <= written
+    large = run.model_copy(update={"model": run.model.model_copy(update={"preset": "mochi-1"})})
+    free = run_exports.export_room(large, None) - 1
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    run_exports.require_room(run)
+    with pytest.raises(DiskFullError, match="the export of mode lora after the training needs"):
+        run_exports.require_room(large)

@@ -42,3 +42,17 @@ def test_without_a_gpu_the_error_is_translated_and_the_tables_advice_stands(tmp_
     with pytest.raises(OutOfMemoryError) as caught, memory_advised(run_file(tmp_path)):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     assert caught.value.action is None or torch.cuda.is_available()
+
+
+def test_what_the_training_chose_itself_is_named_unless_it_was_told_so() -> None:
+    full = Work(
+        mode="full", network=NETWORKS["mochi-1"], frames=37, width=848, height=480, world=16, pods=2, share=2
+    )
+    room = least_needed(full) + RESERVED + GIB
+    words = advice(full, room)
+    for choice in ("MOCHI_WEIGHT_COPIES 1", "MOCHI_SYNCHRONISE_ONCE 0", "MOCHI_BLOCKS_LEFT_ALONE 1"):
+        assert f"{choice} in workers.env" in words
+        name, value = choice.split()
+        assert name not in advice(full, room, environ={name: value})
+    swapped = replace(LORA, swapped=20)
+    assert "workers.env" not in advice(swapped, least_needed(swapped) + RESERVED + GIB)

@@ -24,6 +24,7 @@ from tests.trainer.training_runs import run_file, write_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PROMPTS = [drawn_subject(seeds.stream(7, "sample", step=number)).caption for number in range(10)]
+PROMPTS[8:] = [f" {PROMPTS[8]}\n", "  "]
 TARGETS = ["query", "key", "value", "output", "mlp_in", "mlp_out", "text_query", "text_output", "text_mlp_in"]
 
 

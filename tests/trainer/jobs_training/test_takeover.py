@@ -128,6 +128,14 @@ def test_an_adapter_of_another_scale_is_refused_where_it_is_known(failed: Lab) -
     assert "training.resumeFrom" in (caught.value.action or "")
 
 
+def test_other_clips_held_out_than_there_are_told(failed: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    failed.store("failed").write_bytes("run.yaml", failed.run("failed").to_yaml().encode())
+    gone_on(failed, "split-alike")
+    assert "held others out" not in caplog.text
+    gone_on(failed, "split-otherwise", validation={"clips": 1})
+    assert "had other clips, or held others out" in caplog.text
+
+
 def test_a_folder_without_a_checkpoint_is_named(failed: Lab) -> None:
     with pytest.raises(
         MissingObjectError, match=r"resumeFrom s3://.*/runs/none/ has no complete checkpoint"

@@ -90,6 +90,8 @@ MANNERS = {
     "Diffusers": dotted("transformer.", "lora_A.weight", "lora_B.weight", alpha=False),
     "Diffusers, of old": dotted("transformer.", "lora.down.weight", "lora.up.weight", alpha=False),
     "the published fine-tuner": dotted("", "lora_A", "lora_B", alpha=False),
+    "a compiled model": dotted("_orig_mod.", "lora_A.weight", "lora_B.weight", alpha=False),
+    "a wrapped model": dotted("module.diffusion_model.", "lora_A.weight", "lora_B.weight", alpha=True),
     "no prefix, alpha": dotted("", "lora_A.weight", "lora_B.weight", alpha=True),
     "a whole checkpoint's prefix": dotted(
         "model.diffusion_model.", "lora_A.weight", "lora_B.weight", alpha=True
@@ -157,6 +159,13 @@ PEFT = {
         r=4, lora_alpha=4, target_modules=["attn1.to_q", "attn1.to_k"],
         rank_pattern={"to_q": 2, r"transformer_blocks\.1\.attn1\.to_k": 6},
         alpha_pattern={r"^transformer_blocks\.0\..*": 6, "to_k": 12},
+    ),
+    "some of the blocks": LoraConfig(
+        r=4, lora_alpha=8, target_modules=["attn1.to_q", "to_out.0"], layers_to_transform=[0],
+        layers_pattern="transformer_blocks",
+    ),
+    "other layers in each block": LoraConfig(
+        r=4, lora_alpha=8, target_modules=r".*(blocks\.0\.attn1\.to_v|blocks\.1\.attn1\.to_k)"
     ),
 }  # fmt: skip
 
@@ -333,6 +342,7 @@ STRANGERS = {
     "DoRA of kohya": ("lora_unet_blocks_0_attn_qkv_x.dora_scale", "a DoRA"),
     "LoHa of LyCORIS": ("lycoris_blocks_0_attn_qkv_x.hada_w1_a", "a LoHa"),
     "LoKr of LyCORIS": ("lycoris_blocks_0_attn_qkv_x.lokr_w1", "a LoKr"),
+    "GLoRA of LyCORIS": ("lycoris_blocks_0_attn_qkv_x.a1.weight", "a GLoRA"),
     "difference of biases": ("diffusion_model.blocks.0.attn.proj_x.diff_b", "differences of whole weights"),
     "another layer of Mochi": ("diffusion_model.blocks.0.mod_x.lora_up.weight", "other than attention and MLP"),
 }  # fmt: skip

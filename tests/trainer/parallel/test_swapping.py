@@ -119,12 +119,12 @@ def test_the_base_keeps_names_and_numbers_and_only_what_waits_has_moved() -> Non
     assert not any(each.fetch for index in {1, 3, 5, 6} for each in matrices(model.blocks[index]))
 
 
-def test_two_rooms_are_all_it_takes_however_many_wait() -> None:
+def test_two_rooms_are_all_it_takes_however_many_wait_and_one_for_one() -> None:
     largest = sum(-(-layer.weight.nbytes // 256) * 256 for layer in matrices(composed(0)[0].blocks[0]))
     assert ROOMS == swapping.ROOMS
-    for count in (1, 3, 6):
+    for count in (1, 2, 3, 6):
         found = swapping.rooms(composed(count)[0])
-        assert [room.nbytes for room in found] == [largest] * ROOMS
+        assert [room.nbytes for room in found] == [largest] * min(ROOMS, count)
     assert swapping.rooms(composed(0)[0]) == []
 
 

@@ -45,6 +45,7 @@ ATTENTION = ("query", "key", "value", "output")
         ),
         pytest.param(replace(LORA, swapped=3), 1, id="lora with blocks that wait"),
         pytest.param(replace(LORA, swapped=3, narrow=True), 1, id="lora with narrow blocks that wait"),
+        pytest.param(replace(SMALL, swapped=1, narrow=True), 1, id="lora with one narrow block that waits"),
         pytest.param(
             replace(SMALL, targets=tuple(TARGET_LAYERS), rank=256),
             DEPTH,

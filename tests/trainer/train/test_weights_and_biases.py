@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,9 +114,10 @@ def test_an_image_without_the_library_says_what_to_do(
             {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40},
             "did not take the last lines within 3 s",
         ),
-        ({"WANDB_BASE_URL": "no address"}, "its process ended with"),
+        ({"WANDB_BASE_URL": "no address"}, "its process ended with 1"),
+        ({"WANDB_MODE": "offline"}, "W&B is told nothing: "),
     ],
-    ids=["a server that does not answer", "settings that it refuses"],
+    ids=["a server that does not answer", "settings that it refuses", "no room"],
 )
 def test_what_goes_wrong_there_is_a_warning_and_no_more(
     settings: dict[str, str],
@@ -125,9 +129,11 @@ def test_what_goes_wrong_there_is_a_warning_and_no_more(
     monkeypatch.delenv("WANDB_MODE")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    if "told nothing" in words:
+        monkeypatch.setattr(weights_and_biases, "_folder", _no_room)
     monkeypatch.setattr(weights_and_biases, "LAST_SECONDS", 3 if "3 s" in words else 60)
     caplog.set_level(logging.WARNING)
-    name = words.split(maxsplit=1)[0]
+    name = words.split(maxsplit=1)[0].replace("&", "")
     train.execute(run_file(root, name=name, lora={"rank": 4}))
     assert words in caplog.text
     assert same_weights(root, name)
@@ -143,3 +149,45 @@ def test_lines_beyond_those_that_can_wait_are_dropped_with_one_warning(
         process.add({"step": step})
     process.close(0.1)
     assert caplog.text.count("W&B takes no more lines") == 1
+
+
+def _no_room() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_process_that_was_killed_is_told_at_once_and_at_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    process = weights_and_biases._Process({})
+    process._process.kill()
+    process._process.wait()
+    for step in range(3):
+        process.add({"step": step, "loss": [0.5] * 20_000})
+    process.close(20)
+    assert "W&B takes no more lines: its process has ended" in caplog.text
+    assert "W&B has not all lines: its process ended with -9" in caplog.text
+
+
+def test_what_w_and_b_refuses_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    environment = {**os.environ, "WANDB_PROJECT": "x" * 200}
+    first = json.dumps({"id": "a", "name": "a", "group": "a", "dir": "/tmp", "config": {}})
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", weights_and_biases.__name__],
+        input=first.encode() + b"\n",
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "W&B cannot begin: UsageError: Invalid project name" in (told := capfd.readouterr().err)
+    assert "Traceback" not in told
+
+
+def test_an_offline_run_of_a_later_attempt_has_the_steps_before_it_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_PROJECT")
+    train.execute(run_file(root, name="twice", lora={"rank": 4}))
+    monkeypatch.setenv("WANDB_PROJECT", "mochi")
+    train.execute(run_file(root, name="twice", lora={"rank": 4}, steps=8))
+    (path,) = (root / "runs/twice/wandb").glob("offline-run-*/*.wandb")
+    assert {int(line["training/step"]) for line in history(path)} == set(range(9))

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 
 from mochi_api import layout
+from mochi_api.prediction.storage import adapter_files
+from mochi_api.prediction.work import work_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.exports.artifacts import (
@@ -50,7 +52,8 @@ def require_room(run: RunFile) -> None:
 
 
 def export_room(run: RunFile, model: Store | None) -> int:
-    """Bytes: the merged weights and the base they are made from, or the tuned weights and one file for Diffusers.
+    """Bytes: the adapter's files, the merged weights and the base they are made from, or the tuned weights and one file for
+    Diffusers.
 
     `model` has the base; None for the weights in the package.
     """
@@ -59,11 +62,12 @@ def export_room(run: RunFile, model: Store | None) -> int:
             size = sum(p.numel() for p in DiT(preset_named(run.model.preset).dit).parameters())
         size *= _export_type(run).itemsize
         return size + min(size, SHARD_BYTES)
+    adapter = adapter_files(work_of_run(run))
     if model is None or not _merges(run):
-        return 0  # the adapter takes some MB, and so do the weights in the package
+        return adapter  # the weights in the package take some MB
     files = part_files(model, "dit")
     copies = 1 + (not isinstance(model, LocalStore)) + (files.layout == "diffusers")
-    return copies * sum(file.size for file in files.files)
+    return adapter + copies * sum(file.size for file in files.files)
 
 
 def _merges(run: RunFile) -> bool:

@@ -170,11 +170,15 @@ for number, prompt in enumerate(prompts):
 
 
 def _nano_pipeline(sampling: Sampling, transformer: str, lora: str = "") -> str:
-    """Lines of Python that make the samples of a run of `nano` again, by the lines that make the `transformer`."""
+    """Lines of Python that make the samples of a run of `nano` again, by the lines that make the `transformer`.
+
+    The trainer drops white space around a prompt, Diffusers does not.
+    """
     spec = sampling.spec
+    prompts = [prompt.strip() for prompt in spec.prompts]
     imported = "from mochi_trainer.weights import diffusers_folder, diffusers_layout\n" if transformer == _NANO_BASE else ""  # fmt: skip
     return _NANO_PIPELINE.format(
-        imported=imported, prompts=spec.prompts or ["..."], transformer=transformer, lora=lora,
+        imported=imported, prompts=prompts or ["..."], transformer=transformer, lora=lora,
         frames=sampling.frames, height=sampling.height, width=sampling.width, fps=sampling.fps,
         seed=spec.seed, steps=spec.steps, guidance=float(spec.guidance),
     )  # fmt: skip

@@ -59,15 +59,15 @@ def groups(entries: Sequence[Entry]) -> list[Group]:
     return [_group([entries[index] for index in found]) for found in members.values() if len(found) > 1]
 
 
-def repeats(signatures: Sequence[Signature]) -> dict[int, int]:
-    """Clips that are copies of an earlier one, by their numbers, each with the first such."""
-    found: dict[int, int] = {}
+def repeats(signatures: Sequence[Signature]) -> dict[int, list[int]]:
+    """Clips that are copies of earlier ones, by their numbers, each with those in order."""
+    found: dict[int, list[int]] = {}
     for one, other in copy_pairs(signatures):
-        found[other] = min(one, found.get(other, one))
-    return dict(sorted(found.items()))
+        found.setdefault(other, []).append(one)
+    return {other: sorted(earlier) for other, earlier in sorted(found.items())}
 
 
-def repeats_of_texts(signatures: Sequence[str]) -> dict[int, int]:
+def repeats_of_texts(signatures: Sequence[str]) -> dict[int, list[int]]:
     """As `repeats`, of signatures as text."""
     return repeats([from_text(text) for text in signatures])
 

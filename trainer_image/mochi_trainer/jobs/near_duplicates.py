@@ -1,4 +1,4 @@
-"""Which training clips of a list show nearly the same as an earlier one; they are warned about, none is left out."""
+"""Which training clips of a list show nearly the same as earlier ones; they are warned about, none is left out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 from mochi_api.clips import ClipWarning
 from mochi_trainer.errors import ClipError
 from mochi_trainer.footage.duplicates import repeats_of_texts
+from mochi_trainer.jobs.repeats import repeating
 from mochi_trainer.jobs.trimmed import TrimmedClip
 from mochi_trainer.video import Readers
 
@@ -24,15 +25,16 @@ def with_near_duplicates(
     """The clips, those with a warning that repeat an earlier one; `signatures` in the same order, as text."""
     found = near_duplicates(signatures, readers)
     return [
-        _warned(clip, clips[found[number]]) if number in found else clip for number, clip in enumerate(clips)
+        _repeating(clip, [clips[earlier] for earlier in found.get(number, ())])
+        for number, clip in enumerate(clips)
     ]
 
 
-def near_duplicates(signatures: Sequence[str], readers: Readers) -> dict[int, int]:
-    """Clips, by their numbers, that show nearly the same as an earlier one, each with the first such.
+def near_duplicates(signatures: Sequence[str], readers: Readers) -> dict[int, list[int]]:
+    """Clips, by their numbers, that show nearly the same as earlier ones, each with those in order.
 
     They are compared in one of the workers, whose time and memory are limited, on one processor. What comes behind `MOST` clips is not compared, and none
-    is where that fails: it is only for a warning.
+    is where that fails.
     """
     if len(signatures) > MOST:
         log.warning(
@@ -47,13 +49,11 @@ def near_duplicates(signatures: Sequence[str], readers: Readers) -> dict[int, in
         return {}
 
 
-def _warned(clip: TrimmedClip, earlier: TrimmedClip) -> TrimmedClip:
-    return replace(clip, warnings={**clip.warnings, ClipWarning.NEAR_DUPLICATE: repeating(earlier.label)})
-
-
-def repeating(label: str) -> str:
-    """What the warning says of a clip that repeats the one called `label`."""
-    return f"shows nearly the same as {label}"
+def _repeating(clip: TrimmedClip, earlier: Sequence[TrimmedClip]) -> TrimmedClip:
+    noted = replace(clip, repeats=[each.name for each in earlier])
+    if not earlier:
+        return noted
+    return replace(noted, warnings={**clip.warnings, ClipWarning.NEAR_DUPLICATE: repeating(earlier[0].label)})
 
 
 def words(clips: Sequence[TrimmedClip]) -> str:

@@ -29,8 +29,9 @@ from mochi_trainer.graph import Made
 from mochi_trainer.jobs import cutting
 from mochi_trainer.jobs.cutting import Cutter, unit_of
 from mochi_trainer.jobs.left_out import LeftOut
-from mochi_trainer.jobs.near_duplicates import near_duplicates, repeating
+from mochi_trainer.jobs.near_duplicates import near_duplicates
 from mochi_trainer.jobs.pieces import Piece, label_of, pieces
+from mochi_trainer.jobs.repeats import repeating
 from mochi_trainer.jobs.source_captions import chosen, lacks, no_captions, no_words, with_captions
 from mochi_trainer.jobs.source_clips import SourceClip, dataset_objects, no_clips, source_clips
 from mochi_trainer.jobs.trimmed import check_enough
@@ -223,7 +224,7 @@ def _looked_at(source: Store, whole: Mapping[str, SourceClip], spec: Preprocessi
             for piece in pieces(made.info, spec):
                 labels.append(_told(clip, piece))
                 signatures.append(piece.signature)
-        for repeat, first in near_duplicates(signatures, readers).items():
+        for repeat, (first, *_) in near_duplicates(signatures, readers).items():
             _tell(labels[repeat], {"warnings": {ClipWarning.NEAR_DUPLICATE: repeating(labels[first])}})
     return failures
 

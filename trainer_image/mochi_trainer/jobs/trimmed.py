@@ -37,6 +37,9 @@ class TrimmedClip:
     warnings: Mapping[str, str] = field(default_factory=dict)
     """`ClipWarning` and its sentence."""
 
+    repeats: Sequence[str] | None = None
+    """Names of the clips before it that show nearly the same; None from a version that did not note them."""
+
     start: float = 0.0
     """Seconds from the source's first picture at which it begins."""
 

@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mochi_trainer.documents import json_object
-from mochi_trainer.lora.adapters import attach, load_adapter
+from mochi_trainer.lora.adapters import adapter_state, attach, load_adapter
 from mochi_trainer.lora.folders import lora_in
 from mochi_trainer.lora.importing import CONFIG, NOTHING, config_wanted, imported
 from mochi_trainer.lora.pickles import BEGINNINGS, conversion
@@ -94,7 +95,11 @@ def load_file(model: DiT, path: Path | str) -> LoraParams:
 
 
 def attach_state(model: DiT, state: dict[str, Tensor], params: LoraParams) -> None:
-    """Attach adapters with these matrices to `model`, on its device, ready for sampling."""
+    """Attach adapters with these matrices to `model`, on its device, ready for sampling.
+
+    Layers of the targets that have none, as where a tool trained some of the blocks, stay as they are.
+    """
     attach(model, params)
-    load_adapter(model, state)
+    without = {name: torch.zeros_like(own) for name, own in adapter_state(model).items() if name not in state}
+    load_adapter(model, without | state)
     model.to(next(model.parameters()).device).eval()

@@ -18,6 +18,9 @@ PEFT = "base_model.model."
 PEFT_FILE = "adapter_model.safetensors"
 """The name of its files."""
 
+_WRAPPERS = re.compile(r"(?:^module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+"""What torch puts into the names of a model that it compiles, recomputes or shards, unless the tool takes it out again."""
+
 _PREFIX = re.compile(rf"(?:{re.escape(PEFT)}|diffusion_model\.|transformer\.|model\.)*")
 _KOHYA = re.compile(r"(?:lora_unet|lora_transformer|lycoris)_(transformer_blocks|blocks)_(\d+)_(\w+)")
 _MODULE = re.compile(r"(transformer_blocks|blocks)\.(\d+)\.([\w.]+)")
@@ -67,7 +70,7 @@ def piece(name: str) -> Piece | None:
 def _place(stem: str) -> Place | None:
     if kohya := _KOHYA.fullmatch(stem):
         blocks, number, layer = kohya[1], kohya[2], _UNDERSCORED.get(kohya[3], "")
-    elif module := _MODULE.fullmatch(_PREFIX.sub("", stem, count=1)):
+    elif module := _MODULE.fullmatch(_PREFIX.sub("", _WRAPPERS.sub("", stem), count=1)):
         blocks, number, layer = module.groups()
     else:
         return None

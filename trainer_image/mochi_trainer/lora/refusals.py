@@ -29,6 +29,7 @@ _BY_NAME: tuple[tuple[str, Refusal], ...] = (
     (r"dora_scale|lora_magnitude_vector", Refusal("a DoRA, with magnitudes beside its matrices", _MERGE)),
     (r"\.hada_[wt]", Refusal("a LoHa of LyCORIS or peft", _MERGE)),
     (r"\.lokr_[wt]", Refusal("a LoKr of LyCORIS or peft", _MERGE)),
+    (r"\.[ab][12]\.weight$", Refusal("a GLoRA of LyCORIS", _MERGE)),
     (r"\.(oft_\w+|boft_\w+)", Refusal("an OFT adapter", _MERGE)),
     (r"\.(ia3_l|on_input)", Refusal("an IA3 adapter", _MERGE)),
     (r"vera_lambda", Refusal("a VeRA adapter", _MERGE)),

@@ -1,6 +1,6 @@
 """Block swapping: the matrices of some blocks wait in host memory and are copied to the device ahead of their use.
 
-Two rooms on the device, each for one block's matrices: while a block computes from one, the next is copied into the other. A
+Two rooms on the device, each for one block's matrices (one, where a single block waits): while a block computes from one, the next is copied into the other. A
 training walks up the blocks and, computing them again, down: so the next is the neighbour, and at the ends the one it came
 from. What is in a room is known, so a guess that was wrong costs a copy and never a number.
 
@@ -126,8 +126,9 @@ class _Rooms:
     def __init__(self, waiting: Mapping[int, Tensor], device: torch.device) -> None:
         self._waiting, self._order = waiting, sorted(waiting)
         size = max(each.numel() for each in waiting.values())
-        self.rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(ROOMS)]
-        self._holds: list[int | None] = [None] * ROOMS
+        count = min(ROOMS, len(waiting))
+        self.rooms = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(count)]
+        self._holds: list[int | None] = [None] * count
         self._at: int | None = None
         self._copies = _Copies(device)
 
@@ -141,7 +142,7 @@ class _Rooms:
         upwards = self._at is None or index > self._at
         if index not in self._holds:
             left = 0 if self._at is None else self._holds.index(self._at)
-            self._fill(1 - left, index)
+            self._fill(len(self.rooms) - 1 - left, index)
         room = self._holds.index(index)
         self._copies.wait(room)
         self._at = index

@@ -35,6 +35,7 @@ from mochi_trainer.train.shards import (
     AVERAGE,
     Layout,
     MisfitError,
+    OtherTrainingError,
     State,
     put_state,
     read_shards,
@@ -78,6 +79,8 @@ class Checkpoints:
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._problem = ""
         """Why the checkpoint that was tried last was not used."""
+        self._other = ""
+        """In what a checkpoint is of another training; empty when none is."""
         self.address = ""
         """That of the checkpoint that was gone on from; empty when there is none."""
 
@@ -86,10 +89,16 @@ class Checkpoints:
 
         One that is incomplete, damaged or does not fit is left out with a warning; a store that does not answer ends the
         attempt, since to start anew would throw away what is saved. Raises what the store raises. The store is asked again for each: an
-        older attempt that still runs may have put another in the place of one that it removed.
+        older attempt that still runs may have put another in the place of one that it removed. Raises InvalidInputError when all
+        that could be used are of another training: to start anew beside them would end in their loss.
         """
         found = self._newest(self._store)
         if found is None:
+            if other := self._group.from_first(self._other):
+                raise InvalidInputError(
+                    f"{self._store.address('checkpoints')} is of another training: {other}",
+                    action="train with the mode, rank and targets that it has, or in another folder (locations.run)",
+                )
             return None
         position, place = found
         self.address = self._store.address(place.prefix)
@@ -142,6 +151,8 @@ class Checkpoints:
                 found = self._read(store, place, Path(folder))
             except (MissingObjectError, DamagedObjectError, MisfitError) as error:
                 self._problem = str(error)
+                if isinstance(error, OtherTrainingError):
+                    self._other = self._problem
         if found is None:
             log.warning("%s is not used: %s", store.address(place.prefix), self._problem)
         if self._group.any(found is None) or found is None:

@@ -43,14 +43,17 @@ class Series:
         store: Store,
         *,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
         told: Callable[[dict[str, Any]], None] | None = None,
+        retold: bool = False,
     ) -> None:
-        """`told` gets each number with its step when it is noted, in parts of a line."""
-        self._store, self._clock, self._told = store, clock, told
+        """`clock` is for the lines, `elapsed` for the time between uploads; `told` gets each number with its step when it is noted, in parts of a line; `retold`: also what is taken over."""
+        self._store, self._told, self._retold = store, told, retold
+        self._clock, self._elapsed = clock, elapsed
         self._lines: dict[int, dict[str, Any]] = {}
         self._events = EventFile()
         self._adding, self._uploading = threading.Lock(), threading.Lock()
-        self._next_upload = 0.0
+        self._next_upload = -math.inf
         self.changed = False
         """Whether there is anything that the store does not have."""
 
@@ -62,6 +65,9 @@ class Series:
             return
         lines = (_parsed(line) for line in text.splitlines())
         self._lines = {line["step"]: line for line in lines if line is not None and line["step"] <= step}
+        if self._retold and self._told is not None:
+            for _, line in sorted(self._lines.items()):
+                self._told(dict(line))
 
     def add(self, record: StepRecord) -> None:
         """Append a step."""
@@ -130,7 +136,7 @@ class Series:
     @property
     def due(self) -> bool:
         """Whether the last upload is long enough ago, and something has changed."""
-        return self.changed and self._clock() >= self._next_upload
+        return self.changed and self._elapsed() >= self._next_upload
 
     def upload(self, store: Store | None = None) -> None:
         """Store all lines now; `store` has the same root as its own.
@@ -138,7 +144,7 @@ class Series:
         Raises what the store raises; for the event file a store that does not answer is no reason to.
         """
         with self._uploading:
-            started = self._clock()
+            started = self._elapsed()
             to = store or self._store
             with self._adding:
                 lines = [dict(line) for _, line in sorted(self._lines.items())]
@@ -153,7 +159,7 @@ class Series:
                 to.write_bytes(layout.EVENTS, self._events.content(lines))
             except StorageError as error:
                 log.warning("%s is not up to date: %s", to.address(layout.EVENTS), error)
-            ended = self._clock()
+            ended = self._elapsed()
             self._next_upload = ended + max(EVERY_SECONDS, 100 * (ended - started))
 
     def upload_if_due(self, store: Store | None = None) -> None:
@@ -163,7 +169,7 @@ class Series:
         try:
             self.upload(store)
         except (StorageError, AccessDeniedError) as error:
-            self._next_upload = self._clock() + EVERY_SECONDS
+            self._next_upload = self._elapsed() + EVERY_SECONDS
             log.warning("%s is not up to date: %s", self._store.address(layout.METRICS), error)
 
     def _note(self, step: int, **numbers: Any) -> None:

@@ -33,6 +33,10 @@ class MisfitError(ValueError):
     """A stored state does not fit the model; the message names the tensor."""
 
 
+class OtherTrainingError(MisfitError):
+    """The stored state is of other tensors: another mode, rank or targets, or another model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How many files a stored state has, and the shapes of its whole tensors."""
@@ -145,13 +149,13 @@ def put_state(
 
 
 def compare(layout: Layout, shapes: Mapping[str, list[int]]) -> None:
-    """Raise MisfitError when the stored state is not of tensors with these names and shapes."""
+    """Raise OtherTrainingError when the stored state is not of tensors with these names and shapes."""
     if strange := sorted(layout.shapes.keys() ^ shapes.keys()):
         where = "not in the checkpoint" if strange[0] in shapes else "not part of the model"
-        raise MisfitError(f"{strange[0]} is {where}, {len(strange)} such tensors")
+        raise OtherTrainingError(f"{strange[0]} is {where}, {len(strange)} such tensors")
     for name, shape in shapes.items():
         if shape != list(layout.shapes[name]):
-            raise MisfitError(f"{name} must have shape {shape}, got {list(layout.shapes[name])}")
+            raise OtherTrainingError(f"{name} must have shape {shape}, got {list(layout.shapes[name])}")
 
 
 def _rows(fetch: Callable[[str], Path], layout: Layout, key: str, parameter: nn.Parameter) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from mochi_api import layout
@@ -10,6 +11,8 @@ from mochi_api.spec import LoraSpec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.storage import Store
 from mochi_trainer.train.places import Place, places
+
+log = logging.getLogger(__name__)
 
 ACTION = "correct training.resumeFrom, or leave it out to start anew"
 
@@ -37,9 +40,16 @@ class Earlier:
                 f"training.steps must be more than the {place.step} that {self.store.address(place.prefix)} has, got {steps}",
                 action="raise training.steps: they count from the start of the earlier run",
             )
-        if words := difference(self.run, _run_file(self.store)):
+        theirs = _run_file(self.store)
+        if words := difference(self.run, theirs):
             raise InvalidInputError(
                 f"training.resumeFrom {self.store.address()} does not fit: {words}", action=ACTION
+            )
+        if theirs is not None and _splits_otherwise(self.run, theirs):
+            log.warning(
+                "training.resumeFrom %s had other clips, or held others out: the loss of a clip that is held out here, and was "
+                "trained on there, says less",
+                self.store.address(),
             )
         return place
 
@@ -61,6 +71,13 @@ def difference(ours: RunFile, theirs: RunFile | None) -> str:
     if ours.mode == theirs.mode == "lora":
         pairs += _of_adapter(ours.training.lora or LoraSpec(), theirs.training.lora or LoraSpec())
     return "; ".join(f"{name} is {mine} here, {its} there" for name, mine, its in pairs if mine != its)
+
+
+def _splits_otherwise(ours: RunFile, theirs: RunFile) -> bool:
+    """Whether a clip may be held out by `ours` that `theirs` trained on, as far as both know their clips yet."""
+    if ours.training.validation.clips == 0 or not (ours.keys.videos and theirs.keys.videos):
+        return False
+    return (ours.keys, ours.training.validation.clips) != (theirs.keys, theirs.training.validation.clips)
 
 
 def _of_adapter(ours: LoraSpec, theirs: LoraSpec) -> list[tuple[str, str, str]]:

@@ -17,13 +17,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import StorageError
+from mochi_trainer.errors import TrainerError
 from mochi_trainer.storage import Store
 from mochi_trainer.train.event_file import scalars
 
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 
 VARIABLE = "WANDB_PROJECT"
 """Environment variable of W&B itself: the project; without it nothing is sent."""
+MODE = "WANDB_MODE"
 PACKAGE = "wandb"
 
-LINES = 10_000
+LINES = 100_000
 """Lines that wait for the process; where it takes none, later ones are dropped."""
 LAST_SECONDS = 60.0
 """Time that it has at the end to send what it has."""
@@ -41,6 +42,11 @@ HURRIED_SECONDS = 5.0
 """The same where the training has failed or is stopped."""
 
 Line = Mapping[str, Any]
+
+
+def offline() -> bool:
+    """Whether each attempt leaves a run of its own, which must have the steps before it too: no server joins them."""
+    return os.environ.get(MODE, "") in ("offline", "dryrun")
 
 
 @contextmanager
@@ -62,15 +68,26 @@ def told(run: RunFile, store: Store) -> Iterator[Callable[[Line], None] | None]:
         )
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="mochi-wandb-") as folder:
-        process = _Process(first_line(run, Path(folder)))
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(_folder()))
+            process = _Process(first_line(run, folder))
+        except OSError as error:
+            log.warning("W&B is told nothing: %s", error)
+            yield None
+            return
         try:
             yield process.add
         except BaseException:
             process.close(HURRIED_SECONDS)
             raise
         process.close(LAST_SECONDS)
-        _keep(Path(folder), store)
+        _keep(folder, store)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Where W&B works; its own processes may still write there when it is removed."""
+    return tempfile.TemporaryDirectory(prefix="mochi-wandb-", ignore_cleanup_errors=True)
 
 
 def first_line(run: RunFile, folder: Path) -> Line:
@@ -97,11 +114,11 @@ class _Process:
     def __init__(self, first: Line) -> None:
         command = [sys.executable, "-P", "-m", __name__]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self._warned = self._killed = False
         self._lines: queue.Queue[Line | None] = queue.Queue(LINES)
         self._lines.put(first)
         self._writer = threading.Thread(target=self._write, name="wandb", daemon=True)
         self._writer.start()
-        self._warned = False
 
     def add(self, line: Line) -> None:
         """Take a line, without waiting."""
@@ -119,9 +136,10 @@ class _Process:
             self._process.wait(seconds)
         except (queue.Full, subprocess.TimeoutExpired):
             log.warning("W&B did not take the last lines within %g s", seconds)
+            self._killed = True
             self._process.kill()
             self._process.wait()
-        if self._process.returncode > 0:
+        if self._process.returncode and not self._killed:
             log.warning("W&B has not all lines: its process ended with %d", self._process.returncode)
         self._writer.join(1)
 
@@ -133,12 +151,14 @@ class _Process:
                     pipe.write(json.dumps(line).encode() + b"\n")
                     pipe.flush()
         except OSError:  # it has ended; `close` tells how
+            if not self._killed:
+                log.warning("W&B takes no more lines: its process has ended")
             while self._lines.get() is not None:
                 pass
 
 
 def _keep(folder: Path, store: Store) -> None:
-    """Store what an offline run left; a store that does not answer is no reason to fail."""
+    """Store what an offline run left; a store that does not answer, or refuses, is no reason to fail."""
     found = [
         path for path in folder.glob("wandb/offline-run-*/**/*") if path.is_file() and path.suffix == ".wandb"
     ]
@@ -146,7 +166,7 @@ def _keep(folder: Path, store: Store) -> None:
         key = layout.join(layout.WANDB, path.parent.name, path.name)
         try:
             store.put(path, key)
-        except StorageError as error:
+        except (TrainerError, OSError) as error:
             log.warning("%s is not stored: %s", store.address(key), error)
 
 
@@ -155,16 +175,20 @@ def main(pipe: IO[bytes]) -> int:
     import wandb  # type: ignore[import-not-found,unused-ignore]  # an optional extra
 
     first = json.loads(pipe.readline())
-    settings = wandb.Settings(console="off", silent=True, disable_git=True, x_save_requirements=False)
-    run = wandb.init(
-        id=first["id"],
-        name=first["name"],
-        group=first["group"],
-        dir=first["dir"],
-        config=first["config"],
-        resume="allow",
-        settings=settings,
-    )
+    try:
+        settings = wandb.Settings(console="off", silent=True, disable_git=True, x_save_requirements=False)
+        run = wandb.init(
+            id=first["id"],
+            name=first["name"],
+            group=first["group"],
+            dir=first["dir"],
+            config=first["config"],
+            resume="allow",
+            settings=settings,
+        )
+    except Exception as error:  # of its many libraries; the training is told that this process has ended
+        sys.stderr.write(f"W&B cannot begin: {type(error).__name__}: {' '.join(str(error).split())}\n")
+        return 1
     run.define_metric(
         "training/*", step_metric="training/step"
     )  # a resume repeats steps, and W&B's own never fall
