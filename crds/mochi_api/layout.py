@@ -9,7 +9,7 @@
 <outputURI>/runs/<uid>/checkpoints/step-000200/...               manifest.json written last; of attempt 2: step-000200-a2
 <outputURI>/runs/<uid>/attempts/a000002.json                     attempt 2 of the training has begun
 <outputURI>/runs/<uid>/samples/step-000400/...                   from a checkpoint, during the training; samples.json written last
-<outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  tensorboard/  wandb/  run.yaml
+<outputURI>/runs/<uid>/{samples,artifacts,stages}/  report.html  metrics.jsonl  held-out.json  tensorboard/  wandb/  run.yaml
 ```
 A directory without its manifest does not exist.
 """
@@ -21,6 +21,8 @@ import re
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 METRICS = "metrics.jsonl"
+HELD_OUT = "held-out.json"
+"""The clips that a training holds out, chosen when it begins."""
 EVENTS = "tensorboard/events.out.tfevents.0.mochi"
 """The same for TensorBoard, which knows its files by a part of their names."""
 WANDB = "wandb"

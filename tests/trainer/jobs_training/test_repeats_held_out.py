@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mochi_api import layout
 from mochi_api.runfile import RunFile
+from mochi_trainer.data import split
 from mochi_trainer.jobs import captions, train, trim, videos
 from mochi_trainer.video import Cut, encode_mp4, read_clip
 from tests.trainer.distributed import free_port
@@ -78,6 +80,51 @@ def test_a_clip_goes_with_what_shows_the_same(
     assert "since they show what a held out clip shows: clip-3" in caplog.text
 
 
+def test_what_was_chosen_stays_when_the_list_is_gone(run: RunFile, caplog: pytest.LogCaptureFixture) -> None:
+    train.execute(_asking(run, "chosen", 2))
+    list_ = _list(run)
+    list_.rename(list_.with_suffix(".away"))
+    caplog.set_level("INFO")
+    try:
+        train.execute(_longer(_asking(run, "chosen", 2)))
+    finally:
+        list_.with_suffix(".away").rename(list_)
+    assert "4 clips are trained on; held out: clip-0, clip-6" in caplog.text
+    assert "may be held out" not in caplog.text
+
+
+def test_another_number_is_chosen_anew(run: RunFile, caplog: pytest.LogCaptureFixture) -> None:
+    train.execute(_asking(run, "number", 2))
+    caplog.set_level("INFO")
+    train.execute(_longer(_asking(run, "number", 1)))
+    assert "6 clips are trained on; held out: clip-6" in caplog.text
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_own(
+    run: RunFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It took no heed of what shows the same."""
+    train.execute(_asking(run, "old", 2))
+    folder = Path(_asking(run, "old", 2).locations.run.removeprefix("file://"))
+    (folder / layout.HELD_OUT).unlink()
+    caplog.set_level("INFO")
+    train.execute(_longer(_asking(run, "old", 2)))
+    clips = [f"clip-{number}" for number in range(7)]
+    theirs = ", ".join(clips[index] for index in split(clips, 2).held_out)
+    assert f"5 clips are trained on; held out: {theirs}" in caplog.text
+    assert "neither trained on" not in caplog.text
+
+
+def test_a_choice_that_is_damaged_is_made_again(run: RunFile, caplog: pytest.LogCaptureFixture) -> None:
+    train.execute(_asking(run, "damaged", 2))
+    folder = Path(_asking(run, "damaged", 2).locations.run.removeprefix("file://"))
+    before = (folder / layout.HELD_OUT).read_bytes()
+    (folder / layout.HELD_OUT).write_bytes(before[:20])
+    train.execute(_longer(_asking(run, "damaged", 2)))
+    assert (folder / layout.HELD_OUT).read_bytes() == before
+    assert "is damaged and chosen anew" in caplog.text
+
+
 def test_without_the_list_a_warning_says_what_it_costs(
     run: RunFile, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,6 +132,12 @@ def test_without_the_list_a_warning_says_what_it_costs(
     train.execute(_asking(run, "unlisted", 2))
     assert "a clip may be held out that shows nearly the same as one that is trained on: " in caplog.text
     assert "trim" in caplog.text
+
+
+def _longer(run: RunFile) -> RunFile:
+    wire = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    wire["training"]["steps"] = 2
+    return RunFile.model_validate(wire)
 
 
 def _list(run: RunFile) -> Path:

@@ -19,16 +19,15 @@ from mochi_api.prediction.gpus import GPUS
 from mochi_api.prediction.work import work_of_run, works_of_run
 from mochi_api.runfile import RunFile
 from mochi_trainer import failures
-from mochi_trainer.data import Dataset, Split, split
-from mochi_trainer.errors import InvalidInputError, MissingObjectError, TrainerError
+from mochi_trainer.data import Dataset, Split
+from mochi_trainer.errors import InvalidInputError, TrainerError
 from mochi_trainer.exports import run_exports
 from mochi_trainer.exports.card import Artifact
 from mochi_trainer.jobs.composing import composed_model, lora_params
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.jobs.memory_advice import memory_advised
-from mochi_trainer.jobs.repeats import repeats_in
+from mochi_trainer.jobs.parting import parted
 from mochi_trainer.jobs.saving import saving
-from mochi_trainer.jobs.trimmed import read_trimmed
 from mochi_trainer.lora import trainable_parameters
 from mochi_trainer.movement import PROCESS
 from mochi_trainer.parallel.determinism import determinism
@@ -85,8 +84,7 @@ def execute(run: RunFile) -> Finished:
             group = stack.enter_context(_group(run, ranks, device, preemption))
             PROCESS.doing("loading")
             dataset = stack.enter_context(Dataset.open(run, compared=group.first))
-            repeats = group.from_first(_repeats(run) if group.first else None)
-            parts = split(dataset.clips, run.training.validation.clips, repeats)
+            parts = parted(run, store, dataset.clips, group)
             training = _training(run, dataset, parts, group, device)
             _tell_ideal(run, training, gauges)
             wandb = stack.enter_context(weights_and_biases.told(run, store)) if group.first else None
@@ -107,17 +105,6 @@ def _check_context(run: RunFile) -> None:
         raise InvalidInputError(
             f"training.contextParallel must divide the {processes} processes of a pod (world.gpusPerPod), got {context}"
         )
-
-
-def _repeats(run: RunFile) -> dict[str, list[str]]:
-    """Clips that show nearly the same as others, each with those, as far as the trim stage's list is there to tell."""
-    if run.training.validation.clips == 0 or not run.keys.trim:
-        return {}
-    try:
-        return repeats_in(read_trimmed(open_store(run.locations.cache, run.s3), run).clips)
-    except MissingObjectError as error:
-        log.warning("a clip may be held out that shows nearly the same as one that is trained on: %s", error)
-        return {}
 
 
 @contextmanager
