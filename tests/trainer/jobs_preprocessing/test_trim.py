@@ -39,7 +39,7 @@ def test_clips_are_cut_scaled_and_stored_with_their_captions(root: Path) -> None
     assert read_frames(root / "cache" / manifest.key("bunny.mov")).shape == (7, 32, 48, 3)
     assert manifest.details["clips"][0] == {
         "name": "bunny", "source": "bunny.mp4", "frames": 7, "width": 48, "height": 32,
-        "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {}, "start": 0.0, "segment": None,
+        "caption": "the clip bunny.mp4", "enlargement": 0.044, "warnings": {}, "start": 0.0, "segment": None, "repeats": [],
     }  # fmt: skip
 
 
