@@ -84,6 +84,7 @@ def test_what_was_chosen_stays_when_the_list_is_gone(run: RunFile, caplog: pytes
     train.execute(_asking(run, "chosen", 2))
     list_ = _list(run)
     list_.rename(list_.with_suffix(".away"))
+    caplog.clear()
     caplog.set_level("INFO")
     try:
         train.execute(_longer(_asking(run, "chosen", 2)))
@@ -95,6 +96,7 @@ def test_what_was_chosen_stays_when_the_list_is_gone(run: RunFile, caplog: pytes
 
 def test_another_number_is_chosen_anew(run: RunFile, caplog: pytest.LogCaptureFixture) -> None:
     train.execute(_asking(run, "number", 2))
+    caplog.clear()
     caplog.set_level("INFO")
     train.execute(_longer(_asking(run, "number", 1)))
     assert "6 clips are trained on; held out: clip-6" in caplog.text
@@ -107,6 +109,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_own(
     train.execute(_asking(run, "old", 2))
     folder = Path(_asking(run, "old", 2).locations.run.removeprefix("file://"))
     (folder / layout.HELD_OUT).unlink()
+    caplog.clear()
     caplog.set_level("INFO")
     train.execute(_longer(_asking(run, "old", 2)))
     clips = [f"clip-{number}" for number in range(7)]
@@ -120,6 +123,7 @@ def test_a_choice_that_is_damaged_is_made_again(run: RunFile, caplog: pytest.Log
     folder = Path(_asking(run, "damaged", 2).locations.run.removeprefix("file://"))
     before = (folder / layout.HELD_OUT).read_bytes()
     (folder / layout.HELD_OUT).write_bytes(before[:20])
+    caplog.clear()
     train.execute(_longer(_asking(run, "damaged", 2)))
     assert (folder / layout.HELD_OUT).read_bytes() == before
     assert "is damaged and chosen anew" in caplog.text
