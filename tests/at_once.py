@@ -19,6 +19,9 @@ from devcluster import signals
 TRAINER = ("tests/trainer", "tests/api")
 """What the second process takes; the first takes all others."""
 
+CLIPS = ("tests/trainer/video", "tests/trainer/footage")
+"""And these, so that both take about as long."""
+
 PYTEST = (sys.executable, "-m", "pytest")
 STOP_SECONDS = 120.0
 """For ending when a person has interrupted both."""
@@ -29,12 +32,22 @@ def main() -> int:
     signals.handle(dict.fromkeys((signal.SIGINT, signal.SIGTERM), signal.default_int_handler))
     with tempfile.TemporaryFile() as said:
         halves = [
-            subprocess.Popen([*PYTEST, "tests", *(f"--ignore={part}" for part in TRAINER)]),
-            subprocess.Popen([*PYTEST, *TRAINER], stdout=said, stderr=subprocess.STDOUT),
+            subprocess.Popen([*PYTEST, *_others(), *CLIPS]),
+            subprocess.Popen(
+                [*PYTEST, *TRAINER, *(f"--ignore={part}" for part in CLIPS)],
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            ),
         ]
         codes = _ended(halves)
         _pass_on(said)
     return next((code for code in codes if code), 0)
+
+
+def _others() -> list[str]:
+    """What lies in `tests` beside the trainer's."""
+    found = (path for path in Path("tests").iterdir() if path.is_dir() or path.match("test_*.py"))
+    return sorted(str(path) for path in found if path.name[0] not in "_." and str(path) not in TRAINER)
 
 
 def _ended(halves: Sequence[subprocess.Popen[bytes]]) -> list[int]:
@@ -59,6 +72,6 @@ def _pass_on(said: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
-    if missing := [part for part in TRAINER if not Path(part).is_dir()]:
+    if missing := [part for part in (*TRAINER, *CLIPS) if not Path(part).is_dir()]:
         sys.exit(f"no folder {missing[0]}: start it where the project lies")
     sys.exit(main())
