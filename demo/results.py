@@ -17,7 +17,7 @@ from mochi_api.status import Artifacts
 
 _LEFT_IN_S3 = ("attempts/", "checkpoints/", "stages/")
 _OWNED_FILES = (
-    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.LORA_BEST).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, Path(layout.UNAVERAGED).name, layout.REPORT, layout.METRICS, layout.RUN_FILE, "README.md",
+    Path(layout.LORA).name, Path(layout.LORA_COMFYUI).name, Path(layout.LORA_BEST).name, Path(layout.MERGED).name, Path(layout.WEIGHTS).name, Path(layout.UNAVERAGED).name, layout.REPORT, layout.METRICS, layout.HELD_OUT, layout.RUN_FILE, "README.md",
 )  # fmt: skip
 _OWNED_FOLDERS = ("samples", "logs", "tensorboard", layout.WANDB, Path(layout.DIFFUSERS).name)
 _SHEET_COLUMNS = 4
@@ -53,7 +53,7 @@ def _kind(relative: str) -> str:
         layout.EVENTS: "metrics for TensorBoard", layout.LORA_COMFYUI: "LoRA weights for ComfyUI", layout.WEIGHTS: "tuned weights", layout.REPORT: "report",
         layout.UNAVERAGED: "tuned weights without the average",
         layout.MERGED: "base with the LoRA in its weights",
-        layout.METRICS: "metrics of every step", layout.RUN_FILE: "the effective configuration", layout.CARD: "model card",
+        layout.METRICS: "metrics of every step", layout.HELD_OUT: "the clips that are held out", layout.RUN_FILE: "the effective configuration", layout.CARD: "model card",
     }  # fmt: skip
     if relative in kinds:
         return kinds[relative]
