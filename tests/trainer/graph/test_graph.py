@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from mochi_trainer.graph import Claims, Made, Unit, Units, ahead, complete, making, unit_key
+from mochi_trainer.graph import Claims, Made, Units, ahead, complete, making, unit_key
 from mochi_trainer.graph.making import UPLOADS
 from mochi_trainer.movement import Movement
 from mochi_trainer.storage import (
@@ -100,21 +100,21 @@ def test_a_process_that_is_killed_goes_on_where_it_was(store: Store) -> None:
     assert len(second.made) == 20 + len(twice)
 
 
-def test_the_next_are_claimed_and_made_while_the_last_are_stored(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_are_claimed_and_made_while_the_last_are_stored(store: Store) -> None:
     """Else whatever makes them would stand still at the end of each claim, for as long as an upload takes."""
-    third, stored = threading.Event(), making._stored
+    third = threading.Event()
     late: list[str] = []
 
-    def slowly(units: Units, made: Made) -> Unit:
-        if not third.wait(20):
-            late.append(made.key)
-        return stored(units, made)
+    class Slow:
+        """Nothing is stored before the third has been made."""
 
-    monkeypatch.setattr(making, "_stored", slowly)
+        def __getattr__(self, name: str) -> object:
+            if name.startswith(("put", "write")) and not third.wait(20):
+                late.append(name)
+            return getattr(store, name)
+
     work = Work(lambda _key: third.set() if len(work.made) == 3 else None)
-    done = complete(units_of(store), claims_of(store, "a"), KEYS[:6], work, at_once=1)
+    done = complete(units_of(cast(Store, Slow())), claims_of(store, "a"), KEYS[:6], work, at_once=1)
     assert (set(done.units), late) == (set(KEYS[:6]), [])
     assert [info.key for info in store.list("test/claims/")] == []
 
