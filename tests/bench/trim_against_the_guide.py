@@ -23,7 +23,6 @@ from typing import Any
 
 import av
 
-from mochi_api.runfile import parse
 from tests.bench.process_memory import peak_of
 from tests.trainer.preprocessing_runs import run_file
 from tests.trainer.video.clips import real_clip
@@ -74,7 +73,16 @@ for path in sorted([*Path(sys.argv[1]).rglob("*.mp4"), *Path(sys.argv[1]).rglob(
         frames = numpy.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     assert len(frames) >= 37, path
 """
-"""As the encoder's step reads a file: every picture as RGB."""
+"""As the encoder's step of the guide reads a file: every picture as RGB."""
+
+OWN_READ_CODE = """
+import sys
+from pathlib import Path
+from mochi_trainer.video import read_frames
+for path in sorted(Path(sys.argv[1]).rglob("*.mov")):
+    assert len(read_frames(path, 37)) == 37, path
+"""
+"""As the stage videos reads its copies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,7 +164,9 @@ def measured(*commands: Sequence[str]) -> tuple[list[float], float, float]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for command in commands:
         started = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_environment(command[0]))
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment(command[0])
+        )
         peaks.append(peak_of(process) / MIB)
         walls.append(time.monotonic() - started)
         if process.returncode:
@@ -168,7 +178,7 @@ def measured(*commands: Sequence[str]) -> tuple[list[float], float, float]:
 def _environment(python: str) -> dict[str, str]:
     """This one's packages are for this one's Python only."""
     path = os.pathsep.join(path for path in sys.path if path) if python == sys.executable else ""
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, "PYTHONPATH": path, "MOCHI_TERMINATION_LOG": os.devnull}
 
 
 def turn(commands: Sequence[Sequence[str]], written: Callable[[], Sequence[Path]]) -> Turn:
@@ -187,12 +197,12 @@ def guide(python: Path, source: Path, folder: Path) -> Turn:
 
 
 def ours(source: Path, folder: Path) -> Turn:
-    """The stage, and reading its copies as the next stage does."""
+    """The stage as its pod runs it, and reading its copies as the next stage does."""
     folder.mkdir()
     run = run_file(folder, source=f"file://{source}", frames=FRAMES, width=WIDTH, height=HEIGHT)
     (folder / "run.yaml").write_text(run.to_yaml())
-    trim = [sys.executable, "-m", "tests.bench.trim_against_the_guide", "--trim", str(folder / "run.yaml")]
-    read = [sys.executable, "-c", READ_CODE, str(folder / "cache")]
+    trim = [sys.executable, "-m", "mochi_trainer", "trim", "--run", str(folder / "run.yaml")]
+    read = [sys.executable, "-c", OWN_READ_CODE, str(folder / "cache")]
     return turn([trim, read], lambda: list((folder / "cache").rglob("*.mov")))
 
 
@@ -231,13 +241,6 @@ def _installed(folder: Path) -> Path:
     return python
 
 
-def _trim(path: str) -> int:
-    from mochi_trainer.jobs import trim
-
-    _say(trim.execute(parse(Path(path).read_text())).message)
-    return 0
-
-
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -249,10 +252,7 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--trim", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.trim:
-        return _trim(options.trim)
     with tempfile.TemporaryDirectory() as name:
         python = _installed(Path(name) / "guide")
         _say(

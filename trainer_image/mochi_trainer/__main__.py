@@ -12,6 +12,9 @@ import signal
 
 if __name__ == "__main__":  # the first process of a container never gets what comes while nobody listens
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    from mochi_trainer import beginning
+
+    beginning.begin_anew()
 
 import argparse
 import atexit
@@ -45,12 +48,10 @@ from mochi_trainer import advice_by_hand, cpus, ending, logs, streams
 from mochi_trainer.arguments import TERMINATION_LOG_ENV, command_line
 from mochi_trainer.ending import Ending
 from mochi_trainer.errors import InvalidInputError, TrainerError
-from mochi_trainer.jobs import check
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.movement import PROCESS, heartbeats
 from mochi_trainer.parallel.ranks import LOCAL_WORLD
 from mochi_trainer.parallel.stop import Stop, end_with_parent
-from mochi_trainer.report.publishing import publish
 from mochi_trainer.report.record import StageRecord, versions
 
 log = logging.getLogger("mochi_trainer")
@@ -297,6 +298,9 @@ class _Stop:
 
 def _published(run: RunFile, ended: Ending, started: datetime) -> Ending:
     """Store the record and the report; a store that does not answer now changes nothing about how the job ended."""
+    from mochi_trainer.jobs import check  # what makes pages is not in memory while the job works
+    from mochi_trainer.report.publishing import publish
+
     record = StageRecord(
         stage=run.stage,
         attempt=run.run.attempt,

@@ -31,9 +31,18 @@ Frames = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
+ROWS = 32
+"""Of a picture that are numbers of floating point at once: they take four times the memory of the picture."""
+
+
 def luma(frames: Frames) -> Floats:
-    """(..., 3) RGB to BT.601 luma (...), 0 to 255."""
-    return np.asarray(frames @ LUMA, np.float32)
+    """(..., W, 3) RGB to BT.601 luma (..., W), 0 to 255."""
+    rows = frames.reshape(-1, *frames.shape[-2:])
+    grey = np.empty(rows.shape[:-1], np.float32)
+    for first in range(0, len(rows), ROWS):
+        part = slice(first, first + ROWS)
+        grey[part] = rows[part] @ LUMA
+    return grey.reshape(frames.shape[:-1])
 
 
 def unlikeness(before: Frames, after: Frames) -> float:

@@ -194,7 +194,7 @@ def _timed(clip: Opened, start: float = 0.0) -> Iterator[tuple[float, Any]]:
     """(seconds from the first picture, frame) of all frames in the order of time, from the one on screen at `start` on."""
     shown, zero = presentation(clip, start=start)
     for timed in shown:
-        yield float(timed.seconds) - zero + start, timed.frame
+        yield float(timed.seconds) - zero + start, timed.held.frame
 
 
 def _scaled(frame: Any, width: int, height: int) -> Frames:

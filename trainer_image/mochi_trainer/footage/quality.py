@@ -73,8 +73,8 @@ class Look:
         grey = luma(picture)
         cells = _cells(grey)
         if chosen:
+            self._total = np.add(self._total, grey, out=self._total) if self._cells else grey
             self._cells.append(cells)
-            self._total = self._total + grey
         if follows:
             self._following.append(cells)
 

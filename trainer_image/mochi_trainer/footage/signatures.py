@@ -79,7 +79,8 @@ def _chosen(count: int) -> list[int]:
 
 def small(picture: Frames) -> Frames:
     """The copy (S, S), luma, of a picture (H, W, 3)."""
-    grey = Image.fromarray(luma(picture).round().astype(np.uint8))
+    levels = luma(picture)
+    grey = Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 

@@ -49,7 +49,7 @@ class Copies:
             self._cut_again(clip)
             self._got_again(name, clip, local)
         try:
-            return read_frames(local)[: training_size(clip, self._run.preprocessing).frames]
+            return read_frames(local, training_size(clip, self._run.preprocessing).frames)
         finally:
             local.unlink()
 

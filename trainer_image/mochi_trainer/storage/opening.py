@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.storage.local import LocalStore
-from mochi_trainer.storage.s3 import S3Store
 from mochi_trainer.storage.s3_connection import Connection
 from mochi_trainer.storage.store import Store
 
@@ -34,5 +33,7 @@ def open_store(uri: str, s3: S3Spec, connection: Connection | None = None) -> St
     if scheme == "s3" and found:
         bucket, _, prefix = rest.partition("/")
         if bucket:
+            from mochi_trainer.storage.s3 import S3Store  # and boto3, which folders do without
+
             return S3Store(bucket, prefix, connection or Connection(s3))
     raise InvalidInputError(f"an address must start with s3://bucket or file:///folder, got {uri}")

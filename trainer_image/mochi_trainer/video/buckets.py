@@ -56,5 +56,5 @@ def bucket_of_clip(path: Path, fps: int, start: float, buckets: Sequence[Bucket]
         first = next(iter(decoded(clip)), None)
         if first is None:
             raise ClipError("no picture in the video stream", ClipReason.CORRUPT)
-        width, height = upright_size(first.frame, clip.pixel_aspect, clip.description.aperture)
+        width, height = upright_size(first.held.frame, clip.pixel_aspect, clip.description.aperture)
     return bucket_for(width, height, frames, buckets)

@@ -11,7 +11,7 @@ from av.filter import Graph
 
 from mochi_trainer.video.descriptions import Fields
 from mochi_trainer.video.filters import graph
-from mochi_trainer.video.timeline import Timed
+from mochi_trainer.video.timeline import Held, Timed
 
 FRAME_BY_FRAME = {
     "h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3", "vp8", "vp9", "av1",
@@ -34,7 +34,7 @@ def progressive(timed: Iterator[Timed], found: list[float], told: Fields = Field
         yield from timed
         return
     for first in timed:
-        if told or first.frame.interlaced_frame:
+        if told or first.held.frame.interlaced_frame:
             found.append(float(first.seconds))
             yield from _filtered(first, timed, told)
             return
@@ -43,7 +43,7 @@ def progressive(timed: Iterator[Timed], found: list[float], told: Fields = Field
 
 def _filtered(first: Timed, rest: Iterator[Timed], told: Fields) -> Iterator[Timed]:
     """Frames of another size or form than those before begin anew: no filter takes both."""
-    for _, alike in groupby(chain((first,), rest), lambda timed: _form(timed.frame)):
+    for _, alike in groupby(chain((first,), rest), lambda timed: _form(timed.held.frame)):
         yield from _of_one_form(alike, told)
 
 
@@ -57,9 +57,9 @@ def _of_one_form(frames: Iterator[Timed], told: Fields) -> Iterator[Timed]:
     durations: dict[Fraction, Fraction] = {}
     for timed in frames:
         if deinterlace is None:
-            deinterlace = graph(timed.frame, "bwdif", mode="send_frame", parity=parity, deint=which)
+            deinterlace = graph(timed.held.frame, "bwdif", mode="send_frame", parity=parity, deint=which)
         durations[timed.seconds] = timed.duration
-        deinterlace.vpush(timed.frame)
+        deinterlace.vpush(timed.held.frame)
         yield from _pulled(deinterlace, durations)
     if deinterlace is not None:
         deinterlace.vpush(None)
@@ -69,8 +69,8 @@ def _of_one_form(frames: Iterator[Timed], told: Fields) -> Iterator[Timed]:
 def _pulled(deinterlace: Graph, durations: dict[Fraction, Fraction]) -> Iterator[Timed]:
     while True:
         try:
-            frame: Any = deinterlace.vpull()
+            held = Held(deinterlace.vpull())
         except (BlockingIOError, EOFError):
             return
-        seconds = frame.pts * Fraction(frame.time_base)
-        yield Timed(seconds, durations.pop(seconds, Fraction(0)), frame)
+        seconds = held.frame.pts * Fraction(held.frame.time_base)
+        yield Timed(seconds, durations.pop(seconds, Fraction(0)), held)

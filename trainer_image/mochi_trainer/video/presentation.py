@@ -17,7 +17,7 @@ from mochi_trainer.video.interlacing import progressive, told_fields
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.streams import SEEK_FROM, Opened, clip_errors, frames_from, opened
-from mochi_trainer.video.timeline import Segment, Timed, left_of, segments
+from mochi_trainer.video.timeline import Held, Segment, Timed, left_of, segments
 
 
 def presentation(
@@ -96,4 +96,4 @@ class _Listed:
         """Frames, without their pictures, from the one on screen at `media` seconds of the media on."""
         first = max(0, bisect_right(self._times, media / self._base) - 1)
         for index in range(first, len(self._times)):
-            yield Timed(self._times[index] * self._base, self._durations[index] * self._base, None)
+            yield Timed(self._times[index] * self._base, self._durations[index] * self._base, Held(None))

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
+from mochi_trainer.video.forking import NURSERY, Forked
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.worker import Answer, Call
 
@@ -135,23 +136,13 @@ class _Worker:
     """One process and the socket to it."""
 
     def __init__(self, limits: Limits) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-c",
-                    CODE,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    str(limits.memory_bytes),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-            )
+        process, ours = NURSERY.taken() or _begun()
+        self._process: Forked | subprocess.Popen[bytes] = process
         self._connection = Connection(ours.detach())
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # it has ended, which is found when it is waited for
+            self._connection.send(limits.memory_bytes)
 
     def wait_until_ready(self) -> None:
         """Wait until it has imported what it needs; raise RuntimeError when it does not come up, which ends it."""
@@ -206,7 +197,21 @@ class _Worker:
         self._process.wait()
 
 
-def _environment() -> dict[str, str]:
+def _begun() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A reader that is a Python of its own, and the way to it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", CODE, str(theirs.fileno()), str(os.getpid())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env=environment(),
+        )
+    return process, ours
+
+
+def environment() -> dict[str, str]:
+    """What a reader sees of that of this process."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return {**kept, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 

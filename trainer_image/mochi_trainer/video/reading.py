@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,10 @@ from mochi_trainer.video.hdr import Transfer
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.presentation import nothing_shown, presentation
 from mochi_trainer.video.rendering import Renderer
-from mochi_trainer.video.selection import on_screen
+from mochi_trainer.video.selection import is_wanted, on_screen
 from mochi_trainer.video.signatures import convert_command
 from mochi_trainer.video.streams import Opened, Probe, clip_errors, decoded, opened
+from mochi_trainer.video.timeline import Held, Timed
 
 Frames = NDArray[np.uint8]
 """(T, H, W, 3), RGB."""
@@ -86,13 +86,9 @@ class Reading:
         Raises ClipError when the file cannot be decoded that far or ends before `least`.
         """
         with clip_errors("cannot be decoded"):
-            last = -1
-            for number, frame in self._shown():
-                if number != last:
-                    last, picture = number, self._renderer.picture(frame)
-                del frame  # so that the next but one is decoded into its memory
+            for held in self._shown():
                 self.count += 1
-                yield picture
+                yield held.made(self._renderer.picture)
             if self.count < self.cut.least:
                 raise self._too_short()
 
@@ -109,14 +105,21 @@ class Reading:
             )
         return found
 
-    def _shown(self) -> Iterator[tuple[int, Any]]:
-        """Frames with their numbers: one that is repeated comes with the same."""
+    def _shown(self) -> Iterator[Held]:
+        """Frames; one that is repeated comes again."""
         timed, zero = presentation(self.clip, start=self.cut.start_seconds, interlaced=self._interlaced)
-        seconds = (
-            (float(at), float(duration), (number, frame))
-            for number, (at, duration, frame) in enumerate(timed)
-        )
-        return on_screen(seconds, fps=self.cut.fps, count=self.cut.frames, zero=zero)
+        return on_screen(self._rendered(timed, zero), fps=self.cut.fps, count=self.cut.frames, zero=zero)
+
+    def _rendered(self, timed: Iterator[Timed], zero: float) -> Iterator[tuple[float, float, Held]]:
+        """As given, with their pictures made at once where they will be wanted if they stay as long as they say.
+
+        Whether they do is known with the next frame, and what is decoded by then is large.
+        """
+        for at, lasts, held in timed:
+            seconds, duration = float(at), float(lasts)
+            if is_wanted(seconds - zero, duration, fps=self.cut.fps, count=self.cut.frames):
+                held.made(self._renderer.picture)
+            yield seconds, duration, held
 
     def _too_short(self) -> ClipError:
         cut, there = self.cut, self.count
@@ -168,9 +171,17 @@ def upscaled(cut: Cut, enlargement: float) -> str:
     return f"smaller than {cut.width}x{cut.height}: enlarged {enlargement:.2f} times"
 
 
-def read_frames(path: Path) -> Frames:
-    """All frames of a clip as they are: (T, H, W, 3); for clips that this program wrote."""
-    return np.stack(list(pictures_of(path)))
+def read_frames(path: Path, most: int | None = None) -> Frames:
+    """All frames of a clip as they are, or the first `most` of them: (T, H, W, 3); for clips that this program wrote."""
+    with opened(path, Limits()) as clip, clip_errors("cannot be decoded"):
+        count = clip.stream.frames if most is None else min(most, clip.stream.frames)
+        frames = np.empty((count, clip.stream.height, clip.stream.width, 3), np.uint8)
+        converter, read = Converter(), 0
+        for picture, timed in zip(frames, decoded(clip), strict=False):
+            for channel, plane in enumerate(converter.colours(timed.held.frame).planes):
+                picture[..., channel] = plane
+            read += 1
+        return frames[:read]
 
 
 def pictures_of(path: Path) -> Iterator[Picture]:
@@ -178,7 +189,7 @@ def pictures_of(path: Path) -> Iterator[Picture]:
     converter = Converter()
     with opened(path, Limits()) as clip, clip_errors("cannot be decoded"):
         for timed in decoded(clip):
-            yield np.stack(converter.colours(timed.frame).planes, axis=-1)
+            yield np.stack(converter.colours(timed.held.frame).planes, axis=-1)
 
 
 def probe(path: Path) -> Probe:

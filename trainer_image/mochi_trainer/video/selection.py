@@ -42,6 +42,12 @@ def on_screen(
         yield from (held for _ in range(done, upto))  # type: ignore[misc]  # a frame has come
 
 
+def is_wanted(start: float, lasts: float, *, fps: float, count: int) -> bool:
+    """Whether a frame that comes `start` seconds after the first interval begins, and stays for `lasts`, is on screen in
+    the middle of one of `count` intervals of 1/fps seconds."""
+    return _targets_before(start, fps, count) < _targets_before(start + lasts, fps, count)
+
+
 def frame_choice(timestamps: Sequence[float], *, fps: float, count: int, last: float = 0.0) -> list[int]:
     """Indices into `timestamps` (seconds) for `count` frames at `fps`; fewer when the clip is too short.
 

@@ -21,7 +21,7 @@ from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.descriptions import UNSPECIFIED, Colour, Description
 from mochi_trainer.video.header import Header, read_header
 from mochi_trainer.video.limits import Limits, too_much_memory
-from mochi_trainer.video.timeline import EARLIEST, Timed
+from mochi_trainer.video.timeline import EARLIEST, Held, Timed
 
 log = logging.getLogger(__name__)
 
@@ -300,26 +300,35 @@ def decoded(clip: Opened, *, first: Fraction | None = None) -> Iterator[Timed]:
     """
     seconds = 0.0
     told = clip.description.colour
-    frames = (frame for packet in clip.packets() for frame in packet.decode())
+    frames = (held for packet in clip.packets() for held in map(Held, packet.decode()))
     while True:
         try:
-            frame = next(frames)
+            held = next(frames)
         except (StopIteration, EOFError):
             return
         except MemoryError:
             raise
         except av.FFmpegError as error:
             raise _damaged(clip, f"after {seconds:.2f} s: {_said(error)}") from error
-        if frame.pts is None:
+        timed = _timed(held)
+        if timed is None:
             raise _damaged(clip, f"after {seconds:.2f} s: a frame without a time")
-        base = Fraction(frame.time_base)
-        seconds = float(frame.pts * base)
-        if first is not None and frame.pts * base < first:
+        seconds = float(timed.seconds)
+        if first is not None and timed.seconds < first:
             continue
-        if frame.is_corrupt:
+        if held.frame.is_corrupt:
             raise _damaged(clip, f"at {seconds:.2f} s: a frame is only partly there")
-        _coloured(frame, told)
-        yield Timed(frame.pts * base, max(frame.duration or 0, 0) * base, frame)
+        _coloured(held.frame, told)
+        yield timed
+
+
+def _timed(held: Held) -> Timed | None:
+    """With the times that it has itself; None when it has none."""
+    frame = held.frame
+    if frame.pts is None:
+        return None
+    base = Fraction(frame.time_base)
+    return Timed(frame.pts * base, max(frame.duration or 0, 0) * base, held)
 
 
 def _coloured(frame: Any, told: Colour) -> None:

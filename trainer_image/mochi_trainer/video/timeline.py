@@ -6,14 +6,37 @@ and plays media where an empty edit in the middle shows nothing new. So it is to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+T = TypeVar("T")
 EARLIEST = Fraction(-(1 << 40))
 MOMENT = Fraction(1, 1_000_000)
 """Seconds: no frame is shorter."""
+
+
+class Held:
+    """A decoded frame until something is made of it; then that alone, so that the decoder has the memory for its next one."""
+
+    __slots__ = ("_frame", "_made")
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+        self._made: Any = None
+
+    @property
+    def frame(self) -> Any:
+        """The frame; None when something was made of it."""
+        return self._frame
+
+    def made(self, make: Callable[[Any], T]) -> T:
+        """What `make` makes of the frame, once; later calls give the same."""
+        if self._frame is not None:
+            self._made, self._frame = make(self._frame), None
+        made: T = self._made
+        return made
 
 
 class Timed(NamedTuple):
@@ -23,7 +46,7 @@ class Timed(NamedTuple):
     duration: Fraction
     """0 when the file does not say it."""
 
-    frame: Any
+    held: Held
 
 
 class Edit(NamedTuple):
@@ -86,16 +109,16 @@ class Segment:
             return (
                 None
                 if frame.seconds <= self.media
-                else Timed(self.end or self.start + 1, Fraction(0), frame.frame)
+                else Timed(self.end or self.start + 1, Fraction(0), frame.held)
             )
         seconds = self.start + (frame.seconds - self.media) / self.rate
-        return Timed(seconds, self._lasts(frame, seconds, frame.seconds), frame.frame)
+        return Timed(seconds, self._lasts(frame, seconds, frame.seconds), frame.held)
 
     def _first(self, frame: Timed) -> Timed:
         """The frame that is on screen when the segment begins."""
         if self.rate == 0:
-            return Timed(self.start, (self.end or self.start) - self.start, frame.frame)
-        return Timed(self.start, self._lasts(frame, self.start, self.media), frame.frame)
+            return Timed(self.start, (self.end or self.start) - self.start, frame.held)
+        return Timed(self.start, self._lasts(frame, self.start, self.media), frame.held)
 
     def _lasts(self, frame: Timed, shown: Fraction, since: Fraction) -> Fraction:
         """How long a frame that is `shown` from `since` of the media on stays at the end; 0 when nothing says it."""

@@ -44,10 +44,15 @@ class Answer:
     trace: str = ""
 
 
-def serve(descriptor: int, parent: int, memory_bytes: int) -> None:
-    """Answer calls until the other end closes; `parent` is the process without which this one has no work."""
-    _bind(parent, memory_bytes)
+def serve(descriptor: int, parent: int) -> None:
+    """Hear how much memory may be taken, and answer calls until the other end closes; `parent` is the process without
+    which this one has no work."""
+    _bind(parent)
     with Connection(descriptor) as connection:
+        try:
+            _limit(connection.recv())
+        except (EOFError, ConnectionResetError):
+            return
         connection.send(None)  # ready
         while True:
             try:
@@ -58,19 +63,23 @@ def serve(descriptor: int, parent: int, memory_bytes: int) -> None:
                 connection.send_bytes(_packed(_answer(call)))
 
 
-def _bind(parent: int, memory_bytes: int) -> None:
-    """End with the parent, ignore what a terminal sends to all, and take no more memory than allowed."""
+def _bind(parent: int) -> None:
+    """End with the parent, ignore what a terminal sends to all, and be the one that is killed when memory is short."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(FIRST_TO_DIE)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def _limit(memory_bytes: int) -> None:
+    if sys.platform == "linux":
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    if os.getppid() != parent:
-        sys.exit(0)
 
 
 def _answer(packed: bytes) -> Answer:
