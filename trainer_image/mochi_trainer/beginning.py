@@ -38,6 +38,7 @@ def begin_anew() -> None:
     known = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     python = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     try:
+        _open_streams()
         told = _put_aside()
         arguments = [sys.orig_argv[0], *flags, "-m", f"{MODULE}.beginning", str(told), *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**known, **python})  # noqa: S606  # there is no shell
@@ -52,6 +53,15 @@ def _flags(command: Sequence[str]) -> Sequence[str] | None:
     except ValueError:
         return None
     return command[1:place] if command[place + 1] == MODULE else None
+
+
+def _open_streams() -> None:
+    """Whoever started this process may have closed them; no other file is to take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _put_aside() -> int:
