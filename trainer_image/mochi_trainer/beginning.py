@@ -25,6 +25,10 @@ READING = ("trim", "preprocess")
 """Commands whose readers are worth it."""
 
 
+MOST = 16
+"""Readers that are forked, needed or not; each takes 3 MB until it works. Those beyond begin anew."""
+
+
 def begin_anew() -> None:
     """Become a process without secrets that goes on with the same command, where that command reads clips.
 
@@ -93,7 +97,7 @@ def _begin(told: int, arguments: Sequence[str]) -> None:
     from mochi_trainer.cpus import available
     from mochi_trainer.video.forking import NURSERY
 
-    NURSERY.fill(available(), without=told)
+    NURSERY.fill(min(available(), MOST), without=told)
     environment = _taken_back(told)
     os.environb.clear()
     os.environb.update(environment)
