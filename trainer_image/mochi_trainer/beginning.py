@@ -24,7 +24,6 @@ IMPORTED = (
 READING = ("trim", "preprocess")
 """Commands whose readers are worth it."""
 
-
 MOST = 16
 """Readers that are forked, needed or not; each takes 3 MB until it works. Those beyond begin anew."""
 
@@ -56,7 +55,7 @@ def _flags(command: Sequence[str]) -> Sequence[str] | None:
         place = command.index("-m")
     except ValueError:
         return None
-    return command[1:place] if command[place + 1] == MODULE else None
+    return command[1:place] if list(command[place + 1 : place + 2]) == [MODULE] else None
 
 
 def _open_streams() -> None:
