@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from mochi_trainer.video import Cut, framing, read_clip, scaling
+from mochi_trainer.video import Cut, framing, read_clip, shrinking
 from mochi_trainer.video.framing import Framing
 from mochi_trainer.video.scaling import Scaler, is_near
 from tests.trainer.video.clips import real_clip
@@ -159,7 +159,7 @@ def test_a_result_is_not_overwritten_by_the_next_one() -> None:
 
 def test_a_size_that_is_off_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another filter stands for another version of either library."""
-    monkeypatch.setitem(scaling.HOW, "param1", "0.6")
+    monkeypatch.setitem(shrinking.HOW, "param1", "0.6")
     box = framing(1280, 720, 640, 360)
     assert not is_near(box, 720, 1284)
     assert differences(pattern("letters", 720, 1284), box).max() == 0

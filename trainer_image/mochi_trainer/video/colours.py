@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
-from mochi_trainer.video.filters import graph
+from mochi_trainer.video.filters import chain
 from mochi_trainer.video.hdr import Primaries, Transfer
+from mochi_trainer.video.shrinking import ROWS, Band, Planes
 from mochi_trainer.video.tracks import Premultiplied
 
 CHROMA = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
@@ -55,7 +57,9 @@ LIMITED_WHITE = 65280
 """White when libswscale makes 16 bits of YUV in limited range: 255 x 256."""
 
 LIMITED, FULL = 1, 2
-Planes = tuple[NDArray[Any], ...]
+
+AROUND = 2
+"""Rows above and below a band that are converted with it, for the chroma between its own and theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class Converter:
         self._reformatter = VideoReformatter()
         self._premultiplied = premultiplied
         self._chroma = chroma
-        self._sited: dict[tuple[Any, ...], Graph] = {}
+        self._like: tuple[Any, ...] = ()
+        self._graphs: dict[tuple[int, ...], Graph] = {}
 
     def colours(self, frame: Any) -> Colours:
         """Planes of a decoded frame; raise ClipError for a matrix that is not converted."""
@@ -97,7 +102,7 @@ class Converter:
         alpha = any(component.is_alpha for component in frame.format.components)
         sampled = _subsampled(frame.format)
         if sampled and self._chroma:
-            frame = self._with_site(frame)
+            frame = self._passed(frame)
         if transfer is not Transfer.SDR:
             planes = (
                 self._limited_grey(frame)
@@ -112,12 +117,40 @@ class Converter:
             )
         elif alpha:
             planes = self._over_black(frame, matrix)
+        elif frame.format.name == "gbrp":
+            green, blue, red = [_plane(plane, np.uint8) for plane in frame.planes]
+            planes = (red, green, blue)
         elif sampled:
             green, blue, red = self._planes(frame, "gbrp", matrix)
             planes = (red, green, blue)
         else:
             planes = self._as_ever(frame, matrix)
         return Colours(planes, 255, transfer, Primaries.BT709)
+
+    def in_bands(self, frame: Any) -> Iterator[Band] | None:
+        """The planes of `colours` some rows at a time, so that they are never there as a whole; None of a frame that is only
+        converted as a whole. Raises ClipError for a matrix that is not converted."""
+        pixels, transfer = frame.format, transfer_of(frame)
+        if (
+            transfer is not Transfer.SDR
+            or not _subsampled(pixels)
+            or not pixels.is_planar
+            or any(component.is_alpha for component in pixels.components)
+            or frame.interlaced_frame  # whose fields libswscale converts apart
+            or pixels.chroma_height(4) < 2
+            or frame.height % 2
+            or frame.height < ROWS + 2 * AROUND
+        ):
+            return None
+        return self._bands(frame, _matrix(frame, transfer))
+
+    def _bands(self, frame: Any, matrix: Colorspace | None) -> Iterator[Band]:
+        rows = ROWS + 2 * AROUND
+        for top in range(0, frame.height, ROWS):
+            first = min(max(0, top - AROUND), frame.height - rows)
+            green, blue, red = self._planes(self._passed(frame, first, rows), "gbrp", matrix)
+            inside = slice(top - first, min(top + ROWS, frame.height) - first)
+            yield top, (red[inside], green[inside], blue[inside])
 
     def _as_ever(self, frame: Any, matrix: Colorspace | None) -> Planes:
         """Nothing but a matrix is needed: the bytes of libswscale left to itself."""
@@ -173,12 +206,17 @@ class Converter:
             frame, format=name, src_colorspace=matrix, interpolation=how, threads=1
         )
 
-    def _with_site(self, frame: Any) -> Any:
+    def _passed(self, frame: Any, *part: int) -> Any:
+        """The frame, told where its chroma lies; of a `part` (first row, rows) that alone, without a copy."""
         like = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
-        if like not in self._sited:
-            self._sited = {like: graph(frame, "setparams", chroma_location=self._chroma)}
-        self._sited[like].vpush(frame)
-        return self._sited[like].vpull()
+        if self._like != like:
+            self._like, self._graphs = like, {}
+        if part not in self._graphs:
+            site = [("setparams", {"chroma_location": self._chroma})] if self._chroma else []
+            crop = [("crop", {"x": "0", "y": str(part[0]), "h": str(part[1])})] if part else []
+            self._graphs[part] = chain(frame, *site, *crop)
+        self._graphs[part].vpush(frame)
+        return self._graphs[part].vpull()
 
 
 def primaries_of(frame: Any) -> Primaries:
