@@ -5,6 +5,8 @@ Shapes: H, W = `HEIGHT`, `WIDTH`; pictures are (H, W, 3) RGB uint8, squeezed to 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -39,10 +41,16 @@ def luma(frames: Frames) -> Floats:
     """(..., W, 3) RGB to BT.601 luma (..., W), 0 to 255."""
     rows = frames.reshape(-1, *frames.shape[-2:])
     grey = np.empty(rows.shape[:-1], np.float32)
-    for first in range(0, len(rows), ROWS):
-        part = slice(first, first + ROWS)
-        grey[part] = rows[part] @ LUMA
+    for part, levels in luma_in_parts(rows):
+        grey[part] = levels
     return grey.reshape(frames.shape[:-1])
+
+
+def luma_in_parts(picture: Frames, *, rows: int = ROWS) -> Iterator[tuple[slice, Floats]]:
+    """The same of a picture (H, W, 3), some rows at a time, and which: for what needs no more at once."""
+    for first in range(0, len(picture), rows):
+        part = slice(first, min(first + rows, len(picture)))
+        yield part, picture[part] @ LUMA
 
 
 def unlikeness(before: Frames, after: Frames) -> float:

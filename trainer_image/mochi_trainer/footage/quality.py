@@ -11,13 +11,19 @@ import numpy as np
 
 from mochi_api.clips import ClipWarning
 from mochi_trainer.footage.bars import LEAST, Box, picture_box
-from mochi_trainer.footage.likeness import Floats, Frames, luma
+from mochi_trainer.footage.likeness import Floats, Frames, luma_in_parts
 
 LOOKED_AT = 12
 """Frames of a clip that are looked at, evenly spread: one in 3 of 37."""
 
 CELLS = 120
 """Cells along the shorter side, 4 x 4 pixels at 480 lines: their means have a quarter of the grain of pixels."""
+
+STEPS = 21
+"""Of a level, in which luma is added up: 65,535 are just enough for `LOOKED_AT` frames of white."""
+
+ROWS_OF_CELLS = 8
+"""That are looked at together."""
 
 LIT = 32.0
 """Level from which on something is to be seen: an eighth of the way from black to white, 0.5 % of its light."""
@@ -63,17 +69,23 @@ class Look:
         self._chosen = set(_chosen(count))
         self._cells: list[Floats] = []
         self._following: list[Floats] = []
-        self._total: Floats = np.zeros((), np.float32)
+        self._total = np.zeros((), np.uint16)
 
     def at(self, number: int, picture: Frames) -> None:
         """Frame `number` (H, W, 3) of `count`, from 0 on, each once and in order."""
         chosen, follows = number in self._chosen, number - 1 in self._chosen
         if not (chosen or follows):
             return
-        grey = luma(picture)
-        cells = _cells(grey)
+        if chosen and not self._cells:
+            self._total = np.zeros(picture.shape[:2], np.uint16)
+        side = _side(picture)
+        means = []
+        for part, grey in luma_in_parts(picture, rows=side * ROWS_OF_CELLS):
+            means.append(_cells(grey, side))
+            if chosen:
+                self._total[part] += (grey * np.float32(STEPS) + np.float32(0.5)).astype(np.uint16)
+        cells = np.concatenate(means)
         if chosen:
-            self._total = np.add(self._total, grey, out=self._total) if self._cells else grey
             self._cells.append(cells)
         if follows:
             self._following.append(cells)
@@ -83,7 +95,7 @@ class Look:
         cells = np.stack(self._cells)
         found = [dark(cells), static(cells, np.stack(self._following)) if self._following else None]
         if found[0] is None:
-            mean = self._total / np.float32(len(cells))
+            mean = (self._total / (STEPS * len(cells))).astype(np.float32)
             box = picture_box(mean)
             scaled = Box(*(scale * side for side in (box.left, box.top, box.right, box.bottom)))
             found.append(black_bars(scaled, scale * mean.shape[1], scale * mean.shape[0]))
@@ -144,11 +156,15 @@ def black_bars(box: Box, width: int, height: int) -> Warned | None:
     )
 
 
-def _cells(picture: Floats) -> Floats:
+def _side(picture: Frames) -> int:
+    """Of a cell, in pixels."""
+    height, width = picture.shape[:2]
+    return max(1, min(int(height), int(width)) // CELLS)
+
+
+def _cells(picture: Floats, side: int) -> Floats:
     """(H, W) to the means of cells, (Y, X); what is over at the right and bottom is left out."""
-    height, width = picture.shape
-    side = max(1, min(height, width) // CELLS)
-    rows, columns = height // side, width // side
+    rows, columns = picture.shape[0] // side, picture.shape[1] // side
     whole = picture[: rows * side, : columns * side]
     down = whole.reshape(rows, side, columns * side).sum(1)
     return np.asarray(down.reshape(rows, columns, side).mean(2) / np.float32(side), np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mochi_trainer.footage.likeness import Floats, Frames, luma
+from mochi_trainer.footage.likeness import Floats, Frames, luma_in_parts
 
 PICTURES = 8
 """Pictures of a clip, from the middles of as many equal parts: the same of a copy whatever its rate."""
@@ -79,9 +79,10 @@ def _chosen(count: int) -> list[int]:
 
 def small(picture: Frames) -> Frames:
     """The copy (S, S), luma, of a picture (H, W, 3)."""
-    levels = luma(picture)
-    grey = Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+    grey = np.empty(picture.shape[:2], np.uint8)
+    for part, levels in luma_in_parts(picture):
+        grey[part] = np.rint(levels, out=levels)
+    return np.asarray(Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def _cosines() -> Floats:
