@@ -14,6 +14,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+from mochi_trainer.reader_environment import reader_environment
+
 MODULE = "mochi_trainer"
 IMPORTED = (
     "mochi_trainer.footage.looking", "mochi_trainer.footage.duplicates",
@@ -36,9 +38,7 @@ def begin_anew() -> None:
     flags = _flags(sys.orig_argv)
     if flags is None or len(sys.argv) < 2 or sys.argv[1] not in READING or not hasattr(os, "memfd_create"):
         return
-    from mochi_trainer.video.readers import environment
-
-    known = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
+    known = {name: value for name, value in reader_environment().items() if name != "PYTHONPATH"}
     python = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
     try:
         _open_streams()

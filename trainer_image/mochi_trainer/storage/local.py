@@ -25,7 +25,7 @@ from mochi_trainer.storage.file_names import key_of, path_of
 from mochi_trainer.storage.store import Digest, ObjectInfo, Pieces, Unlisted
 from mochi_trainer.storage.walking import PARTIAL, Walk
 
-COPY_BYTES = 1 << 20
+COPY_BYTES = 1 << 18
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 """What file systems without hard links say: exFAT, many network and FUSE ones."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Kind = TypeVar("Kind", bound=DataclassInstance)
 
 VERSION = 1
-HASHED_BYTES = 1 << 20
+HASHED_BYTES = 1 << 18
 """Hashed at once."""
 
 

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from mochi_api.clips import ClipReason
 from mochi_trainer.clip_error import ClipError
+from mochi_trainer.reader_environment import reader_environment
 from mochi_trainer.video.forking import NURSERY, Forked
 from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.worker import Answer, Call
@@ -27,12 +28,6 @@ START_SECONDS = 300.0
 """Time in which a worker has to have started; importing is slow on a busy machine."""
 
 STOP_SECONDS = 5.0
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
-"""What a worker sees of the environment; above all no credentials."""
-
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-"""Threads and arenas reserve address space, of which a worker has little."""
-
 CODE = "import sys; from mochi_trainer.video.worker import serve; serve(*map(int, sys.argv[1:]))"
 
 
@@ -205,15 +200,9 @@ def _begun() -> tuple[subprocess.Popen[bytes], socket.socket]:
             [sys.executable, "-P", "-c", CODE, str(theirs.fileno()), str(os.getpid())],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            env=environment(),
+            env=reader_environment(),
         )
     return process, ours
-
-
-def environment() -> dict[str, str]:
-    """What a reader sees of that of this process."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return {**kept, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _death(code: int, limits: Limits, seconds: float) -> ClipError:

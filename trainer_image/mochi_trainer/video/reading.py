@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mochi_api.clips import ClipReason, ClipWarning
 from mochi_trainer.clip_error import ClipError
+from mochi_trainer.cpus import available
 from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.hdr import Transfer
@@ -25,6 +26,9 @@ from mochi_trainer.video.timeline import Held, Timed
 
 Frames = NDArray[np.uint8]
 """(T, H, W, 3), RGB."""
+
+THREADS = 4
+"""That decode one clip at most, where no others are read at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,8 +176,9 @@ def upscaled(cut: Cut, enlargement: float) -> str:
 
 
 def read_frames(path: Path, most: int | None = None) -> Frames:
-    """All frames of a clip as they are, or the first `most` of them: (T, H, W, 3); for clips that this program wrote."""
-    with opened(path, Limits()) as clip, clip_errors("cannot be decoded"):
+    """All frames of a clip as they are, or the first `most` of them: (T, H, W, 3); for clips that this program wrote, which
+    it decodes with several threads."""
+    with opened(path, Limits(threads=min(available(), THREADS))) as clip, clip_errors("cannot be decoded"):
         count = clip.stream.frames if most is None else min(most, clip.stream.frames)
         frames = np.empty((count, clip.stream.height, clip.stream.width, 3), np.uint8)
         converter, read = Converter(), 0

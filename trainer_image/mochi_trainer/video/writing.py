@@ -91,8 +91,10 @@ def _encode(
             stream.pix_fmt = form.pixels
             if form.matrix:
                 _tell_bt709(stream.codec_context)
+            planes = None if form.matrix else av.VideoFrame(size[1], size[0], form.pixels)
             for picture in pictures:
-                file.mux(stream.encode(_frame(picture, form)))
+                frame = _planar(picture, planes) if planes else _converted(picture, form)
+                file.mux(stream.encode(frame))
             file.mux(stream.encode())
     except av.FFmpegError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT} and not isinstance(error, OSError):
@@ -100,16 +102,18 @@ def _encode(
         raise
 
 
-def _frame(picture: Picture, form: _Form) -> Any:
-    """The picture as a file of this form has it."""
-    if form.matrix:
-        packed = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        return packed.reformat(format=form.pixels, dst_colorspace=form.matrix)
+def _converted(picture: Picture, form: _Form) -> Any:
+    packed = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    return packed.reformat(format=form.pixels, dst_colorspace=form.matrix)
+
+
+def _planar(picture: Picture, frame: Any) -> Any:
+    """The same frame for each picture: an encoder of pictures by themselves is done with one when the next comes."""
     height, width = picture.shape[:2]
-    planar: Any = av.VideoFrame(width, height, form.pixels)
-    for plane, channel in zip(planar.planes, GREEN_BLUE_RED, strict=True):
+    for plane, channel in zip(frame.planes, GREEN_BLUE_RED, strict=True):
         np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width] = picture[..., channel]
-    return planar
+    frame.pts = None
+    return frame
 
 
 def _tell_bt709(context: Any) -> None:
