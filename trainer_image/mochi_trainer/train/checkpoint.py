@@ -40,6 +40,7 @@ from mochi_trainer.train.shards import (
     put_state,
     read_shards,
 )
+from mochi_trainer.train.terms import NONE, Terms, compare_terms
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class Position:
 class Checkpoints:
     """The checkpoints of all attempts of one run.
 
-    `parameters` are those that training changes, by name; all ranks call alike. An `average` begins anew with the weights of a
-    checkpoint that has none.
+    `parameters` are those that training changes, by name, and `terms` what they mean; all ranks call alike. An `average`
+    begins anew with the weights of a checkpoint that has none.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Checkpoints:
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         average: Average | None = None,
+        terms: Terms = NONE,
     ) -> None:
-        self._store, self._group = store, group
+        self._store, self._group, self._terms = store, group, terms
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._problem = ""
         """Why the checkpoint that was tried last was not used."""
@@ -97,7 +99,7 @@ class Checkpoints:
             if other := self._group.from_first(self._other):
                 raise InvalidInputError(
                     f"{self._store.address('checkpoints')} is of another training: {other}",
-                    action="train with the mode, rank and targets that it has, or in another folder (locations.run)",
+                    action="train with the mode, rank, targets, alpha and rsLora that it has, or in another folder (locations.run)",
                 )
             return None
         position, place = found
@@ -175,6 +177,7 @@ class Checkpoints:
         position, updates, layout_ = described(manifest.details, place)
         if not position.good:
             raise MisfitError("its loss was not finite")
+        compare_terms(manifest.details, self._terms)
         state = read_shards(
             lambda name: _fetched(store, manifest, name, folder),
             layout_,

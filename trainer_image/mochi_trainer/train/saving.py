@@ -42,6 +42,7 @@ from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.places import Place
 from mochi_trainer.train.refusals import Refusals
 from mochi_trainer.train.shards import own_file, own_state, shapes_of, updates_of
+from mochi_trainer.train.terms import FIELD, Terms
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class _UnderWay:
 class Saving:
     """Writes the checkpoints of one attempt. All ranks call alike, in the main thread.
 
-    `parameters` are those that training changes, by name.
+    `parameters` are those that training changes, by name, and `terms` what they mean.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Saving:
         completion: Completion,
         gauges: Gauges,
         *,
+        terms: Terms,
         attempt: int,
         patience: float,
     ) -> None:
@@ -97,7 +99,7 @@ class Saving:
         self._group, self._copy = group, copy
         self._completion, self._gauges = completion, gauges
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
-        self._attempt, self._patience = attempt, patience
+        self._terms, self._attempt, self._patience = terms, attempt, patience
         self._file = own_file(parameters, rank=group.rank, world=group.world)
         self._under_way: _UnderWay | None = None
         self._refusals = Refusals()
@@ -299,5 +301,6 @@ class Saving:
             "sharded": any(isinstance(p, DTensor) for p in self._parameters.values()),
             "updates": updates_of(self._parameters, self._optimizer),
             "shapes": shapes_of(self._parameters),
+            FIELD: dict(self._terms),
             **({} if self._average is None else {"averageUpdates": self._average.updates}),
         }
