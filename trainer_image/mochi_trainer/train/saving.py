@@ -178,19 +178,20 @@ class Saving:
         """
         while self._under_way is not None and not self._looked():
             if self._away:
-                self._end_if_refused(self._under_way)
+                self._end_if_refused(self._under_way, self._patience)
                 self._drop(self._under_way)
 
-    def finish(self) -> None:
+    def finish(self, *, refused_seconds: float | None = None) -> None:
         """Wait until what is under way is complete.
 
         Raises StorageError when the store is away for longer than the patience or fails `MOST_LOST` times on the way, and that or
-        AccessDeniedError when it refuses.
+        AccessDeniedError when it refuses for longer than `refused_seconds`, or the patience.
         """
+        refused = self._patience if refused_seconds is None else refused_seconds
         since = time.monotonic()
         while self._under_way is not None and not self._looked():
             if self._away:
-                self._end_if_refused(self._under_way)
+                self._end_if_refused(self._under_way, refused)
             if not self._away or self._moving:
                 since = time.monotonic()
             still, lost = time.monotonic() - since > self._patience, self._under_way.errand.lost >= MOST_LOST
@@ -234,10 +235,10 @@ class Saving:
             self._newest(),
         )
 
-    def _end_if_refused(self, ours: _UnderWay) -> None:
-        """On all ranks with the same reason, once any of them has been refused for the patience."""
+    def _end_if_refused(self, ours: _UnderWay, patience: float) -> None:
+        """On all ranks with the same reason, once any of them has been refused for longer than `patience`."""
         refused = self._group.gathered(self._refusals.seconds)
-        if max(refused) <= self._patience:
+        if max(refused) <= patience:
             return
         text, action, denied = self._why(ours)
         kind: type[TrainerError] = AccessDeniedError if denied else StorageError
