@@ -401,3 +401,18 @@ def test_a_folder_of_another_training_is_not_begun_anew(
         train.execute(run_file(root, name=name, **other))
     assert "in another folder" in (caught.value.action or "")
     assert sorted(str(path) for path in (root / "runs" / name).rglob("*")) == before
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_an_older_checkpoint_that_does_not_tell_is_no_way_around_a_newer_one_that_does(root: Path) -> None:
+    """Of an earlier version, which wrote no terms."""
+    train.execute(run_file(root, name="mixed"))
+    older = root / "runs/mixed/checkpoints/step-000004/manifest.json"
+    document = json.loads(older.read_text())
+    del document["details"]["terms"]
+    older.write_text(json.dumps(document))
+    with pytest.raises(
+        InvalidInputError, match=r"of another training: training\.lora\.alpha is 16 here, 8 th"
+    ):
+        train.execute(run_file(root, name="mixed", lora={"rank": 4, "alpha": 16}))
+    assert train.execute(run_file(root, name="mixed", steps=8)).details["resumedFromStep"] == 6

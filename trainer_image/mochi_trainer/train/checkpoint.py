@@ -91,12 +91,13 @@ class Checkpoints:
 
         One that is incomplete, damaged or does not fit is left out with a warning; a store that does not answer ends the
         attempt, since to start anew would throw away what is saved. Raises what the store raises. The store is asked again for each: an
-        older attempt that still runs may have put another in the place of one that it removed. Raises InvalidInputError when all
-        that could be used are of another training: to start anew beside them would end in their loss.
+        older attempt that still runs may have put another in the place of one that it removed. Raises InvalidInputError when the
+        first that could be used is of another training: to start anew beside it would end in its loss, and an older one may be of
+        a version that does not tell.
         """
         found = self._newest(self._store)
         if found is None:
-            if other := self._group.from_first(self._other):
+            if other := next(filter(None, self._group.gathered(self._other)), ""):
                 raise InvalidInputError(
                     f"{self._store.address('checkpoints')} is of another training: {other}",
                     action="train with the mode, rank, targets, alpha and rsLora that it has, or in another folder (locations.run)",
@@ -137,6 +138,8 @@ class Checkpoints:
             position = self._load(store, place)
             if position is not None:
                 return position, place
+            if self._group.any(bool(self._other)):
+                return None
             tried.add(place)
         return None
 

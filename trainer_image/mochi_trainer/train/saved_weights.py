@@ -49,24 +49,23 @@ def load_newest(store: Store, tensors: Mapping[str, Tensor], terms: Terms = NONE
     """Give `tensors`, by name of the parameter, the weights of the newest complete good checkpoint, in their own types.
 
     `store` is the run's folder, `terms` are what its weights must mean. Raises StorageError when there is none that can be used,
-    InvalidInputError when those that could are of another training, and what the store raises; the tensors may have been changed
-    then.
+    InvalidInputError when the newest that could is of another training, and what the store raises; the tensors may have been
+    changed then.
     """
     tried: set[Place] = set()
-    problem, other = "there is none", ""
+    problem = "there is none"
     while len(tried) < TRIES and (place := _next(store, tried)) is not None:
         try:
             return _loaded(store, place, tensors, terms)
+        except OtherTrainingError as error:
+            raise InvalidInputError(
+                f"{store.address('checkpoints')} is of another training: {error}",
+                action="name the mode, rank, targets, alpha and rsLora that it has",
+            ) from error
         except (MissingObjectError, DamagedObjectError, MisfitError, WeightsError) as error:
             problem = str(error)
-            other = problem if isinstance(error, OtherTrainingError) else other
         log.warning("%s is not used, another is looked for: %s", store.address(place.prefix), problem)
         tried.add(place)
-    if other:
-        raise InvalidInputError(
-            f"{store.address('checkpoints')} is of another training: {other}",
-            action="name the mode, rank, targets, alpha and rsLora that it has",
-        )
     raise StorageError(
         f"no checkpoint in {store.address('checkpoints')} can be used: {problem}",
         action="wait until the training has saved one",
