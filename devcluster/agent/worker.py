@@ -3,53 +3,26 @@
 from __future__ import annotations
 
 import logging
-import queue
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devcluster.agent import api as kube
-from devcluster.agent import cluster, launch, logs, pods, record, status
-from devcluster.agent.containers import (
-    LOST,
-    Container,
-    Running,
-    Terminated,
-    Waiting,
-    by_name,
-    from_status,
-    lost,
-)
-from devcluster.agent.env import ConfigError
-from devcluster.agent.hooks import OOM_ANNOTATION
+from devcluster.agent import cluster, launch, pods, record, status
+from devcluster.agent.containers import Container, from_status
+from devcluster.agent.crew import Crew, Inbox, pod_name
+from devcluster.agent.endings import survivor
 from devcluster.agent.host import Host
 from devcluster.agent.hosts import Endpoint
-from devcluster.agent.images import ImageError, pull_failed
 from devcluster.agent.preparation import Preparation
-from devcluster.agent.probes import Health, Prober
-from devcluster.agent.process import ClosedError, Exit, Process, StartError, read_exit
+from devcluster.agent.process import ClosedError, Process
 from devcluster.agent.report import Report, final
-from devcluster.agent.resources import ExhaustedError
-from devcluster.agent.shim import Request
-from devcluster.agent.volumes import VolumeError
 
 log = logging.getLogger(__name__)
-CONFIG_RETRY = 2.0
 SYNC_SECONDS = 30.0
 ERROR_RETRY = 1.0
-START_ERROR_CODE = 128
-
-
-@dataclass(slots=True)
-class Inbox:
-    """What other threads tell a worker."""
-
-    exits: queue.SimpleQueue[tuple[str, Exit]] = field(default_factory=queue.SimpleQueue)
-    health: queue.SimpleQueue[tuple[str, int, Health]] = field(default_factory=queue.SimpleQueue)
-    wake: threading.Event = field(default_factory=threading.Event)
 
 
 class Worker:
@@ -64,10 +37,6 @@ class Worker:
         self._gone = False
         self._halted = False
         self._inbox = Inbox()
-        self._processes: dict[str, Process] = {}
-        self._probers: dict[str, Prober] = {}
-        self._oom_killed: set[tuple[str, int]] = set()
-        self._told: set[tuple[str, str]] = set()
         self._namespace = cluster.Namespace(host.api, pod["metadata"]["namespace"])
         self._has_address = not final(pod)
         self._load()
@@ -101,23 +70,22 @@ class Worker:
 
     def container(self, name: str) -> Container | None:
         """A container's current state."""
-        return self._containers.get(name)
+        return self._crew.container(name)
 
     def process(self, name: str) -> Process | None:
         """A container's process while it runs."""
-        return self._processes.get(name)
+        return self._crew.process(name)
 
     @property
     def endpoint(self) -> Endpoint:
         """The pod as Services see it."""
         metadata, spec = self._pod["metadata"], self._pod["spec"]
-        serving = [item for item in self._containers.values() if item.main or item.sidecar]
         stopping = self._gone or "deletionTimestamp" in metadata
         return Endpoint(
             namespace=metadata["namespace"],
             name=metadata["name"],
             ip=self._where.pod_ip,
-            ready=not stopping and all(item.ready and item.running for item in serving),
+            ready=not stopping and self._crew.serving,
             labels=metadata.get("labels", {}),
             hostname=launch.hostname(self._pod),
             subdomain=spec.get("subdomain", ""),
@@ -141,10 +109,12 @@ class Worker:
             except ClosedError:
                 return
             except (kube.ApiError, OSError) as error:
-                log.warning("pod %s: %s; trying again", self._name, error)
+                log.warning("pod %s: %s; trying again", pod_name(self._pod), error)
                 wait = ERROR_RETRY
             except Exception:  # a bug, or a pod no kubelet was ever given: the other pods go on
-                log.exception("pod %s is not handled; trying again in %.0f s", self._name, SYNC_SECONDS)
+                log.exception(
+                    "pod %s is not handled; trying again in %.0f s", pod_name(self._pod), SYNC_SECONDS
+                )
                 wait = SYNC_SECONDS
             if wait is None:
                 self._ended(self.uid)
@@ -154,31 +124,31 @@ class Worker:
 
     def _sync(self) -> float | None:
         """One comparison; returns seconds until the next, None at the end of the pod."""
-        self._take_news()
+        self._crew.take_news()
         pod, now = self._pod, time.time()
         stop = self._stop(pod, now)
         plan = pods.Plan()
         if stop is not None or not final(pod):
-            plan = pods.plan(pod, list(self._containers.values()), now, stop)
+            plan = pods.plan(pod, self._crew.containers, now, stop)
         for action in plan.actions:
-            self._act(action, now)
+            self._crew.act(action, now)
         if plan.actions:
-            self._save()
+            self._crew.save()
         if stop is not None and stop.reason is pods.StopReason.GONE:
             return self._bury()
-        self._obey_hooks(pod)
-        if self._anything_runs:
+        self._crew.obey_hooks(pod)
+        if self._crew.anything_runs:
             self._preparation.renew(pod, now)
         acting = stop if stop is not None and now >= stop.not_before else None
-        self._report.send(pod, list(self._containers.values()), acting)
-        if not self._anything_runs:
+        self._report.send(pod, self._crew.containers, acting)
+        if not self._crew.anything_runs:
             self._settle(pod, acting)
         return max(0.0, min(plan.wake_at - time.time(), SYNC_SECONDS)) if plan.wake_at else SYNC_SECONDS
 
     def _settle(self, pod: Mapping[str, Any], stop: pods.Stop | None) -> None:
         """What is due when nothing runs (any more)."""
         policy = pod["spec"].get("restartPolicy", "Always")
-        if status.phase(list(self._containers.values()), policy, stop) in status.FINAL:
+        if status.phase(self._crew.containers, policy, stop) in status.FINAL:
             self._release_address()
         if stop is not None and stop.reason is pods.StopReason.DELETED:
             self._report.confirm_deletion(pod)
@@ -189,26 +159,10 @@ class Worker:
             self._host.addresses.give_back(self.uid)
             self._host.address_freed()
 
-    @property
-    def _name(self) -> str:
-        return f"{self._pod['metadata']['namespace']}/{self._pod['metadata']['name']}"
-
-    @property
-    def _anything_runs(self) -> bool:
-        return any(item.running for item in self._containers.values())
-
     def _stop(self, pod: Mapping[str, Any], now: float) -> pods.Stop | None:
         if self._gone:
             return pods.Stop(reason=pods.StopReason.GONE, message="", grace=0.0)
         return pods.stop_order(pod, now, self._where.started_at)
-
-    def _obey_hooks(self, pod: Mapping[str, Any]) -> None:
-        """Kill a container as the out-of-memory killer would, once an attempt, when a test asks for it."""
-        name = pod["metadata"].get("annotations", {}).get(OOM_ANNOTATION, "")
-        process, item = self._processes.get(name), self._containers.get(name)
-        if process is not None and item is not None and (name, item.attempt) not in self._oom_killed:
-            self._oom_killed.add((name, item.attempt))
-            process.kill_out_of_memory()
 
     # ---- state on disk
 
@@ -217,195 +171,36 @@ class Worker:
         if known is None:
             found = from_status(self._pod, now)
         else:
-            found = [self._survivor(item, now) for item in known.containers]
+            found = [survivor(self._pod, self.folder, item, now) for item in known.containers]
         ip = self._take_address(known) if self._has_address else self._pod["status"].get("podIP", "")
         started_at = known.started_at if known else now
         self._where = status.Address(pod_ip=ip, host_ip=self._host.node_ip, started_at=started_at)
-        self._containers = by_name(found)
-        self._save()
         self._preparation = Preparation(self._host, self.folder, self._where, self._namespace)
-        self._preparation.write_etc(self._pod)
         self._report = Report(self._host, self._where)
+        self._crew = Crew(
+            self._host,
+            self.folder,
+            self._where,
+            found,
+            self._preparation,
+            self._report,
+            self._inbox,
+            uid=self.uid,
+            pod=lambda: self._pod,
+            write_hosts=self.write_hosts,
+        )
+        self._crew.save()
+        self._preparation.write_etc(self._pod)
 
     def _take_address(self, known: record.Record | None) -> str:
         if known is not None:
             self._host.addresses.reserve(self.uid, known.ip)
         return self._host.addresses.take(self.uid)[0]
 
-    def _survivor(self, item: Container, now: float) -> Container:
-        ended = read_exit(self.folder.result(item.name, item.attempt)) if item.running else None
-        return lost(item, now, self._terminated(item, ended) if ended else None)
-
-    def _save(self) -> None:
-        where = self._where
-        record.write(self.folder.record, where.pod_ip, where.started_at, self._containers.values())
-
-    # ---- news from containers
-
-    def _take_news(self) -> None:
-        changed = False
-        while not self._inbox.health.empty():
-            name, attempt, health = self._inbox.health.get()
-            item = self._containers[name]
-            if item.attempt == attempt and item.running:
-                self._set(
-                    replace(item, ready=health.ready, started=health.started, unhealthy=health.unhealthy)
-                )
-                changed = True
-                if health.unhealthy and not item.unhealthy:
-                    self._event(
-                        "Warning", "Unhealthy", f"container {name}: {health.message} failed, restarting it"
-                    )
-        while not self._inbox.exits.empty():
-            self._take_exit(*self._inbox.exits.get())
-            changed = True
-        if changed:
-            self._save()
-            self._host.endpoints_changed()
-
-    def _take_exit(self, name: str, ended: Exit) -> None:
-        item = self._containers[name]
-        self._processes.pop(name, None)
-        self._host.gpus.give_back((self.uid, name))
-        prober = self._probers.pop(name, None)
-        if prober is not None:
-            prober.stop()
-        wait, following = pods.next_back_off(item, ended.finished_at - ended.started_at, self._host.back_off)
-        self._set(
-            replace(
-                item,
-                state=self._terminated(item, ended),
-                ready=False,
-                started=False,
-                unhealthy=False,
-                retry_at=ended.finished_at + wait,
-                back_off=following,
-            )
-        )
-        if item.init and self._containers[name].succeeded:
-            self._inbox.wake.set()
-        log.info("pod %s: container %s ended with code %d", self._name, name, ended.code)
-
-    def _terminated(self, item: Container, ended: Exit) -> Terminated:
-        spec = self._spec(item.name)
-        message = logs.termination_message(
-            self.folder.termination(item.name, item.attempt),
-            self.folder.log(item.name, item.attempt),
-            spec.get("terminationMessagePolicy", "File"),
-            ended.code,
-        )
-        reason = "OOMKilled" if ended.out_of_memory else LOST if ended.lost else ""
-        return Terminated(
-            code=ended.code,
-            signal=ended.signal,
-            reason=reason,
-            message=message,
-            started_at=ended.started_at,
-            finished_at=ended.finished_at,
-        )
-
-    def _set(self, item: Container) -> None:
-        self._containers[item.name] = item
-
-    def _spec(self, name: str) -> Mapping[str, Any]:
-        spec = self._pod["spec"]
-        return next(
-            item
-            for key in ("initContainers", "containers")
-            for item in spec.get(key, ())
-            if item["name"] == name
-        )
-
-    # ---- actions
-
-    def _act(self, action: pods.Action, now: float) -> None:
-        if action.verb is pods.Verb.START:
-            self._start(action.container)
-            return
-        process, item = self._processes.get(action.container), self._containers[action.container]
-        if process is None:
-            self._set(lost(item, now))
-        elif action.verb is pods.Verb.KILL:
-            process.kill()
-        else:
-            self._event("Normal", "Killing", f"Stopping container {item.name}")
-            process.terminate()
-            self._set(replace(item, signalled_at=now))
-
-    def _start(self, name: str) -> None:
-        item, spec, now = self._containers[name], self._spec(name), time.time()
-        number = item.attempt + 1
-        try:
-            self.write_hosts()
-            request = self._preparation.request(self._pod, spec, number)
-        except ImageError as error:
-            waiting, pause = pull_failed(item.state, spec.get("image", ""), error)
-            self._wait(item, waiting, now + pause, "Failed")
-        except ConfigError as error:
-            self._wait(item, Waiting("CreateContainerConfigError", str(error)), now + CONFIG_RETRY, "Failed")
-        except (VolumeError, ExhaustedError, kube.ApiError, OSError) as error:
-            self._wait(item, Waiting("ContainerCreating", str(error)), now + CONFIG_RETRY, "FailedMount")
-        else:
-            self._launch(item, number, request)
-
-    def _launch(self, item: Container, number: int, request: Request) -> None:
-        name = item.name
-        previous = item.terminated or item.last
-        running = replace(item, attempt=number, last=previous, state=Running(time.time()), signalled_at=None)
-        self._set(running)
-        self._save()  # before the start: an agent that dies now must not start it again
-        try:
-            process = self._host.launcher.start(request, lambda ended: self._exited(name, ended))
-        except StartError as error:
-            now = time.time()
-            ended = Terminated(
-                code=START_ERROR_CODE,
-                reason="StartError",
-                message=str(error),
-                started_at=now,
-                finished_at=now,
-            )
-            wait, following = pods.next_back_off(item, 0.0, self._host.back_off)
-            self._set(replace(running, state=ended, retry_at=now + wait, back_off=following))
-            return
-        prober = Prober(
-            self._spec(name), self._where.pod_ip, lambda health: self._health(name, number, health)
-        )
-        self._processes[name], self._probers[name] = process, prober
-        health = prober.health
-        self._set(
-            replace(running, state=Running(process.started_at), ready=health.ready, started=health.started)
-        )
-        prober.start()
-        if item.sidecar:  # the next one's turn, now that it has started
-            self._inbox.wake.set()
-        self._host.endpoints_changed()
-
-    def _exited(self, name: str, ended: Exit) -> None:
-        self._inbox.exits.put((name, ended))
-        self._inbox.wake.set()
-
-    def _health(self, name: str, number: int, health: Health) -> None:
-        self._inbox.health.put((name, number, health))
-        self._inbox.wake.set()
-
-    def _wait(self, item: Container, waiting: Waiting, retry_at: float, event: str) -> None:
-        """Let a container wait; why is told by an Event, each reason once."""
-        if (event, waiting.message) not in self._told:
-            self._told.add((event, waiting.message))
-            self._event("Warning", event, waiting.message)
-        last = item.terminated or item.last
-        self._set(replace(item, state=waiting, last=last, retry_at=retry_at))
-        self._inbox.wake.set()
-
-    def _event(self, kind: str, reason: str, message: str) -> None:
-        self._report.event(self._pod, kind, reason, message)
-
     def _bury(self) -> float | None:
-        if self._anything_runs:
+        if self._crew.anything_runs:
             return SYNC_SECONDS
-        for prober in self._probers.values():
-            prober.stop()
+        self._crew.stop_probes()
         shutil.rmtree(self.folder.path, ignore_errors=True)
         self._release_address()
         self._host.endpoints_changed()

@@ -11,8 +11,8 @@ from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec, S3Spec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.jobs import check
-from mochi_trainer.storage import Store, open_store
-from mochi_trainer.train.takeover import difference
+from mochi_trainer.storage import Store, open_store, write_manifest
+from mochi_trainer.train.terms import difference, terms_of
 from tests.trainer.conftest import BUCKET, Server
 from tests.trainer.preprocessing_runs import run_file, write_source
 
@@ -57,6 +57,19 @@ def test_a_folder_without_a_checkpoint_is_named(s3_server: Server, tmp_path: Pat
         check.execute(_run(tmp_path, s3_server.spec, address, steps=4))
 
 
+def test_another_adapter_is_told_by_the_checkpoint_alone(
+    earlier: Store, s3_server: Server, tmp_path: Path
+) -> None:
+    run = _run(tmp_path, s3_server.spec, earlier.address(), steps=4)
+    write_manifest(
+        earlier, "checkpoints/step-000003", [], {"terms": {**terms_of(run), "training.lora.alpha": 3.5}}
+    )
+    with pytest.raises(
+        InvalidInputError, match=r"does not fit: training\.lora\.alpha is 16 here, 3\.5 there"
+    ):
+        check.execute(run)
+
+
 def test_another_adapter_is_told_in_the_names_of_the_spec(tmp_path: Path) -> None:
     ours, theirs = (_with_adapter(tmp_path, rs_lora=stable) for stable in (True, False))
-    assert difference(ours, theirs) == "training.lora.rsLora is True here, False there"
+    assert difference(terms_of(ours), terms_of(theirs)) == "training.lora.rsLora is True here, False there"

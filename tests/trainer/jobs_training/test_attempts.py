@@ -380,14 +380,39 @@ def test_a_step_that_hangs_shows_in_the_heartbeat(root: Path, tmp_path: Path) ->
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize(
     "other",
-    [{"lora": {"rank": 2, "alpha": 8}}, {"lora": {"rank": 4, "targets": ["key"]}}, {"mode": "full"}],
-    ids=["rank", "targets", "mode"],
+    [
+        {"lora": {"rank": 2, "alpha": 8}},
+        {"lora": {"rank": 4, "alpha": 8, "targets": ["key"]}},
+        {"lora": {"rank": 4, "alpha": 4}},
+        {"lora": {"rank": 4, "alpha": 8, "rsLora": True}},
+        {"mode": "full"},
+    ],
+    ids=["rank", "targets", "alpha", "rsLora", "mode"],
 )
-def test_a_folder_of_another_training_is_not_begun_anew(root: Path, other: dict[str, Any]) -> None:
-    name = f"other-{'-'.join(other)}-{len(other.get('lora', ()))}-{other.get('lora', {}).get('rank')}"
+def test_a_folder_of_another_training_is_not_begun_anew(
+    root: Path, request: pytest.FixtureRequest, other: dict[str, Any]
+) -> None:
+    name = f"other-{request.node.callspec.id}"
     train.execute(run_file(root, name=name))
     before = sorted(str(path) for path in (root / "runs" / name).rglob("*"))
-    with pytest.raises(InvalidInputError, match="checkpoints is of another training: ") as caught:
+    with pytest.raises(
+        InvalidInputError, match=rf"is of another training: .*{request.node.callspec.id} is "
+    ) as caught:
         train.execute(run_file(root, name=name, **other))
     assert "in another folder" in (caught.value.action or "")
     assert sorted(str(path) for path in (root / "runs" / name).rglob("*")) == before
+
+
+@pytest.mark.usefixtures("undisturbed")
+def test_an_older_checkpoint_that_does_not_tell_is_no_way_around_a_newer_one_that_does(root: Path) -> None:
+    """Of an earlier version, which wrote no terms."""
+    train.execute(run_file(root, name="mixed"))
+    older = root / "runs/mixed/checkpoints/step-000004/manifest.json"
+    document = json.loads(older.read_text())
+    del document["details"]["terms"]
+    older.write_text(json.dumps(document))
+    with pytest.raises(
+        InvalidInputError, match=r"of another training: training\.lora\.alpha is 16 here, 8 th"
+    ):
+        train.execute(run_file(root, name="mixed", lora={"rank": 4, "alpha": 16}))
+    assert train.execute(run_file(root, name="mixed", steps=8)).details["resumedFromStep"] == 6

@@ -19,7 +19,7 @@ import torch
 from mochi_api.outcomes import SampleResult
 from mochi_api.runfile import RunFile
 from mochi_trainer.__main__ import main
-from mochi_trainer.errors import StorageError
+from mochi_trainer.errors import InvalidInputError, StorageError
 from mochi_trainer.jobs import preview, sample, train
 from mochi_trainer.jobs.finished import Finished
 from mochi_trainer.storage import open_store
@@ -191,6 +191,18 @@ def _truncated(folder: Path) -> None:
 def test_what_cannot_be_used_is_left_out(root: Path, trained: RunFile, damage: Any) -> None:
     damage(folder_of(root, trained) / "checkpoints/step-000006")
     assert load_newest(LocalStore(folder_of(root, trained)), adapter_of(root, trained)).step == 4
+
+
+@pytest.mark.parametrize("lora", [{"rank": 4, "alpha": 16}, {"rank": 2, "alpha": 8}], ids=["alpha", "rank"])
+def test_by_hand_with_another_adapter_it_is_refused(
+    root: Path, trained: RunFile, request: pytest.FixtureRequest, lora: dict[str, Any]
+) -> None:
+    name = request.node.callspec.id
+    with pytest.raises(
+        InvalidInputError, match=rf"is of another training: training\.lora\.{name} is"
+    ) as caught:
+        preview.execute(run_file(root, name=trained.run.name, lora=lora))
+    assert name in (caught.value.action or "")
 
 
 def test_without_a_checkpoint_it_says_so_and_may_be_tried_again(root: Path) -> None:

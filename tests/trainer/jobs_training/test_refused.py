@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,11 +17,11 @@ from safetensors.torch import load_file
 
 from mochi_api.heartbeat import Heartbeat
 from mochi_api.runfile import RunFile
-from mochi_trainer.errors import AccessDeniedError, StorageError, TrainerError
+from mochi_trainer.errors import AccessDeniedError, MissingObjectError, StorageError, TrainerError
 from mochi_trainer.jobs import saving as job
 from mochi_trainer.jobs import train
 from mochi_trainer.movement import PROCESS
-from mochi_trainer.storage import Patience
+from mochi_trainer.storage import Patience, open_store, s3_connection
 from tests.trainer.conftest import BUCKET
 from tests.trainer.distributed import run_distributed
 from tests.trainer.fault_proxy import Answer, Fault, Request, fault_proxy
@@ -224,3 +226,78 @@ def test_the_last_checkpoint_is_waited_for_as_long(
         (ended,) = run_distributed(trained, 1, run.model_copy(update={"s3": proxy.spec}), [])
     assert (ended[0], words in ended[1], ended[2]) == (kind.__name__, True, 12), ended
     assert complete(folder)[-1] == 9
+
+
+CLIPS = 60
+"""So many that most are read only after the first checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def read_from_server(accounts: Accounts, tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    """A run of many steps, all of whose places are on the server."""
+    root, name = tmp_path_factory.mktemp("read"), uuid4().hex
+    write_dataset(root, clips=CLIPS)
+    store = open_store(f"s3://{BUCKET}/{name}/cache", accounts.server.spec)
+    for path in (path for path in (root / "cache").rglob("*") if path.is_file()):
+        store.put(path, str(path.relative_to(root / "cache")))
+    run = run_file(root, **STEPS | {"steps": LONG, "validation": {"clips": 0}})
+    here = {"cache": store.address()}
+    return run.model_copy(
+        update={"locations": run.locations.model_copy(update=here), "s3": accounts.server.spec}
+    )
+
+
+def in_own_folder(run: RunFile) -> RunFile:
+    places = run.locations.model_copy(update={"run": f"s3://{BUCKET}/{uuid4().hex}"})
+    return run.model_copy(update={"locations": places})
+
+
+DENIED = Answer(status=403, code="AccessDenied")
+GONE = Answer(status=404, code="NoSuchKey")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "what"),
+    [
+        (DENIED, AccessDeniedError, "clips"),
+        (GONE, MissingObjectError, "clips"),
+        (DENIED, AccessDeniedError, "everything"),
+    ],
+    ids=["denied", "gone", "everything denied"],
+)
+def test_a_clip_that_is_refused_ends_the_training_at_once(
+    read_from_server: RunFile, mounted: Mounted, answer: Answer, kind: type[TrainerError], what: str
+) -> None:
+    """Also when the checkpoint that is under way is refused too, and with the reason of the clip."""
+    run, refused = in_own_folder(read_from_server), list[float]()
+
+    def rule(request: Request) -> Fault | None:
+        if "step-000003/manifest.json" in request.path and request.method == "PUT":
+            refused.append(time.monotonic())
+        return answer if refused and ("/clip-" in request.path or what == "everything") else None
+
+    with fault_proxy(run.s3, rule) as proxy:
+        name, message, step = trained(run.model_copy(update={"s3": proxy.spec}), [])
+        seconds = time.monotonic() - refused[0]
+    assert (name, "/clip-" in message, step < CLIPS) == (kind.__name__, True, True), message
+    assert seconds < 30
+
+
+def test_keys_that_are_revoked_are_waited_for_once(
+    read_from_server: RunFile,
+    accounts: Accounts,
+    mounted: Mounted,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For the clip, and not for the checkpoint after it."""
+    monkeypatch.setattr(s3_connection, "Patience", partial(Patience, renewal_seconds=3))
+    revoked = list[float]()
+
+    def revoke() -> None:
+        accounts.revoked(f"first-{tmp_path.name}")
+        revoked.append(time.monotonic())
+
+    name, message, _ = trained(in_own_folder(read_from_server), [(saved, revoke)])
+    assert (name, "/clip-" in message) == (AccessDeniedError.__name__, True), message
+    assert 3 <= time.monotonic() - revoked[0] < 30

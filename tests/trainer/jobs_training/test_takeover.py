@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -108,30 +110,82 @@ def test_more_steps_can_be_asked_for(failed: Lab) -> None:
 @pytest.mark.parametrize(
     ("training", "words"),
     [
-        ({"lora": {"rank": 8, "alpha": 8}}, "rank"),
+        ({"lora": {"rank": 8, "alpha": 8}}, r"training\.lora\.rank is 8 here, 4 there"),
+        ({"lora": {"rank": 4, "alpha": 16}}, r"training\.lora\.alpha is 16 here, 8 there"),
+        (
+            {"lora": {"rank": 4, "alpha": 8, "rsLora": True}},
+            r"training\.lora\.rsLora is True here, False there",
+        ),
         (
             {"lora": {"rank": 4, "alpha": 8, "targets": ["key"]}},
-            "not part of the model|not in the checkpoint",
+            r"training\.lora\.targets is key here, query, value there",
         ),
         ({"steps": 4}, r"training\.steps must be more than the 4 that s3://.*/step-000004 has, got 4"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(failed: Lab, training: dict[str, Any], words: str) -> None:
-    with pytest.raises(InvalidInputError, match=rf"(?s).*({words}|must have shape)"):
+    failed.store("failed").delete(["run.yaml"])
+    with pytest.raises(InvalidInputError, match=words):
         gone_on(failed, f"refused-{uuid4()}", **training)
 
 
-def test_an_adapter_of_another_scale_is_refused_where_it_is_known(failed: Lab) -> None:
+def test_another_dropout_is_none_of_it(failed: Lab) -> None:
+    finished = gone_on(failed, "dropped", lora={"rank": 4, "alpha": 8, "dropout": "0.1"})
+    assert finished.details["resumedFromStep"] == 4
+
+
+@contextmanager
+def of_an_earlier_version(store: Store) -> Iterator[None]:
+    """Its manifests have no terms."""
+    before = {
+        key: store.read_bytes(key)
+        for key in (info.key for info in store.list("checkpoints/"))
+        if "manifest" in key
+    }
+    for key, data in before.items():
+        document = json.loads(data)
+        del document["details"]["terms"]
+        store.write_bytes(key, json.dumps(document).encode())
+    try:
+        yield
+    finally:
+        for key, data in before.items():
+            store.write_bytes(key, data)
+
+
+def test_checkpoints_of_an_earlier_version_are_gone_on_from(failed: Lab) -> None:
+    failed.store("failed").delete(["run.yaml"])
+    with of_an_earlier_version(failed.store("failed")):
+        assert gone_on(failed, "of-before").details["resumedFromStep"] == 4
+        assert (
+            gone_on(failed, "of-before-scaled", lora={"rank": 4, "alpha": 16}).details["resumedFromStep"] == 4
+        )
+
+
+def test_of_an_earlier_version_the_run_file_tells(failed: Lab) -> None:
     failed.store("failed").write_bytes("run.yaml", failed.run("failed").to_yaml().encode())
-    with pytest.raises(InvalidInputError, match=r"training\.lora\.alpha is 16 here, 8 there") as caught:
+    with (
+        of_an_earlier_version(failed.store("failed")),
+        pytest.raises(InvalidInputError, match=r"training\.lora\.alpha is 16 here, 8 there") as caught,
+    ):
         gone_on(failed, "scaled", lora={"rank": 4, "alpha": 16})
     assert "training.resumeFrom" in (caught.value.action or "")
+
+
+def test_a_base_at_another_address_is_told(failed: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = failed.run("failed")
+    elsewhere = theirs.locations.model_copy(update={"model": "s3://models/another"})
+    moved = theirs.model_copy(update={"locations": elsewhere})
+    failed.store("failed").write_bytes("run.yaml", moved.to_yaml().encode())
+    gone_on(failed, "based-otherwise")
+    assert "had its base at another address" in caplog.text
 
 
 def test_other_clips_held_out_than_there_are_told(failed: Lab, caplog: pytest.LogCaptureFixture) -> None:
     failed.store("failed").write_bytes("run.yaml", failed.run("failed").to_yaml().encode())
     gone_on(failed, "split-alike")
     assert "held others out" not in caplog.text
+    assert "another address" not in caplog.text
     gone_on(failed, "split-otherwise", validation={"clips": 1})
     assert "had other clips, or held others out" in caplog.text
 

@@ -68,6 +68,14 @@ def stores(tmp_path: Path) -> tuple[Store, Store]:
 def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     """What all stages leave behind, with hostile texts."""
     frames = grey_levels(7)
+    _trimmed(store, cache, frames)
+    write_record(store, record("captions", Outcome(reason="Completed"), details={"truncated": {EVIL: 300}}))
+    _embedded(store, cache, frames)
+    _trained(store)
+    _sampled(store, frames, tmp_path / "s.mp4")
+
+
+def _trimmed(store: Store, cache: Store, frames: np.ndarray) -> None:
     clip = {
         "name": "a",
         "source": EVIL,
@@ -79,33 +87,30 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     }
     picture = put_bytes_entry(cache, "trim/k1", strip(frames, 3, width=100), "a.jpg")
     write_manifest(cache, "trim/k1", [picture], {"clips": [clip], "failures": [], "skipped": ["bare.mp4"]})
-    cache.write_bytes("videos/k2/reconstructions/k3/a.png", side_by_side(frames, frames))
-    check = {
-        "clip": "a",
-        "source": EVIL,
-        "psnr": 31.25,
-        "ssim": 0.9134,
-        "picture": "videos/k2/reconstructions/k3/a.png",
-    }
     failures = [Item(clip=f"broken.mp4 {EVIL}", message=f"damaged {EVIL}", reason=f"Odd{EVIL}"[:64])]
-    trim = StageResult(cache_key="k1", cache_hit=True, items_total=2, items_done=1, items_failed=1)
+    result = StageResult(cache_key="k1", cache_hit=True, items_total=2, items_done=1, items_failed=1)
+    warnings = [{"clip": "a", "warnings": {f"Odd{EVIL}": EVIL}}]
     write_record(
         store,
         record(
             "trim",
-            Outcome(reason="Completed", stage_result=trim),
+            Outcome(reason="Completed", stage_result=result),
             failures=failures,
-            details={"skipped": ["bare.mp4"], "warnings": [{"clip": "a", "warnings": {f"Odd{EVIL}": EVIL}}]},
+            details={"skipped": ["bare.mp4"], "warnings": warnings},
         ),
     )
-    write_record(store, record("captions", Outcome(reason="Completed"), details={"truncated": {EVIL: 300}}))
-    videos = StageResult(cache_key="k2", items_total=1, items_done=1)
-    write_record(
-        store,
-        record(
-            "videos", Outcome(reason="Completed", stage_result=videos), details={"reconstructions": [check]}
-        ),
-    )
+
+
+def _embedded(store: Store, cache: Store, frames: np.ndarray) -> None:
+    picture = "videos/k2/reconstructions/k3/a.png"
+    cache.write_bytes(picture, side_by_side(frames, frames))
+    check = {"clip": "a", "source": EVIL, "psnr": 31.25, "ssim": 0.9134, "picture": picture}
+    result = StageResult(cache_key="k2", items_total=1, items_done=1)
+    outcome = Outcome(reason="Completed", stage_result=result)
+    write_record(store, record("videos", outcome, details={"reconstructions": [check]}))
+
+
+def _trained(store: Store) -> None:
     result = TrainingResult(artifactURI="s3://runs/lora.safetensors", sha256="ab" * 32, size_bytes=2_500_000)
     others = {"otherFiles": [{"uri": "s3://runs/dit-merged.safetensors", "sizeBytes": 3 << 20}]}
     write_record(store, record("train", Outcome(reason="Completed", training_result=result), details=others))
@@ -115,8 +120,11 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
     ]
     lines += [{"step": 20, "loss": None, "lr": 1e-4, "gradNorm": None, "stepSeconds": 0.2, "fixedLoss": 0.75}]
     store.write_bytes("metrics.jsonl", "\n".join([*map(json.dumps, lines), '{"step": 21, "lo']).encode())
-    encode_mp4(frames, tmp_path / "s.mp4", fps=30)
-    store.put(tmp_path / "s.mp4", "samples/0.mp4")
+
+
+def _sampled(store: Store, frames: np.ndarray, video: Path) -> None:
+    encode_mp4(frames, video, fps=30)
+    store.put(video, "samples/0.mp4")
     store.write_bytes("samples/0.png", contact_sheet(frames, 4))
     sample = {
         "prompt": EVIL,
@@ -124,15 +132,8 @@ def _whole_run(store: Store, cache: Store, tmp_path: Path) -> None:
         "sheet": store.address("samples/0.png"),
         "seed": 7,
     }
-    write_record(
-        store,
-        record(
-            "sample",
-            Outcome(reason="Completed", message="1 video"),
-            details={"samples": [sample]},
-            versions={"torch": "2.x"},
-        ),
-    )
+    outcome = Outcome(reason="Completed", message="1 video")
+    write_record(store, record("sample", outcome, details={"samples": [sample]}, versions={"torch": "2.x"}))
 
 
 def test_a_finished_run_shows_everything_in_one_file(stores, tmp_path: Path) -> None:

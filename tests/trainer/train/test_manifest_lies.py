@@ -8,7 +8,8 @@ import pytest
 
 from mochi_trainer.train.checkpoint import described
 from mochi_trainer.train.places import Place
-from mochi_trainer.train.shards import MisfitError
+from mochi_trainer.train.shards import MisfitError, OtherTrainingError
+from mochi_trainer.train.terms import compare_terms
 
 PLACE = Place(6, 1)
 POSITION = {"step": 6, "loss": 1.5, "non_finite": 1, "good": True}
@@ -57,3 +58,27 @@ def test_a_manifest_that_says_what_cannot_be_is_not_used(name: str, value: objec
 def test_a_manifest_that_lacks_something_is_not_used(missing: str) -> None:
     with pytest.raises(MisfitError, match="its manifest cannot be read: KeyError"):
         described({name: value for name, value in DETAILS.items() if name != missing}, PLACE)
+
+
+TERMS = {"mode": "lora", "training.lora.rank": 4, "training.lora.alpha": 8.0, "training.lora.rsLora": False}
+
+
+def test_terms_are_compared_as_far_as_both_know_them() -> None:
+    compare_terms(DETAILS, TERMS)
+    compare_terms({**DETAILS, "terms": {}}, TERMS)
+    compare_terms({**DETAILS, "terms": {**TERMS, "news": [3]}}, TERMS)
+    compare_terms({**DETAILS, "terms": TERMS}, {"mode": "lora"})
+    with pytest.raises(OtherTrainingError, match=r"^training\.lora\.alpha is 8 here, 0\.5 there$"):
+        compare_terms({**DETAILS, "terms": {**TERMS, "training.lora.alpha": 0.5}}, TERMS)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [3, "x", [], None]
+    + [{"training.lora.alpha": lie} for lie in ("8", 8, None, [8.0], {})]
+    + [{"training.lora.rsLora": lie} for lie in (0, "no", None)]
+    + [{"training.lora.rank": lie} for lie in (4.0, True, "4")],
+)
+def test_terms_that_cannot_be_are_not_used(terms: object) -> None:
+    with pytest.raises(MisfitError, match="its manifest cannot be right: terms"):
+        compare_terms({**DETAILS, "terms": terms}, TERMS)

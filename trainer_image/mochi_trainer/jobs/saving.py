@@ -20,6 +20,7 @@ from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.saving import PATIENCE_SECONDS, Saving
 from mochi_trainer.train.series import Series
 from mochi_trainer.train.shards import most_bytes, own_file
+from mochi_trainer.train.terms import terms_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def saving(
                 before=lambda: series.upload(store),
             ),
             gauges,
+            terms=terms_of(run),
             attempt=run.run.attempt,
             patience=PATIENCE_SECONDS,
         )

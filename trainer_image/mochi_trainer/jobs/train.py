@@ -50,6 +50,7 @@ from mochi_trainer.train.server import served
 from mochi_trainer.train.session import Session
 from mochi_trainer.train.shards import most_bytes
 from mochi_trainer.train.takeover import Earlier
+from mochi_trainer.train.terms import terms_of
 from mochi_trainer.watchdog import watched
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def _session(
     names = training.dataset.clips
     return Session(
         training=training,
-        checkpoints=_checkpoints(store, training),
+        checkpoints=_checkpoints(run, store, training),
         saving=writer,
         fixed=_evaluation(training, fixed_batch(parts.training, seed=run.training.seed)),
         held_out=(lambda levels: _evaluation(training, held_out(parts.held_out, names, levels)))
@@ -180,9 +181,9 @@ def _session(
     )
 
 
-def _checkpoints(store: Store, training: Training) -> Checkpoints:
+def _checkpoints(run: RunFile, store: Store, training: Training) -> Checkpoints:
     parameters = trainable_parameters(training.model)
-    return Checkpoints(store, training.group, parameters, training.optimizer, training.average)
+    return Checkpoints(store, training.group, parameters, training.optimizer, training.average, terms_of(run))
 
 
 def _grace(run: RunFile, training: Training) -> Grace:

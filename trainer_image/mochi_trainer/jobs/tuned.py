@@ -13,6 +13,7 @@ from mochi_trainer.errors import InvalidInputError
 from mochi_trainer.model import DiT
 from mochi_trainer.storage import Store, open_store
 from mochi_trainer.train.saved_weights import Saved, load_newest
+from mochi_trainer.train.terms import terms_of
 from mochi_trainer.weights import Source, WeightsError, kept_type, load_dit, meta_dit
 
 
@@ -62,7 +63,7 @@ def dit_so_far(
             name: torch.empty(tensor.shape, dtype=kept_type(name, dtype), device=device)
             for name, tensor in model.state_dict().items()
         }
-        saved = load_newest(store, state)
+        saved = load_newest(store, state, terms_of(run))
         model.load_state_dict(state, strict=True, assign=True)
         return model, saved
     try:
@@ -71,4 +72,4 @@ def dit_so_far(
         raise InvalidInputError(f"the model's weights cannot be used: {error}") from error
     lora.attach(model, params)
     model.to(device).eval()
-    return model, load_newest(store, lora.trainable_parameters(model))
+    return model, load_newest(store, lora.trainable_parameters(model), terms_of(run))

@@ -10,7 +10,7 @@ The step is the real one: `mochi_trainer.train.composition` composes the model, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +32,7 @@ from mochi_trainer.parallel.group import Group
 from mochi_trainer.parallel.swapping import rooms
 from mochi_trainer.plan.launches import Launches
 from mochi_trainer.plan.live_bytes import LiveBytes
-from mochi_trainer.train.composition import Adapters, Choices, filled, outlined
+from mochi_trainer.train.composition import Adapters, Choices, Composed, filled, outlined
 from mochi_trainer.train.draws import Example
 from mochi_trainer.train.step import accumulated, trained
 from mochi_trainer.vae import latent_shape
@@ -114,7 +114,7 @@ def trace_step(
     with _group(world, context, alone=mode == "lora" and world == 1) as group:
         model = outlined(params, choices, adapters=adapters, group=group, device=_DEVICE)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            composed = filled(
+            made = filled(
                 model,
                 _Nowhere(params),
                 adapters=adapters,
@@ -126,25 +126,35 @@ def trace_step(
             model.train()
 
             def step() -> None:
-                parameters = trained(composed.optimizer)
                 examples = (_example(shape, tokens, params) for _ in range(clips))
-                losses = accumulated(
-                    model, examples, share=clips, group=group, synchronise_once=synchronise_once
-                )
-                measures(losses, parameters, group)  # and here the host waits, the only time
-                scale(parameters, 0.5)
-                composed.optimizer.step()
-                if composed.average is not None:
-                    composed.average.update()
-                composed.optimizer.zero_grad(set_to_none=True)
+                _step(made, examples, clips, group, synchronise_once=synchronise_once)
 
-            with FlopCounterMode(display=False) as counter, Launches() as launches:
-                step()  # apart from memory: the counter keeps activations alive
-            with LiveBytes() as live:
-                kept = () if composed.average is None else composed.average.tensors().values()
-                live.add(*_on_device(model), *_moments(composed.optimizer), *kept)
-                resident = live.now[_DEVICE.type]
-                step()
+            return _traced(made, step)
+
+
+def _step(
+    made: Composed, examples: Iterable[Example], clips: int, group: Group, *, synchronise_once: bool
+) -> None:
+    """What training does in a step, but for looking at the numbers."""
+    parameters = trained(made.optimizer)
+    losses = accumulated(made.model, examples, share=clips, group=group, synchronise_once=synchronise_once)
+    measures(losses, parameters, group)  # and here the host waits, the only time
+    scale(parameters, 0.5)
+    made.optimizer.step()
+    if made.average is not None:
+        made.average.update()
+    made.optimizer.zero_grad(set_to_none=True)
+
+
+def _traced(made: Composed, step: Callable[[], None]) -> Traced:
+    """Two steps: the first counted, which makes the moments, the second weighed. Apart, since the counter keeps activations alive."""
+    with FlopCounterMode(display=False) as counter, Launches() as launches:
+        step()
+    with LiveBytes() as live:
+        kept = () if made.average is None else made.average.tensors().values()
+        live.add(*_on_device(made.model), *_moments(made.optimizer), *kept)
+        resident = live.now[_DEVICE.type]
+        step()
     kernels = counter.get_flop_counts()["Global"]
     return Traced(
         flops=counter.get_total_flops(),

@@ -242,7 +242,7 @@ def _parsed(data: bytes, prefix: str, address: str) -> Manifest:
     try:
         document = json_of(data)
         entries = [_entry_of(line) for line in document["entries"]]
-        version, details = document["version"], document["details"]
+        version, details = document["version"], dict(document["details"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MissingObjectError(f"{address} is not a manifest: {error}") from error
     if version != VERSION:

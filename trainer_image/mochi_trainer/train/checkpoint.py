@@ -40,6 +40,7 @@ from mochi_trainer.train.shards import (
     put_state,
     read_shards,
 )
+from mochi_trainer.train.terms import NONE, Terms, compare_terms
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class Position:
 class Checkpoints:
     """The checkpoints of all attempts of one run.
 
-    `parameters` are those that training changes, by name; all ranks call alike. An `average` begins anew with the weights of a
-    checkpoint that has none.
+    `parameters` are those that training changes, by name, and `terms` what they mean; all ranks call alike. An `average`
+    begins anew with the weights of a checkpoint that has none.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Checkpoints:
         parameters: Mapping[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         average: Average | None = None,
+        terms: Terms = NONE,
     ) -> None:
-        self._store, self._group = store, group
+        self._store, self._group, self._terms = store, group, terms
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
         self._problem = ""
         """Why the checkpoint that was tried last was not used."""
@@ -89,15 +91,16 @@ class Checkpoints:
 
         One that is incomplete, damaged or does not fit is left out with a warning; a store that does not answer ends the
         attempt, since to start anew would throw away what is saved. Raises what the store raises. The store is asked again for each: an
-        older attempt that still runs may have put another in the place of one that it removed. Raises InvalidInputError when all
-        that could be used are of another training: to start anew beside them would end in their loss.
+        older attempt that still runs may have put another in the place of one that it removed. Raises InvalidInputError when the
+        first that could be used is of another training: to start anew beside it would end in its loss, and an older one may be of
+        a version that does not tell.
         """
         found = self._newest(self._store)
         if found is None:
-            if other := self._group.from_first(self._other):
+            if other := next(filter(None, self._group.gathered(self._other)), ""):
                 raise InvalidInputError(
                     f"{self._store.address('checkpoints')} is of another training: {other}",
-                    action="train with the mode, rank and targets that it has, or in another folder (locations.run)",
+                    action="train with the mode, rank, targets, alpha and rsLora that it has, or in another folder (locations.run)",
                 )
             return None
         position, place = found
@@ -135,6 +138,8 @@ class Checkpoints:
             position = self._load(store, place)
             if position is not None:
                 return position, place
+            if self._group.any(bool(self._other)):
+                return None
             tried.add(place)
         return None
 
@@ -175,6 +180,7 @@ class Checkpoints:
         position, updates, layout_ = described(manifest.details, place)
         if not position.good:
             raise MisfitError("its loss was not finite")
+        compare_terms(manifest.details, self._terms)
         state = read_shards(
             lambda name: _fetched(store, manifest, name, folder),
             layout_,

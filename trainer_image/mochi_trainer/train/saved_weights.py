@@ -13,11 +13,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mochi_trainer.errors import MissingObjectError, StorageError
+from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.storage import DamagedObjectError, Manifest, Store, read_manifest
 from mochi_trainer.train.checkpoint import described
 from mochi_trainer.train.places import Place, next_to_try, places
-from mochi_trainer.train.shards import AVERAGE, WEIGHT, Layout, MisfitError, compare, shard_name
+from mochi_trainer.train.shards import (
+    AVERAGE,
+    WEIGHT,
+    Layout,
+    MisfitError,
+    OtherTrainingError,
+    compare,
+    shard_name,
+)
+from mochi_trainer.train.terms import NONE, Terms, compare_terms
 from mochi_trainer.weights.contents import Contents, Located
 from mochi_trainer.weights.diffusers_layout import Segment
 from mochi_trainer.weights.filling import Kept, fill
@@ -36,17 +45,23 @@ class Saved(NamedTuple):
     address: str
 
 
-def load_newest(store: Store, tensors: Mapping[str, Tensor]) -> Saved:
+def load_newest(store: Store, tensors: Mapping[str, Tensor], terms: Terms = NONE) -> Saved:
     """Give `tensors`, by name of the parameter, the weights of the newest complete good checkpoint, in their own types.
 
-    `store` is the run's folder. Raises StorageError when there is none that can be used, and what the store raises; the
-    tensors may have been changed then.
+    `store` is the run's folder, `terms` are what its weights must mean. Raises StorageError when there is none that can be used,
+    InvalidInputError when the newest that could is of another training, and what the store raises; the tensors may have been
+    changed then.
     """
     tried: set[Place] = set()
     problem = "there is none"
     while len(tried) < TRIES and (place := _next(store, tried)) is not None:
         try:
-            return _loaded(store, place, tensors)
+            return _loaded(store, place, tensors, terms)
+        except OtherTrainingError as error:
+            raise InvalidInputError(
+                f"{store.address('checkpoints')} is of another training: {error}",
+                action="name the mode, rank, targets, alpha and rsLora that it has",
+            ) from error
         except (MissingObjectError, DamagedObjectError, MisfitError, WeightsError) as error:
             problem = str(error)
         log.warning("%s is not used, another is looked for: %s", store.address(place.prefix), problem)
@@ -61,11 +76,12 @@ def _next(store: Store, tried: set[Place]) -> Place | None:
     return next_to_try(places(info.key for info in store.list("checkpoints/")), tried)
 
 
-def _loaded(store: Store, place: Place, tensors: Mapping[str, Tensor]) -> Saved:
+def _loaded(store: Store, place: Place, tensors: Mapping[str, Tensor], terms: Terms) -> Saved:
     manifest = read_manifest(store, place.prefix)
     position, _, layout = described(manifest.details, place)
     if not position.good:
         raise MisfitError("its loss was not finite")
+    compare_terms(manifest.details, terms)
     compare(layout, {name: list(tensor.shape) for name, tensor in tensors.items()})
     kept = {name: Kept(tensor) for name, tensor in tensors.items()}
     fill(kept, _contents(store, manifest, layout), f"step {position.step}")

@@ -42,6 +42,7 @@ from mochi_trainer.train.gauges import Gauges
 from mochi_trainer.train.places import Place
 from mochi_trainer.train.refusals import Refusals
 from mochi_trainer.train.shards import own_file, own_state, shapes_of, updates_of
+from mochi_trainer.train.terms import FIELD, Terms
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class _UnderWay:
 class Saving:
     """Writes the checkpoints of one attempt. All ranks call alike, in the main thread.
 
-    `parameters` are those that training changes, by name.
+    `parameters` are those that training changes, by name, and `terms` what they mean.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Saving:
         completion: Completion,
         gauges: Gauges,
         *,
+        terms: Terms,
         attempt: int,
         patience: float,
     ) -> None:
@@ -97,7 +99,7 @@ class Saving:
         self._group, self._copy = group, copy
         self._completion, self._gauges = completion, gauges
         self._parameters, self._optimizer, self._average = parameters, optimizer, average
-        self._attempt, self._patience = attempt, patience
+        self._terms, self._attempt, self._patience = terms, attempt, patience
         self._file = own_file(parameters, rank=group.rank, world=group.world)
         self._under_way: _UnderWay | None = None
         self._refusals = Refusals()
@@ -176,19 +178,20 @@ class Saving:
         """
         while self._under_way is not None and not self._looked():
             if self._away:
-                self._end_if_refused(self._under_way)
+                self._end_if_refused(self._under_way, self._patience)
                 self._drop(self._under_way)
 
-    def finish(self) -> None:
+    def finish(self, *, refused_seconds: float | None = None) -> None:
         """Wait until what is under way is complete.
 
         Raises StorageError when the store is away for longer than the patience or fails `MOST_LOST` times on the way, and that or
-        AccessDeniedError when it refuses.
+        AccessDeniedError when it refuses for longer than `refused_seconds`, or the patience.
         """
+        refused = self._patience if refused_seconds is None else refused_seconds
         since = time.monotonic()
         while self._under_way is not None and not self._looked():
             if self._away:
-                self._end_if_refused(self._under_way)
+                self._end_if_refused(self._under_way, refused)
             if not self._away or self._moving:
                 since = time.monotonic()
             still, lost = time.monotonic() - since > self._patience, self._under_way.errand.lost >= MOST_LOST
@@ -232,10 +235,10 @@ class Saving:
             self._newest(),
         )
 
-    def _end_if_refused(self, ours: _UnderWay) -> None:
-        """On all ranks with the same reason, once any of them has been refused for the patience."""
+    def _end_if_refused(self, ours: _UnderWay, patience: float) -> None:
+        """On all ranks with the same reason, once any of them has been refused for longer than `patience`."""
         refused = self._group.gathered(self._refusals.seconds)
-        if max(refused) <= self._patience:
+        if max(refused) <= patience:
             return
         text, action, denied = self._why(ours)
         kind: type[TrainerError] = AccessDeniedError if denied else StorageError
@@ -299,5 +302,6 @@ class Saving:
             "sharded": any(isinstance(p, DTensor) for p in self._parameters.values()),
             "updates": updates_of(self._parameters, self._optimizer),
             "shapes": shapes_of(self._parameters),
+            FIELD: dict(self._terms),
             **({} if self._average is None else {"averageUpdates": self._average.updates}),
         }

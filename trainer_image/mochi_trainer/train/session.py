@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from mochi_trainer.errors import (
+    REFUSALS,
     AccessDeniedError,
     InvalidInputError,
     NonFiniteLossError,
@@ -263,13 +264,16 @@ class Session:
 
     @contextmanager
     def _what_is_under_way_is_saved(self) -> Iterator[None]:
-        """When training fails, too, if all ranks come here: a copy in host memory outlives a GPU."""
+        """When training fails, too, if all ranks come here: a copy in host memory outlives a GPU.
+
+        What ends it may be a refusal: then whoever refuses the checkpoint as well is not waited for.
+        """
         try:
             yield
         except (TrainerError, RuntimeError, MemoryError) as error:
             if isinstance(error, NonFiniteLossError) or self.training.group.world == 1:
                 with suppress(TrainerError):
-                    self.saving.finish()
+                    self.saving.finish(refused_seconds=0 if isinstance(error, REFUSALS) else None)
             raise
 
     def _upload_series(self) -> None:

@@ -34,7 +34,7 @@ class MisfitError(ValueError):
 
 
 class OtherTrainingError(MisfitError):
-    """The stored state is of other tensors: another mode, rank or targets, or another model."""
+    """The stored state is of other tensors (another mode, rank or targets, or another model), or of tensors that mean something else."""
 
 
 @dataclass(frozen=True, slots=True)

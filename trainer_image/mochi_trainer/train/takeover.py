@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from mochi_api import layout
 from mochi_api.runfile import RunFile, RunFileError, parse
-from mochi_api.spec import LoraSpec
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
-from mochi_trainer.storage import Store
+from mochi_trainer.storage import Store, read_list
 from mochi_trainer.train.places import Place, places
+from mochi_trainer.train.shards import MisfitError, OtherTrainingError
+from mochi_trainer.train.terms import compare_terms, difference, terms_of
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +42,14 @@ class Earlier:
                 action="raise training.steps: they count from the start of the earlier run",
             )
         theirs = _run_file(self.store)
-        if words := difference(self.run, theirs):
+        if words := self._difference(theirs, place):
             raise InvalidInputError(
                 f"training.resumeFrom {self.store.address()} does not fit: {words}", action=ACTION
+            )
+        if theirs is not None and self.run.mode == "lora" and _base(self.run) != _base(theirs):
+            log.warning(
+                "training.resumeFrom %s had its base at another address: on other weights its adapter does something else",
+                self.store.address(),
             )
         if theirs is not None and _splits_otherwise(self.run, theirs):
             log.warning(
@@ -53,6 +59,19 @@ class Earlier:
             )
         return place
 
+    def _difference(self, theirs: RunFile | None, place: Place) -> str:
+        """Why the run cannot go on from `place`, beyond shapes, as far as the earlier run's file or the manifest tells."""
+        ours = terms_of(self.run)
+        if theirs is not None and (words := difference(ours, terms_of(theirs))):
+            return words
+        try:
+            compare_terms(read_list(self.store, place.prefix).details, ours)
+        except OtherTrainingError as error:
+            return str(error)
+        except (MissingObjectError, MisfitError):
+            return ""  # training tries an older one
+        return ""
+
 
 def newest(store: Store) -> Place | None:
     """The newest checkpoint below `store` with a manifest; None without one."""
@@ -60,17 +79,9 @@ def newest(store: Store) -> Place | None:
     return next((p for p in found if store.exists(layout.join(p.prefix, layout.MANIFEST))), None)
 
 
-def difference(ours: RunFile, theirs: RunFile | None) -> str:
-    """Why `ours` cannot go on from what `theirs` left, beyond shapes, which the checkpoint itself has; empty when it can."""
-    if theirs is None:
-        return ""
-    pairs: list[tuple[str, str, str]] = [
-        ("mode", ours.mode, theirs.mode),
-        ("model.preset", ours.model.preset, theirs.model.preset),
-    ]
-    if ours.mode == theirs.mode == "lora":
-        pairs += _of_adapter(ours.training.lora or LoraSpec(), theirs.training.lora or LoraSpec())
-    return "; ".join(f"{name} is {mine} here, {its} there" for name, mine, its in pairs if mine != its)
+def _base(run: RunFile) -> tuple[object, ...]:
+    """Where the base's weights lie: what they are is not told by an address, and to read them costs minutes."""
+    return run.model.source, run.locations.model
 
 
 def _splits_otherwise(ours: RunFile, theirs: RunFile) -> bool:
@@ -78,19 +89,6 @@ def _splits_otherwise(ours: RunFile, theirs: RunFile) -> bool:
     if ours.training.validation.clips == 0 or not (ours.keys.videos and theirs.keys.videos):
         return False
     return (ours.keys, ours.training.validation.clips) != (theirs.keys, theirs.training.validation.clips)
-
-
-def _of_adapter(ours: LoraSpec, theirs: LoraSpec) -> list[tuple[str, str, str]]:
-    """What makes an adapter another one, or its numbers mean something else."""
-    fields = {"rank": "rank", "alpha": "alpha", "rs_lora": "rsLora", "targets": "targets"}
-    return [
-        (f"training.lora.{shown}", _text(getattr(ours, name)), _text(getattr(theirs, name)))
-        for name, shown in fields.items()
-    ]
-
-
-def _text(value: object) -> str:
-    return ", ".join(sorted(value)) if isinstance(value, list) else str(value)
 
 
 def _run_file(store: Store) -> RunFile | None:
