@@ -154,22 +154,57 @@ def spec_schema() -> Schema:
     """Schema of the spec, with its rules."""
     schema = _with_defaults(structural(_marked(FineTuneSpec.model_json_schema(by_alias=True))))
     checks = [
-        {
-            "rule": f"oldSelf.hasValue() || {rule.cel}" if rule.once else rule.cel,
-            "message": f"{rule.path} breaks a rule",
-            "messageExpression": rule.message,
-            **({"optionalOldSelf": True} if rule.once else {}),
-        }
+        {"rule": rule.cel, "message": f"{rule.path} breaks a rule", "messageExpression": rule.message}
         for rule in rules.RULES
     ]
-    frozen = [
+    return _judged_once({**schema, "x-kubernetes-validations": checks}, frozenset(rules.IMMUTABLE))
+
+
+def _judged_once(schema: Schema, fields: frozenset[str] | None = None) -> Schema:
+    """The schema, with rules on what cannot change that are judged when an object is made and never again.
+
+    An object of before may break a rule that came later, or have a value of another type where a rule looks, which is
+    an error of the rule that the API server never overlooks: no status could be written into such an object. Of the
+    `fields` that are named only these are taken; lists have no items of before.
+    """
+    kept = dict(schema)
+    if "properties" in kept:
+        kept["properties"] = {
+            name: _judged_once(child) if fields is None or name in fields else child
+            for name, child in kept["properties"].items()
+        }
+    if "x-kubernetes-validations" in kept:
+        kept["x-kubernetes-validations"] = [
+            {**rule, "rule": f"oldSelf.hasValue() || ({rule['rule']})", "optionalOldSelf": True}
+            for rule in kept["x-kubernetes-validations"]
+        ]
+    return kept
+
+
+_STATUS_WRITE = "has(self.status) != has(oldSelf.status) || has(self.status) && self.status != oldSelf.status"
+"""CEL: a write of the status, which leaves the spec as it is; a write of the spec leaves the status."""
+_UNREADABLE = (
+    "has(oldSelf.status) && has(oldSelf.status.conditions) && oldSelf.status.conditions.exists(each, "
+    "each.type == 'Reconciling' && each.reason == 'InvalidSpec')"
+)
+"""CEL: the operator has said that it cannot work with the spec, which may then be mended."""
+
+
+def _frozen() -> list[Schema]:
+    """Rules of the object: what cannot change once a run is made, but for a spec that the operator has refused.
+
+    A spec is compared in a write of the spec only: one that cannot be read would be an error of the rule, in others too.
+    """
+    schema = structural(FineTuneSpec.model_json_schema(by_alias=True))
+    return [
         {
-            "rule": f"{_held(schema, 'self', field)} == {_held(schema, 'oldSelf', field)}",
+            "rule": f"{_STATUS_WRITE} || {_UNREADABLE} || "
+            f"{_held(schema, 'self.spec', field)} == {_held(schema, 'oldSelf.spec', field)}",
+            "fieldPath": f".spec.{field}",
             "message": f"spec.{field} is immutable: create a new MochiFineTune (the embeddings are shared)",
         }
         for field in rules.IMMUTABLE
     ]
-    return {**schema, "x-kubernetes-validations": [*checks, *frozen]}
 
 
 def _held(schema: Schema, whose: str, field: str) -> str:
@@ -256,8 +291,11 @@ def _object_schema() -> Schema:
             "status": _as_served(status_schema(), fills_in=False),
         },
         "x-kubernetes-validations": [
-            {"rule": rule, "message": message, "messageExpression": expression}
-            for rule, message, expression in rules.NAME_RULES
+            *(
+                {"rule": rule, "message": message, "messageExpression": expression}
+                for rule, message, expression in rules.NAME_RULES
+            ),
+            *_frozen(),
         ],
     }
 

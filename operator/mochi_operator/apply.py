@@ -19,7 +19,7 @@ from mochi_operator.cluster import (
     UnavailableError,
 )
 from mochi_operator.events import event
-from mochi_operator.plan import Plan
+from mochi_operator.plan import Note, Plan
 from mochi_operator.snapshot import ObjectRef, Refusal, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -45,17 +45,34 @@ async def create(cluster: Cluster, snapshot: Snapshot, manifests: Sequence[Manif
 
 
 async def finish(cluster: Cluster, snapshot: Snapshot, plan: Plan) -> None:
-    """Write the status if it changes, then delete, then record Events; StaleError when somebody was faster."""
+    """Write the status if it changes, then delete, then record Events; StaleError when somebody was faster.
+
+    A status that the API server does not take is said in an Event: there is no other place on the run.
+    """
     run = snapshot.run
     if plan.status is not None:
-        await cluster.write_status(
-            run.namespace, run.name, resource_version=run.resource_version, status=plan.status
-        )
+        try:
+            await cluster.write_status(
+                run.namespace, run.name, resource_version=run.resource_version, status=plan.status
+            )
+        except RefusedError as error:
+            unwritten = Note(
+                type="Warning", reason="StatusRefused", message=f"no status can be written: {error}"
+            )
+            await _record(cluster, snapshot, (*plan.notes, unwritten))
+            raise
     for ref in plan.deletes:
         await _delete_run_file(cluster, snapshot, ref.name)
         _log.info("delete %s %s/%s", ref.kind, run.namespace, ref.name)
         await cluster.delete(KINDS[ref.kind], run.namespace, ref.name, uid=ref.uid)
-    for note in plan.notes if plan.status is not None else ():
+    if plan.status is not None:
+        await _record(cluster, snapshot, plan.notes)
+
+
+async def _record(cluster: Cluster, snapshot: Snapshot, notes: Sequence[Note]) -> None:
+    """Events on the run; one that is lost hinders nothing."""
+    run = snapshot.run
+    for note in notes:
         _log.info("%s/%s: %s: %s", run.namespace, run.name, note.reason, note.message)
         try:
             await cluster.record(run.namespace, event(run, note, snapshot.now))

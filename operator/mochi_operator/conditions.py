@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Literal
 
+from mochi_api.outcomes import Reason
 from mochi_api.runfile import STAGES
 from mochi_api.status import CONDITION_TYPES, Condition, ConditionType, Phase
 from mochi_operator.state import State, Step
@@ -88,8 +89,21 @@ def summary(state: State) -> str:
     failed = find(state, "Failed")
     if state.result == "Failed" and failed is not None:
         return _shortened(failed.message, SUMMARY_LIMIT)
+    refused = _refused(state)
+    if refused and not state.result:
+        return _shortened(refused, SUMMARY_LIMIT)
     waits = [words for name in STAGES if (words := _waits_for(state.steps[name]))]
     return _shortened(waits[0], SUMMARY_LIMIT) if waits and not state.result else ""
+
+
+def _refused(state: State) -> str:
+    """Why the operator does not work on the run as it is."""
+    accepted, reconciling = find(state, "Accepted"), find(state, "Reconciling")
+    if accepted is not None and accepted.status == "False":
+        return accepted.message
+    if reconciling is not None and reconciling.status == "True" and reconciling.reason == Reason.INVALID_SPEC:
+        return reconciling.message
+    return ""
 
 
 def _waits_for(step: Step) -> str:

@@ -8,8 +8,9 @@ import stat
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -32,6 +33,8 @@ from mochi_operator.cluster import (
     UnavailableError,
 )
 from mochi_operator.connection import Connector, Login
+from mochi_operator.observe import newest_warning
+from mochi_operator.verdicts.quotas import misfit
 
 NAMESPACES = Kind("", "v1", "namespaces", "Namespace")
 QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
@@ -239,6 +242,59 @@ async def test_limits_policies_priorities_and_security_are_admission(api: ApiSer
     greedy = pod("x")
     greedy["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "4"}}
     await told(lambda: api.create(PODS, "small", greedy), "admission", "maximum cpu usage")
+
+
+_ASKS = {"requests": {"cpu": "1500m", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}}
+_MISFITS = [
+    (
+        "quota",
+        {"requests.cpu": "1"},
+        "one pod asks for 1500m of requests.cpu, more than the 1 that quota most",
+    ),
+    ("quota", {"limits.memory": "1500Mi"}, "one pod asks for 2Gi of limits.memory, more than the 1500Mi"),
+    ("quota", {"pods": "0"}, None),
+    ("range", {"type": "Container", "max": {"cpu": "1"}}, ""),
+    ("range", {"type": "Pod", "max": {"memory": "1Gi"}}, ""),
+    ("range", {"type": "Container", "min": {"cpu": "4"}}, ""),
+    ("range", {"type": "Container", "maxLimitRequestRatio": {"cpu": "1"}}, ""),
+]
+"""What a namespace allows, and what we make of the refusal of a pod; None: it is waited for."""
+
+
+@pytest.mark.parametrize(("kind", "allowed", "message"), _MISFITS, ids=[str(row[1]) for row in _MISFITS])
+async def test_what_a_namespace_never_allows_a_pod_is_told_from_what_is_used_up(
+    api: ApiServer, kind: str, allowed: dict[str, Any], message: str | None
+) -> None:
+    place = f"misfit-{_MISFITS.index((kind, allowed, message))}"
+    await api.create(NAMESPACES, None, {"metadata": {"name": place}})
+    spec = {"hard": allowed} if kind == "quota" else {"limits": [allowed]}
+    await api.create(
+        QUOTAS if kind == "quota" else LIMITS, place, {"metadata": {"name": "most"}, "spec": spec}
+    )
+    child = f"j-{place}"
+
+    tries = count()
+
+    async def refused() -> RefusedError | None:
+        asks = pod(f"try-{next(tries)}")
+        asks["spec"]["containers"][0]["resources"] = _ASKS
+        try:
+            await api.create(PODS, place, asks)
+        except RefusedError as error:
+            return error
+        return None
+
+    await eventually(refused, lambda error: error is not None)
+    await api.create(JOBS, place, job(child, resources=_ASKS))
+    owner = await api.get(JOBS, place, child)
+    assert owner is not None
+    about = {"involvedObject.uid": owner["metadata"]["uid"], "type": "Warning"}
+    events = await eventually(lambda: api.list(EVENTS, place, fields=about), bool)
+    said = newest_warning(events, child)
+    assert said is not None
+    found = misfit(said.message, "check", 1)
+    assert (found is None) == (message is None), said.message
+    assert found is None or found.message.startswith(message or "")
 
 
 @pytest.mark.parametrize(("reason", "code"), [("Invalid", 422), ("Forbidden", 403)])

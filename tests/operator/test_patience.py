@@ -239,6 +239,51 @@ async def test_pods_refused_by_admission_end_the_run_with_the_message(step):
     assert child["metadata"]["name"] not in world.cluster.names(child["kind"])
 
 
+SMALL = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=0, limited: requests.nvidia.com/gpu=0"
+BUSY = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
+
+
+@pytest.mark.parametrize("step", STAGES)
+async def test_a_quota_that_is_smaller_than_a_pod_is_told_at_once_and_ends_the_run_after_a_minute(step):
+    world = World()
+    child = await childless(world, step)
+    refused = f'Error creating: pods "{child["metadata"]["name"]}-" is forbidden: {SMALL}'
+    world.around.complain(child, refused, seen=world.clock.now)
+    await world.turn()
+    told = world.condition(CONDITION[step])
+    assert told["reason"] == Reason.POD_REFUSED
+    assert (
+        "one pod asks for 1 of requests.nvidia.com/gpu, more than the 0 that quota gpus allows"
+        in told["message"]
+    )
+    assert "have whoever runs the namespace raise the quota" in world.status["message"]
+    assert world.phase != "Failed"
+    world.clock.advance(40)
+    world.around.complain(child, refused, seen=world.clock.now, name="again")
+    world.clock.advance(21)
+    await world.turn()
+    ended = world.condition("Sampled" if step == "sample" else "Failed")
+    assert ended["reason"] == Reason.POD_REFUSED
+    assert "more than the 0 that quota gpus allows" in ended["message"]
+
+
+async def test_a_quota_that_is_raised_within_the_minute_costs_nothing():
+    world = World()
+    child = await childless(world, "train")
+    for seconds in (0, 40):
+        world.clock.advance(seconds)
+        world.around.complain(child, f"Error creating: {SMALL}", seen=world.clock.now, name=f"at{seconds}")
+        await world.turn()
+    world.clock.advance(10)
+    world.around.complain(child, f"Error creating: {BUSY}", seen=world.clock.now, name="raised")
+    for _ in range(4):
+        world.clock.advance(60)
+        await world.turn()
+    assert world.condition("TrainingRunning")["reason"] == "Starting"
+    assert world.attempts("train") == [""]
+    await world.until(lambda world: world.phase == "Succeeded")
+
+
 async def test_a_child_that_waited_long_for_other_reasons_still_gets_its_minute():
     """The age of the child is nobody's fault: a quota may have held it for an hour."""
     world = World()

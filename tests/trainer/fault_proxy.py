@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
                 f'<?xml version="1.0"?><Error><Code>{answer.code}</Code><Message>{answer.words}</Message>'
                 f"{answer.extra}</Error>"
             ).encode()
-        self.send_response(answer.status)
+        (self.send_response_only if "Date" in answer.headers else self.send_response)(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
         if answer.code:

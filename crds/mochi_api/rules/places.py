@@ -55,7 +55,6 @@ def _outside_dataset(path: str, cel_path: str, address: Callable[[FineTuneSpec],
         f"!{_folder_cel(cel_path)}.startsWith({_folder_cel(clips)})",
         message=cel_message(words, cel_path, clips),
         broken=broken,
-        once=True,
     )
 
 

@@ -61,20 +61,17 @@ PODS: Sequence[Rule] = (
             f"{_TOLERATIONS}.filter(t, {_ODD})[0].value",
         ),
         broken=_tolerations,
-        once=True,
     ),
     Rule(
         path="spec.workers.podTemplate.labels",
         cel=f"!has({_LABELS}) || !{_LABELS}.exists(key, {_IS_THEIRS})",
         message=cel_text(_NOT_THEIRS),
         broken=_labels,
-        once=True,
     ),
     Rule(
         path="spec.workers.gpuResourceName",
         cel=f"!{_GPU}.startsWith({cel_text(_QUOTAS)}) && !{_GPU}.contains({cel_text(_NATIVE)})",
         message=cel_message(f"{_NO_DEVICE}, got %s", _GPU),
         broken=_no_device,
-        once=True,
     ),
 )

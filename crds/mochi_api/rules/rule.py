@@ -11,7 +11,11 @@ from mochi_api.spec import FineTuneSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """One rule on the spec. `cel` is true, and `broken` is None, when the spec obeys it."""
+    """One rule on the spec, about fields that cannot change. `cel` is true, and `broken` is None, when the spec obeys it.
+
+    The API server judges it when an object is made and never again: one of before, which may break a rule that came
+    later, can still be suspended or given other limits.
+    """
 
     path: str
     """The field the message is about."""
@@ -19,9 +23,6 @@ class Rule:
     message: str
     """CEL expression that makes the message; it names the field, the limit and the value."""
     broken: Callable[[FineTuneSpec], str | None]
-    once: bool = False
-    """Judged when an object is made and never again: a rule that came after the first version, on fields that cannot change.
-    An object of before, which may break it, can still be suspended or given other limits."""
 
 
 def cel_message(text: str, *values: str) -> str:

@@ -37,7 +37,10 @@ def readable(snapshot: Snapshot, draft: Draft) -> Draft:
         return draft
     if draft.state.resolved is None:
         return not_accepted(draft, Reason.INVALID_SPEC, snapshot.spec_problem, stalled=True).settle()
-    message = f"this version of the operator cannot read the spec, and leaves the run alone: {snapshot.spec_problem}"
+    message = (
+        f"this version of the operator cannot read the spec, and leaves the run and its pods alone: "
+        f"{snapshot.spec_problem}; correct that field, or bring back the version that the run was made with"
+    )
     return draft.set_condition("Reconciling", "True", Reason.INVALID_SPEC, message).settle()
 
 

@@ -36,7 +36,7 @@ def going(case: Case, draft: Draft, kind: StepKind, view: View, finding: Finding
     """An attempt that runs, or waits to."""
     draft = _announced(case, draft, kind, view.attempt)
     if kind.name != "train":
-        reason = RUNNING if finding is None else WAITING
+        reason = RUNNING if finding is None else _waiting(finding, WAITING)
         parts = [_named(kind, view.attempt)]
         if view.expected > 1 and not view.all_run:
             parts.append(f"{view.up} of {view.expected} pods run")
@@ -61,7 +61,8 @@ def _training(case: Case, draft: Draft, view: View, finding: Finding | None) -> 
     if view.all_run or view.attempt.ran is not None:
         draft = draft.set_condition("TrainingRunning", "True", RUNNING, text)
         return meter.told(case, topology.told(case, draft, view))
-    draft = draft.set_condition("TrainingRunning", "False", STARTING, text)
+    reason = STARTING if finding is None else _waiting(finding, STARTING)
+    draft = draft.set_condition("TrainingRunning", "False", reason, text)
     return meter.told(case, draft)
 
 
@@ -69,7 +70,7 @@ def held(case: Case, draft: Draft, kind: StepKind, finding: Finding) -> Draft:
     """No attempt can be opened yet."""
     draft = _announced(case, draft, kind, None)
     text = finding.message if kind.name == "train" else f"{kind.name}: {finding.message}"
-    return draft.set_condition(kind.condition, "False", WAITING, text)
+    return draft.set_condition(kind.condition, "False", _waiting(finding, WAITING), text)
 
 
 def blocked(draft: Draft, kind: StepKind, refusal: Refusal) -> Draft:
@@ -131,6 +132,11 @@ def _announced(case: Case, draft: Draft, kind: StepKind, attempt: Attempt | None
     draft = draft.with_step(replace(step, trouble=replace(trouble, announced=True)))
     name = kind.name if attempt is None else _named(kind, attempt)
     return draft.warning("Waiting", f"{name}: {trouble.message}")
+
+
+def _waiting(finding: Finding, otherwise: str) -> str:
+    """The reason of a condition: for what is refused that of the table, already while it is given its time."""
+    return finding.reason if finding.kind == "refused" and finding.reason is not None else otherwise
 
 
 def _named(kind: StepKind, attempt: Attempt) -> str:

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 from mochi_api.outcomes import Reason
 from mochi_operator.snapshot import EventWarning, Pod, Refusal
+from mochi_operator.verdicts import quotas
 from mochi_operator.verdicts.finding import Finding, View
+from mochi_operator.verdicts.quotas import Misfit
 
 REFUSED_SECONDS = 60.0
 """Admission that refuses an object for so long means it; a policy may just be rolled out."""
@@ -34,7 +36,7 @@ def refused_child(refusal: Refusal) -> Finding:
     if refusal.cause in ("invalid", "admission"):
         patience = REFUSED_SECONDS if refusal.cause == "admission" else 0.0
         return Finding(kind="refused", reason=Reason.POD_REFUSED, message=message, patience=patience)
-    return Finding(kind=refusal.cause, message=message)
+    return Finding(kind=refusal.cause, message=_shut(message))
 
 
 def refused_pods(view: View) -> Finding | None:
@@ -47,15 +49,16 @@ def refused_pods(view: View) -> Finding | None:
         return None
     text = view.child.warning.message
     lower = text.lower()
-    message = f"{view.child.ref.kind} {view.child.ref.name}: {text}"
-    if any(words in lower for words in _QUOTA):
-        return Finding(kind="quota", message=message)
-    if any(words in lower for words in _PASSING):
-        return Finding(kind="unavailable", message=message)
+    ref = f"{view.child.ref.kind} {view.child.ref.name}"
+    misfit = quotas.misfit(text, view.child.step, view.expected if view.gang else 1)
+    if misfit is None and any(words in lower for words in _QUOTA):
+        return Finding(kind="quota", message=f"{ref}: {_shut(text)}")
+    if misfit is None and any(words in lower for words in _PASSING):
+        return Finding(kind="unavailable", message=f"{ref}: {text}")
     return Finding(
         kind="refused",
         reason=Reason.POD_REFUSED,
-        message=message,
+        message=f"{ref}: {_unfit(text, misfit)}",
         patience=REFUSED_SECONDS,
         seen=view.child.warning.seen,
     )
@@ -73,6 +76,20 @@ def silent_controller(view: View) -> Finding | None:
     return Finding(
         kind="controller", reason=Reason.BACKEND_UNAVAILABLE, message=message, patience=SILENT_SECONDS
     )
+
+
+def _shut(said: str) -> str:
+    """The server's words; of a quota that lets nothing in, with whose move it is."""
+    return (
+        f"{said}: nothing starts until whoever runs the namespace raises it" if quotas.closed(said) else said
+    )
+
+
+def _unfit(said: str, misfit: Misfit | None) -> str:
+    """The server's words with whose move it is, which is told at once."""
+    if misfit is None:
+        return said
+    return f"{misfit.message}: {misfit.action} ({said})" if misfit.message else f"{said}; {misfit.action}"
 
 
 _CONTROLLERS = {"Job": "kube-controller-manager", "PyTorchJob": "the Kubeflow training operator"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from uuid import uuid4
 
@@ -143,13 +144,44 @@ def test_a_fault_that_stays_ends_each_call_in_bounded_time(
     assert time.monotonic() - started < 20
 
 
-def test_a_server_that_asks_for_a_pause_gets_it(direct: tuple[Server, str]) -> None:
+@pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "a date"])
+def test_a_server_that_asks_for_a_pause_gets_it(as_date: bool, direct: tuple[Server, str]) -> None:
+    """A date is one of the server's own clock, which may be another."""
     server, prefix = direct
-    slow = Answer(status=503, code="SlowDown", headers={"Retry-After": "2"})
+    headers = {"Retry-After": "2"}
+    if as_date:
+        theirs = time.time() - 7200
+        headers = {
+            "Date": formatdate(theirs, usegmt=True),
+            "Retry-After": formatdate(theirs + 2, usegmt=True),
+        }
+    slow = Answer(status=503, code="SlowDown", headers=headers)
     started = time.monotonic()
     with fault_proxy(server.spec, once(lambda r: r.method == "GET", slow)) as proxy:
         assert _through(proxy, prefix).read_bytes("small")
     assert time.monotonic() - started >= 2
+
+
+@pytest.mark.parametrize(
+    "said", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-5", "1.5", "Fri, 99 Foo 2026 00:00:00 GMT", ""]
+)
+def test_a_pause_that_is_over_or_none_costs_nothing(said: str, direct: tuple[Server, str]) -> None:
+    server, prefix = direct
+    slow = Answer(status=503, code="SlowDown", headers={"Retry-After": said})
+    started = time.monotonic()
+    with fault_proxy(server.spec, once(lambda r: r.method == "GET", slow)) as proxy:
+        assert _through(proxy, prefix).read_bytes("small")
+    assert time.monotonic() - started < 2
+
+
+def test_a_pause_longer_than_the_limit_ends_the_call_at_once(direct: tuple[Server, str]) -> None:
+    server, prefix = direct
+    later = formatdate(time.time() + 3600, usegmt=True)
+    slow = Answer(status=503, code="SlowDown", headers={"Retry-After": later})
+    started = time.monotonic()
+    with fault_proxy(server.spec, lambda _: slow) as proxy, pytest.raises(StorageError, match="SlowDown"):
+        _through(proxy, prefix).read_bytes("small")
+    assert time.monotonic() - started < 2
 
 
 def test_a_body_that_breaks_off_again_and_again_is_read_again_each_time(

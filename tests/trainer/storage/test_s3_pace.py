@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -15,7 +15,13 @@ import pytest
 from mochi_api.spec import S3Spec
 from mochi_trainer.errors import StorageError
 from mochi_trainer.storage import Connection, Patience, Store, open_store
-from mochi_trainer.storage.s3_pace import BLANK_SECONDS, Pace, SlowAnswerError
+from mochi_trainer.storage.s3_pace import (
+    BLANK_SECONDS,
+    PIECE_BYTES,
+    Pace,
+    SentPace,
+    SlowAnswerError,
+)
 
 HASTY = Patience(
     connect_seconds=2, read_seconds=2, slow_seconds=1, attempts=1, first_seconds=2, total_seconds=2, renewal_seconds=0
@@ -107,6 +113,58 @@ def test_what_comes_fast_enough_may_take_any_time() -> None:
     pace = Pace(60)
     for _ in range(1000):
         pace.came(memoryview(bytes(16 * 1024)), 14)
+
+
+@contextmanager
+def _sipping(bytes_per_second: int) -> Iterator[Store]:
+    """What takes so little of what it is sent."""
+    over = threading.Event()
+
+    def sip(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while not over.wait(0.1) and client.recv(bytes_per_second // 10):
+                pass
+
+    def serve() -> None:
+        while not over.is_set():
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=sip, args=(client,), daemon=True).start()
+
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        spec = S3Spec(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}", path_style=True)
+        yield open_store("s3://data/x", spec, Connection(spec, HASTY))
+        over.set()
+
+
+def test_an_upload_that_drips_has_a_limit_of_its_own() -> None:
+    """Each piece is taken well before anybody is silent for too long."""
+    begun = time.monotonic()
+    with (
+        _sipping(40_000) as store,
+        pytest.raises(StorageError, match=r"only \d+ bytes were taken of what is sent in \d s"),
+    ):
+        store.write_bytes("k", bytes(16 * 1024 * 1024))
+    assert time.monotonic() - begun < 20
+
+
+def test_the_limit_of_an_upload_follows_from_its_size() -> None:
+    """60 s for each 512 KiB: a part of 8 MiB may take 16 minutes."""
+    pieces = 8 * 1024 * 1024 // PIECE_BYTES
+    _sent(SentPace(60), pieces, seconds=16 * 60)
+    with pytest.raises(SlowAnswerError, match=r"bytes were taken of what is sent in 6[0-4] s"):
+        _sent(SentPace(60), pieces, seconds=20 * 60)
+
+
+def _sent(pace: SentPace, pieces: int, seconds: float) -> None:
+    for _ in range(pieces):
+        pace.went(PIECE_BYTES, seconds / pieces)
 
 
 def test_blanks_hold_a_connection_for_a_while() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -160,10 +163,69 @@ def test_a_connection_that_breaks_under_tls_is_no_matter_of_trust(
         assert store.read_bytes("key") == b"x"
 
 
-def test_a_tls_server_asked_in_the_clear_is_a_storage_error_or_no_s3(
-    s3_server: Server, authority: Authority
+@pytest.mark.parametrize("name", CALLS)
+def test_a_tls_server_asked_in_the_clear_is_said_to_be_one(
+    name: str, s3_server: Server, authority: Authority, tmp_path: Path
 ) -> None:
     with fault_proxy(s3_server.spec, lambda _: None, tls=authority.server("IP:127.0.0.1")) as proxy:
         spec = proxy.spec.model_copy(update={"endpoint": proxy.spec.endpoint.replace("https:", "http:")})
-        with pytest.raises((StorageError, InvalidInputError)):
-            open_store(f"s3://{BUCKET}/x/", spec, Connection(spec, BRIEF)).read_bytes("key")
+        with pytest.raises(InvalidInputError, match=r"speaks TLS, and .* is asked for without") as caught:
+            CALLS[name](open_store(f"s3://{BUCKET}/x/", spec, Connection(spec, BRIEF)), tmp_path)
+    assert "https://" in (caught.value.action or "")
+
+
+IN_WORDS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+ALERT = b"\x15\x03\x01\x00\x02\x02\x28"
+
+
+@contextmanager
+def _port(to_tls: bytes, to_http: bytes) -> Iterator[str]:
+    """What answers a first message in either language like this, and hangs up; with nothing, it only hangs up."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return
+            with client, suppress(OSError):
+                client.sendall(to_tls if client.recv(65536).startswith(b"\x16") else to_http)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "to_tls", "to_http", "message"),
+    [
+        pytest.param("http", ALERT, IN_WORDS, "speaks TLS", id="a TLS server that says so"),
+        pytest.param("http", ALERT, b"", "speaks TLS", id="a TLS server that hangs up"),
+        pytest.param("http", ALERT, ALERT, "speaks TLS", id="a TLS server that warns"),
+        pytest.param("https", b"", IN_WORDS, "does not speak TLS", id="a plain server that hangs up"),
+        pytest.param("https", IN_WORDS, IN_WORDS, "does not speak TLS", id="a plain server that says so"),
+    ],
+)
+def test_the_port_is_asked_what_it_speaks(
+    scheme: str, to_tls: bytes, to_http: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with _port(to_tls, to_http) as address:
+        spec = S3Spec(endpoint=f"{scheme}://{address}", path_style=True)
+        with pytest.raises(InvalidInputError, match=message) as caught:
+            open_store("s3://data/x/", spec, Connection(spec, BRIEF)).read_bytes("key")
+    assert {"http": "https://", "https": "http://"}[scheme] in (caught.value.action or "")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_port_that_says_nothing_is_no_matter_of_its_language(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    with _port(b"", b"") as address:
+        spec = S3Spec(endpoint=f"{scheme}://{address}", path_style=True)
+        with pytest.raises(StorageError):
+            open_store("s3://data/x/", spec, Connection(spec, BRIEF)).read_bytes("key")

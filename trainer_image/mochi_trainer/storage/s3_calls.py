@@ -22,7 +22,7 @@ from mochi_trainer.storage.s3_faults import (
     passing,
     wants_md5,
 )
-from mochi_trainer.storage.s3_reasons import Place, explained, foreign, one_line
+from mochi_trainer.storage.s3_reasons import Place, explained, foreign, misspoken, one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -61,7 +61,7 @@ def called(connection: Connection, address: str, bucket: str, act: Callable[[S3C
         except FAILURES as error:
             if not _again(connection, error, address, course, keys):
                 place = Place(address, bucket, connection.spec, connection.answered)
-                found = explained(error, place, seconds=course.seconds)
+                found = misspoken(error, place) or explained(error, place, seconds=course.seconds)
                 raise type(found)(connection.without_keys(str(found)), action=found.action) from error
         else:
             connection.answered = True

@@ -26,7 +26,8 @@ class Patience:
     read_seconds: float = 60
     """Longest silence while an answer is read."""
     slow_seconds: float = 120
-    """An answer of which less than LEAST_BYTES have come after so long a wait, and no end, is none."""
+    """An answer of which less than LEAST_BYTES have come after so long a wait, and no end, is none; a request of which less than
+    SENT_BYTES were taken has no server."""
     attempts: int = 4
     """Of each request, before the call as a whole is tried again."""
     first_seconds: float = 15

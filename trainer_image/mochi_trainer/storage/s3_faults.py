@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import (
     BotoCoreError,
@@ -105,11 +108,24 @@ def knows_no_conditions(error: ClientError) -> bool:
 
 
 def asked_to_wait(error: BaseException) -> float:
-    """Seconds of a `Retry-After`; 0 without one."""
+    """Seconds of a `Retry-After`, which may name a moment of the server's clock; 0 without one."""
     if not isinstance(error, ClientError):
         return 0
-    text = headers_of(error).get("retry-after", "")
-    return float(text) if text.isdecimal() else 0
+    headers = headers_of(error)
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    then, now = moment(text), moment(headers.get("date", "")) or datetime.now(UTC)
+    return 0 if then is None else max(0.0, (then - now).total_seconds())
+
+
+def moment(text: str) -> datetime | None:
+    """A date of a header; None where it is none."""
+    try:
+        said = parsedate_to_datetime(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return said if said.tzinfo else said.replace(tzinfo=UTC)  # `-0000`, which names no zone
 
 
 def about_trust(error: SSLError) -> bool:

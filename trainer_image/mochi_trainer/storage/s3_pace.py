@@ -1,6 +1,7 @@
 """Answers that come so slowly that they are none: a byte a second breaks no limit on silence, and would never end.
 
-Held where bytes leave the socket, so that it holds for status lines, headers, listings, errors and contents alike.
+Held where bytes leave the socket, so that it holds for status lines, headers, listings, errors and contents alike; and
+where they enter it, so that an upload ends in a time that follows from its size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 64 * 1024
 """That come of an answer in the time that is given, unless it ends before."""
+SENT_BYTES = 512 * 1024
+"""That are taken of what is sent in the time that is given: so an upload may take that time for each of them, and no more."""
+PIECE_BYTES = 16 * 1024
+"""That are sent at once; each may take as long as a server may be silent."""
 BLANK_SECONDS = 600.0
 """So long an answer may consist of blanks, with which S3 holds a connection while it puts the parts of an upload together."""
 
@@ -29,7 +34,7 @@ Clock = Callable[[], float]
 
 
 class SlowAnswerError(OSError):
-    """Hardly anything comes of an answer, or it ends within its first lines."""
+    """Hardly anything comes of an answer, or is taken of what is sent, or an answer ends within its first lines."""
 
 
 class Pace:
@@ -55,6 +60,25 @@ class Pace:
         self._blank += self._waited
         self._bytes, self._waited = 0, 0.0
         return True
+
+
+class SentPace:
+    """How fast what is sent is taken."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._bytes, self._waited = 0, 0.0
+
+    def went(self, count: int, waited: float) -> None:
+        """Raise SlowAnswerError when too few bytes were taken in the time that it took."""
+        self._bytes += count
+        self._waited += waited
+        if self._bytes >= SENT_BYTES:
+            self._bytes, self._waited = 0, 0.0
+        elif self._waited > self._seconds:
+            raise SlowAnswerError(
+                f"only {self._bytes} bytes were taken of what is sent in {self._waited:.0f} s"
+            )
 
 
 class _PacedReader(io.RawIOBase):
@@ -87,19 +111,30 @@ class _PacedSocket:
 
     def __init__(self, socket: Any, seconds: float, clock: Clock) -> None:
         self._socket, self._seconds, self._clock = socket, seconds, clock
+        self._sent = SentPace(seconds)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
 
+    def sendall(self, data: Any, *flags: Any) -> None:
+        """Send in pieces, or one time limit would hold for them all, whatever their size."""
+        with memoryview(data).cast("B") as whole:
+            for start in range(0, len(whole), PIECE_BYTES):
+                piece, begun = whole[start : start + PIECE_BYTES], self._clock()
+                self._socket.sendall(piece, *flags)
+                self._sent.went(len(piece), self._clock() - begun)
+
     def makefile(self, mode: str, buffering: int = -1) -> io.RawIOBase | io.BufferedReader:
         """A reader of one answer; the one without a buffer is that of `Expect: 100-continue`."""
+        self._sent = SentPace(self._seconds)
         raw, pace = self._socket.makefile(mode, 0), Pace(self._seconds)
         reader = _PacedReader(raw, pace, self._clock, first_lines=buffering == 0)
         return reader if buffering == 0 else io.BufferedReader(reader)
 
 
 def paced(client: S3Client, seconds: float, clock: Clock = time.monotonic) -> None:
-    """From now on every answer to `client` brings LEAST_BYTES in so many seconds, or its end, or fails."""
+    """From now on every answer to `client` brings LEAST_BYTES in so many seconds, or its end, or fails, and SENT_BYTES of
+    what it sends are taken in as many."""
 
     def kept(connection: type[Any]) -> type[Any]:
         class Kept(connection):  # type: ignore[misc]  # botocore has no types

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.exceptions import (
@@ -45,10 +44,13 @@ from mochi_trainer.storage.s3_faults import (
     about_trust,
     code_of,
     headers_of,
+    moment,
+    passing,
     said_by,
     status_of,
 )
 from mochi_trainer.storage.s3_pace import SlowAnswerError
+from mochi_trainer.storage.s3_ports import spoken
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _CLOCK = {"RequestTimeTooSkewed", "RequestExpired"}
@@ -232,7 +234,7 @@ def _expired(error: ClientError, place: Place) -> TrainerError | None:
 def _clock(error: ClientError, place: Place) -> TrainerError | None:
     if code_of(error) not in _CLOCK:
         return None
-    theirs = _date(error)
+    theirs = moment(headers_of(error).get("date", ""))
     ahead = "" if theirs is None else f" by {abs((datetime.now(UTC) - theirs).total_seconds()):.0f} s"
     return NotAdmittedError(
         f"{place.address}: the clock of this node differs from that of {place.endpoint}{ahead} ({said_by(error)})",
@@ -265,10 +267,7 @@ _CHECKS = (_foreign, _missing, _archived, _elsewhere, _expired, _clock, _full, _
 def _untrusted(error: SSLError, place: Place) -> TrainerError:
     text = one_line(error)
     if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        return InvalidInputError(
-            f"{place.endpoint} does not speak TLS, which {place.address} is asked for over",
-            action="write storage.s3.endpoint with http://, or with the port that speaks TLS",
-        )
+        return _without_tls(place)
     why = re.sub(
         r"^SSL validation failed for \S+ |^.*certificate verify failed: | \(_ssl\.c:\d+\)$", "", text
     )
@@ -278,19 +277,34 @@ def _untrusted(error: SSLError, place: Place) -> TrainerError:
     )
 
 
+def misspoken(error: BaseException, place: Place) -> TrainerError | None:
+    """What is asked of a port in the other of the two languages; None where that is not the matter, or nobody knows."""
+    said_oddly = foreign(error) if isinstance(error, ClientError) else passing(error)
+    if place.answered or not place.spec.endpoint or not said_oddly:
+        return None
+    over_tls, speech = place.spec.endpoint.startswith("https:"), spoken(place.spec.endpoint)
+    if over_tls and speech == "HTTP":
+        return _without_tls(place)
+    if not over_tls and speech == "TLS":
+        return InvalidInputError(
+            f"the port of {place.endpoint} speaks TLS, and {place.address} is asked for without",
+            action="write storage.s3.endpoint with https://, or with the port that speaks plain HTTP",
+        )
+    return None
+
+
+def _without_tls(place: Place) -> TrainerError:
+    return InvalidInputError(
+        f"{place.endpoint} does not speak TLS, which {place.address} is asked for over",
+        action="write storage.s3.endpoint with http://, or with the port that speaks TLS",
+    )
+
+
 def _kind(error: ClientError) -> str:
     """What else is known of a foreign answer."""
     found = headers_of(error)
     shown = (found.get("content-type", ""), found.get("server", ""), found.get("location", ""))
     return f" ({', '.join(part for part in shown if part)})" if any(shown) else ""
-
-
-def _date(error: ClientError) -> datetime | None:
-    try:
-        said = parsedate_to_datetime(headers_of(error).get("date", ""))
-    except (TypeError, ValueError):
-        return None
-    return said if said.tzinfo else said.replace(tzinfo=UTC)  # `-0000`, which names no zone
 
 
 def one_line(error: BaseException) -> str:
