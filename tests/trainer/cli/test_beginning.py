@@ -138,3 +138,29 @@ def test_options_of_python_and_the_environment_are_kept(tmp_path: Path) -> None:
     assert (optimize, arguments[0]) == (1, "trim")
     assert kept.items() >= environment.items()
     assert not {"MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS"} & set(kept), "those are the readers' own"
+
+
+def test_the_whole_stage_does_without_torch(tmp_path: Path) -> None:
+    """Its report too: torch is 400 MB and two seconds, in a pod that asks for neither."""
+    write_source(tmp_path / "source")
+    file = tmp_path / "run.yaml"
+    file.write_text(run_file(tmp_path).to_yaml())
+    program = (
+        "import sys; from mochi_trainer.__main__ import main; "
+        f"code = main(['trim', '--run', {str(file)!r}]); "
+        "sys.exit(code or int('torch' in sys.modules) * 99)"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "MOCHI_TERMINATION_LOG": str(tmp_path / "log"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+        env=environment,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mochi_trainer.train.checkpoint import described
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 from mochi_trainer.train.places import Place
-from mochi_trainer.train.shards import MisfitError, OtherTrainingError
 from mochi_trainer.train.terms import compare_terms
 
 PLACE = Place(6, 1)

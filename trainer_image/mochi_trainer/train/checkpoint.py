@@ -30,12 +30,11 @@ from mochi_trainer.storage import (
     require_space,
 )
 from mochi_trainer.train.average import Average
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 from mochi_trainer.train.places import Place, next_to_try, places
 from mochi_trainer.train.shards import (
     AVERAGE,
     Layout,
-    MisfitError,
-    OtherTrainingError,
     State,
     put_state,
     read_shards,

@@ -16,13 +16,12 @@ from torch import Tensor
 from mochi_trainer.errors import InvalidInputError, MissingObjectError, StorageError
 from mochi_trainer.storage import DamagedObjectError, Manifest, Store, read_manifest
 from mochi_trainer.train.checkpoint import described
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 from mochi_trainer.train.places import Place, next_to_try, places
 from mochi_trainer.train.shards import (
     AVERAGE,
     WEIGHT,
     Layout,
-    MisfitError,
-    OtherTrainingError,
     compare,
     shard_name,
 )

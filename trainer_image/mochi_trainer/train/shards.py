@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from mochi_trainer.parallel.sharding import held_rows, own_part, part_of, rows_of
 from mochi_trainer.train.average import Average
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter, shaped like it."""
@@ -27,14 +28,6 @@ AVERAGE = "ema"
 
 State = dict[str, dict[str, Tensor]]
 """By name of the parameter, then by kind of tensor."""
-
-
-class MisfitError(ValueError):
-    """A stored state does not fit the model; the message names the tensor."""
-
-
-class OtherTrainingError(MisfitError):
-    """The stored state is of other tensors (another mode, rank or targets, or another model), or of tensors that mean something else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from mochi_api import layout
 from mochi_api.runfile import RunFile, RunFileError, parse
 from mochi_trainer.errors import InvalidInputError, MissingObjectError
 from mochi_trainer.storage import Store, read_list
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 from mochi_trainer.train.places import Place, places
-from mochi_trainer.train.shards import MisfitError, OtherTrainingError
 from mochi_trainer.train.terms import compare_terms, difference, terms_of
 
 log = logging.getLogger(__name__)

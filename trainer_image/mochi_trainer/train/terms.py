@@ -13,7 +13,7 @@ from typing import Any
 
 from mochi_api.runfile import RunFile
 from mochi_api.spec import LoraSpec
-from mochi_trainer.train.shards import MisfitError, OtherTrainingError
+from mochi_trainer.train.misfits import MisfitError, OtherTrainingError
 
 Terms = Mapping[str, str | int | float | list[str]]
 
