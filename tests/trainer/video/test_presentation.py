@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mochi_trainer.video import Cut, read_clip
+from mochi_api.clips import ClipReason
+from mochi_trainer.clip_error import ClipError
+from mochi_trainer.video import Cut, Limits, read_clip, shown_frames
 from mochi_trainer.video.selection import SLACK
 from tests.trainer.video.boxed import TABLES, boxes, rewritten
 from tests.trainer.video.clips import box, grey_levels, real_clip, with_edits, write_clip
@@ -244,3 +246,21 @@ def _all(path: Path, start: float, count: int, size: dict[str, int]) -> np.ndarr
     rate = (len(times) - 1) / times[-1]
     every = read_clip(path, Cut(frames=max(numbers) + 1, least=1, fps=rate, width=112, height=64)).frames
     return every[numbers]
+
+
+@pytest.mark.parametrize(("times", "last"), [([0], 12), ([0, 4, 8], 5), ([500], 1), ([0], 14)])
+def test_a_clip_that_is_gone_before_its_first_frame_is_too_short(
+    tmp_path: Path, times: list[int], last: int
+) -> None:
+    path = write_clip(tmp_path / "a.mp4", grey_levels(len(times)), times, last=last)
+    cut = Cut(frames=7, least=1, fps=30, width=48, height=32)
+    for read in (lambda: read_clip(path, cut), lambda: shown_frames(path, 30, 0, Limits())):
+        with pytest.raises(ClipError, match=f"for 0.0{times[-1] - times[0] + last:02} s in all") as caught:
+            read()
+        assert caught.value.reason is ClipReason.TOO_SHORT
+
+
+def test_a_clip_of_half_an_interval_has_a_frame(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", grey_levels(1), [0], last=17)
+    assert len(read_clip(path, Cut(frames=7, least=1, fps=30, width=48, height=32)).frames) == 1
+    assert shown_frames(path, 30, 0, Limits()) == 1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from mochi_trainer.video.limits import Limits
 from mochi_trainer.video.selection import on_screen
 from mochi_trainer.video.streams import SEEK_FROM, Opened, clip_errors, frames_from, opened
 from mochi_trainer.video.timeline import Held, Segment, Timed, left_of, segments
+
+T = TypeVar("T")
+INSTANT = 1e-6
+"""Seconds: pictures that last no longer have no time at all."""
 
 
 def presentation(
@@ -64,10 +69,18 @@ def shown_frames(path: Path, fps: float, start: float, limits: Limits) -> int:
             raise nothing_shown()
         seconds = ((float(at), float(lasts), frame) for at, lasts, frame in chain((first,), timed))
         zero, most = float(first.seconds + Fraction(start)), int(limits.seconds * fps) + 1
-        count = sum(1 for _ in on_screen(seconds, fps=fps, count=most, zero=zero))
+        ends = [zero]
+        count = sum(1 for _ in on_screen(_noted(seconds, ends), fps=fps, count=most, zero=zero))
         if count == 0 and start == 0:
-            raise nothing_shown()
+            raise none_shown(ends[0] - zero, fps)
         return count
+
+
+def _noted(shown: Iterable[tuple[float, float, T]], ends: list[float]) -> Iterator[tuple[float, float, T]]:
+    """The same; when the last picture is gone is put aside."""
+    for at, lasts, frame in shown:
+        ends[0] = at + lasts
+        yield at, lasts, frame
 
 
 def nothing_shown() -> ClipError:
@@ -75,6 +88,16 @@ def nothing_shown() -> ClipError:
     return ClipError(
         "no picture in it is ever on screen: it has none, or its times or edits are damaged",
         ClipReason.CORRUPT,
+    )
+
+
+def none_shown(seconds: float, fps: float) -> ClipError:
+    """The same of a clip whose pictures have come and are gone `seconds` after the first: those may be too few to be seen."""
+    if not INSTANT < seconds < (needed := 0.5 / fps):
+        return nothing_shown()
+    return ClipError(
+        f"its pictures are on screen for {seconds:.3f} s in all; the first frame at {fps:g} fps is the one after {needed:.3f} s",
+        ClipReason.TOO_SHORT,
     )
 
 

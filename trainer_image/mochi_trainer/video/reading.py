@@ -17,7 +17,7 @@ from mochi_trainer.video.colours import Converter
 from mochi_trainer.video.framing import Picture
 from mochi_trainer.video.hdr import Transfer
 from mochi_trainer.video.limits import Limits
-from mochi_trainer.video.presentation import nothing_shown, presentation
+from mochi_trainer.video.presentation import none_shown, nothing_shown, presentation
 from mochi_trainer.video.rendering import Renderer
 from mochi_trainer.video.selection import is_wanted, on_screen
 from mochi_trainer.video.signatures import convert_command
@@ -77,6 +77,8 @@ class Reading:
     source: Probe
     _renderer: Renderer
     count: int = 0
+    _lasted: float | None = None
+    """How long pictures have been there; None before the first."""
     _interlaced: list[float] = field(default_factory=list)
 
     @property
@@ -121,6 +123,7 @@ class Reading:
         """
         for at, lasts, held in timed:
             seconds, duration = float(at), float(lasts)
+            self._lasted = seconds + duration - zero
             if is_wanted(seconds - zero, duration, fps=self.cut.fps, count=self.cut.frames):
                 held.made(self._renderer.picture)
             yield seconds, duration, held
@@ -130,7 +133,7 @@ class Reading:
         if (lack := self.clip.lack) is not None:
             return ClipError(f"{lack}, with {there} of {cut.least} frames at {cut.fps:g} fps", lack.reason)
         if there == 0 and cut.start_seconds == 0:
-            return nothing_shown()
+            return nothing_shown() if self._lasted is None else none_shown(self._lasted, cut.fps)
         behind = f" after {cut.start_seconds:g} s" if cut.start_seconds else ""
         return ClipError(
             f"{cut.least} frames at {cut.fps:g} fps take {cut.least / cut.fps:.2f} s, "
