@@ -63,12 +63,13 @@ class Found(NamedTuple):
         return fmean(differences), stdev(differences) / len(differences) ** 0.5
 
 
-def overtrained(root: Path, seed: int, held: int = HELD_OUT) -> Found:
-    """Train a nano adapter on a few clips for far too long, with `held` clips held out; every checkpoint is kept."""
+def overtrained(root: Path, seed: int, held: int = HELD_OUT, fresh: int = FRESH) -> Found:
+    """Train a nano adapter on a few clips for far too long, with `held` clips held out; every checkpoint is kept. `fresh` clips
+    are those that it never sees."""
     clips = TRAINED + held
     os.environ["MOCHI_METRICS_PORT"] = str(free_port())
     write_dataset(root, clips=clips, seed=seed, spread=1.0)
-    write_dataset(root / "fresh", clips=clips + FRESH, seed=seed, spread=1.0)
+    write_dataset(root / "fresh", clips=clips + fresh, seed=seed, spread=1.0)
     run = run_file(
         root,
         steps=STEPS,
