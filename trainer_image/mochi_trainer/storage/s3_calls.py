@@ -60,8 +60,8 @@ def called(connection: Connection, address: str, bucket: str, act: Callable[[S3C
             result = act(client)
         except FAILURES as error:
             if not _again(connection, error, address, course, keys):
-                place = Place(address, bucket, connection.spec, connection.answered)
-                found = misspoken(error, place) or explained(error, place, seconds=course.seconds)
+                place, waited = Place(address, bucket, connection.spec, connection.answered), course.seconds
+                found = misspoken(error, place) or explained(error, place, seconds=waited)
                 raise type(found)(connection.without_keys(str(found)), action=found.action) from error
         else:
             connection.answered = True

@@ -9,7 +9,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Speech = Literal["TLS", "HTTP"]
-ASK_SECONDS = 5.0
+ASK_SECONDS = 2.0
+"""For each of two questions, after all other waits: what speaks at all answers in a round trip."""
+
 _RECORDS = (b"\x15\x03", b"\x16\x03")
 """How an alert and a handshake of TLS begin."""
 
