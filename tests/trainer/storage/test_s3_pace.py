@@ -36,6 +36,23 @@ def _keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
+def _served(listening: socket.socket, answer: Callable[[socket.socket], None]) -> Iterator[Store]:
+    """A store behind a socket, each of whose clients has an `answer` of its own."""
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    spec = S3Spec(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}", path_style=True)
+    yield open_store("s3://data/x", spec, Connection(spec, HASTY))
+
+
+@contextmanager
 def _server(at_once: bytes, drops: Iterable[bytes]) -> Iterator[Store]:
     """What answers every request with `at_once`, then a drop ten times a second, and hangs up."""
     over = threading.Event()
@@ -52,18 +69,8 @@ def _server(at_once: bytes, drops: Iterable[bytes]) -> Iterator[Store]:
                 except OSError:
                     return
 
-    def serve() -> None:
-        while not over.is_set():
-            try:
-                client, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(client,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        threading.Thread(target=serve, daemon=True).start()
-        spec = S3Spec(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}", path_style=True)
-        yield open_store("s3://data/x", spec, Connection(spec, HASTY))
+    with socket.create_server(("127.0.0.1", 0)) as listening, _served(listening, answer) as store:
+        yield store
         over.set()
 
 
@@ -125,22 +132,13 @@ def _sipping(bytes_per_second: int) -> Iterator[Store]:
             while not over.wait(0.1) and client.recv(bytes_per_second // 10):
                 pass
 
-    def serve() -> None:
-        while not over.is_set():
-            try:
-                client, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=sip, args=(client,), daemon=True).start()
-
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        threading.Thread(target=serve, daemon=True).start()
-        spec = S3Spec(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}", path_style=True)
-        yield open_store("s3://data/x", spec, Connection(spec, HASTY))
-        over.set()
+        with _served(listening, sip) as store:
+            yield store
+            over.set()
 
 
 def test_an_upload_that_drips_has_a_limit_of_its_own() -> None:
